@@ -1,0 +1,1 @@
+"""The macro-kernels: loops, blocking and threads in Cython, above the microkernels of src/microkernels."""

@@ -1,0 +1,64 @@
+"""What every macro-kernel leans on: the table of the current ISA, the team of threads, workspace."""
+
+cdef extern from "<fenv.h>" nogil:
+    ctypedef struct fenv_t:
+        pass
+    int fegetenv(fenv_t *env)
+    int fesetenv(const fenv_t *env)
+
+cdef extern from "table.h" nogil:
+    enum:
+        FASTCONV_MAX_ROWS
+
+    ctypedef struct fastconv_epilogue:
+        const char *scale
+        const char *shift
+        const char *const *residual
+        int per_row
+        double lower
+        double upper
+
+    ctypedef struct fastconv_gemm_tile:
+        Py_ssize_t entries
+        Py_ssize_t k
+        const char *const *a
+        Py_ssize_t a_offset
+        const char *b
+        const Py_ssize_t *b_offsets
+        Py_ssize_t ldb
+        char *const *c
+        Py_ssize_t c_offset
+        int rows
+        int columns
+        int accumulate
+        const fastconv_epilogue *epilogue
+
+    ctypedef struct fastconv_run:
+        Py_ssize_t start "from"
+        Py_ssize_t to
+        Py_ssize_t length
+        Py_ssize_t step
+
+    ctypedef struct fastconv_kernels:
+        const char *isa
+        int mr
+        int nr
+        int vlen
+        int kr
+        size_t storage_bytes
+        size_t accumulate_bytes
+        void (*gemm)(const fastconv_gemm_tile *tile) noexcept nogil
+        void (*pack_runs)(char *dst, Py_ssize_t ld, const char *src, Py_ssize_t plane_stride, Py_ssize_t planes,
+                          const fastconv_run *runs, Py_ssize_t count) noexcept nogil
+        void (*pack_matrix)(char *dst, Py_ssize_t ld, const char *src, Py_ssize_t row_stride, Py_ssize_t column_stride,
+                            Py_ssize_t rows, Py_ssize_t columns) noexcept nogil
+
+# The table of the current ISA for a dtype: 0 is float32, 1 is float64.
+cdef const fastconv_kernels *kernels(int dtype) noexcept nogil
+
+# Threads for so much work; see threads.h.
+cdef int team(double work) noexcept nogil
+
+# One block for a whole team, `bytes` a thread; raises MemoryError. Pair with release in a finally.
+cdef char *acquire(size_t bytes_per_thread, int threads) except NULL
+cdef void release(char *block) noexcept nogil

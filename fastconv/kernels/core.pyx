@@ -1,0 +1,112 @@
+"""The current ISA's table of microkernels, the number of threads and the workspace, shared by all macro-kernels."""
+
+cdef extern from "isas.h" nogil:
+    int fastconv_isa_count()
+    const fastconv_kernels *fastconv_isa_kernels(int index)
+    int fastconv_isa_supported(int index)
+
+cdef extern from "threads.h" nogil:
+    void fastconv_set_threads(int count)
+    int fastconv_get_threads()
+    int fastconv_team(double work)
+    void fastconv_install_fork_handler()
+
+cdef extern from "workspace.h" nogil:
+    void *fastconv_workspace_acquire(size_t bytes)
+    void fastconv_workspace_release(void *block)
+    size_t fastconv_workspace_idle()
+    void fastconv_workspace_trim()
+
+cdef extern from *:
+    """
+    #if defined(__clang__)
+    #define FASTCONV_COMPILER "Clang " __clang_version__
+    #else
+    #define FASTCONV_COMPILER "GCC " __VERSION__
+    #endif
+
+    /* Both runtimes may serve the same build: Clang's library answers to GCC's entry points. */
+    #include <dlfcn.h>
+    static const char *openmp_runtime(void) { return dlsym(RTLD_DEFAULT, "__kmpc_fork_call") ? "LLVM libomp" : "GNU libgomp"; }
+    """
+    const char *FASTCONV_COMPILER
+    const char *openmp_runtime()
+
+cdef extern from "<omp.h>" nogil:
+    int _OPENMP
+
+cdef const fastconv_kernels *current = NULL
+
+cdef const fastconv_kernels *kernels(int dtype) noexcept nogil:
+    return &current[dtype]
+
+cdef int team(double work) noexcept nogil:
+    return fastconv_team(work)
+
+cdef char *acquire(size_t bytes_per_thread, int threads) except NULL:
+    cdef char *block = <char *> fastconv_workspace_acquire(bytes_per_thread * <size_t> threads)
+    if block == NULL:
+        raise MemoryError(f"no memory for {threads} workspaces of {bytes_per_thread} bytes")
+    return block
+
+cdef void release(char *block) noexcept nogil:
+    fastconv_workspace_release(block)
+
+
+def built_isas() -> tuple[str, ...]:
+    """Names of the ISAs that this build holds, widest first."""
+    return tuple([fastconv_isa_kernels(i).isa.decode() for i in range(fastconv_isa_count())])
+
+
+def supported_isas() -> tuple[str, ...]:
+    """Those of them that this machine can run."""
+    return tuple([fastconv_isa_kernels(i).isa.decode() for i in range(fastconv_isa_count()) if fastconv_isa_supported(i)])
+
+
+def use_isa(name: str) -> None:
+    """Make every macro-kernel call this ISA's microkernels from now on. The caller checks that it is supported."""
+    global current
+    for i in range(fastconv_isa_count()):
+        if fastconv_isa_kernels(i).isa.decode() == name:
+            current = fastconv_isa_kernels(i)
+            return
+    raise ValueError(f"isa must be one of {built_isas()}, got {name!r}")
+
+
+def current_isa() -> str:
+    return current.isa.decode()
+
+
+def set_threads(int count) -> None:
+    fastconv_set_threads(count)
+
+
+def get_threads() -> int:
+    return fastconv_get_threads()
+
+
+def register_tile(str dtype) -> dict[str, int]:
+    """Rows, columns and vector length of the current ISA's register tile: what tests and tables of tasks need."""
+    cdef const fastconv_kernels *k = kernels(1 if dtype == "float64" else 0)
+    return {"mr": k.mr, "nr": k.nr, "vlen": k.vlen}
+
+
+def idle_workspace_bytes() -> int:
+    return fastconv_workspace_idle()
+
+
+def trim_workspace() -> None:
+    fastconv_workspace_trim()
+
+
+def build_info() -> dict[str, str]:
+    """Compiler, OpenMP specification date (yyyymm) and the OpenMP runtime found in this process."""
+    return {
+        "compiler": FASTCONV_COMPILER.decode(),
+        "openmp": str(_OPENMP),
+        "openmp_runtime": openmp_runtime().decode(),
+    }
+
+
+fastconv_install_fork_handler()
+use_isa(supported_isas()[0])

@@ -1,0 +1,65 @@
+"""What pyproject.toml cannot say: one static library an ISA, and the extensions above them."""
+
+import os
+import platform
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+X86 = {"avx512": "-march=x86-64-v4", "avx2": "-march=x86-64-v3", "baseline": "-march=x86-64"}
+ARM = {"neon": "-march=armv8-a"}
+ISAS = ARM if platform.machine() in ("aarch64", "arm64") else X86  # name -> what its microkernels are compiled for
+
+STRICT = ["-Wall", "-Wextra", "-Werror"] if os.environ.get("FASTCONV_STRICT") else []
+# FMA contraction stays on in the ISO modes too; -fno-math-errno changes no value.
+CFLAGS = ["-O3", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fPIC"]
+INCLUDES = ["src/isa", "src/runtime"]
+C_HEADERS = [str(p) for folder in ("isa", "microkernels", "runtime") for p in sorted(Path("src", folder).glob("*.h"))]
+
+
+def isa_library(name: str, march: str) -> tuple[str, dict]:
+    return f"fastconv_{name}", {
+        "sources": [f"src/isa/{name}.c"],
+        "obj_deps": {"": C_HEADERS},
+        "include_dirs": INCLUDES,
+        "cflags": [*CFLAGS, *STRICT, march],
+    }
+
+
+def macro_kernel(name: str, sources: tuple[str, ...] = (), **extra) -> Extension:
+    return Extension(
+        f"fastconv.kernels.{name}",
+        [f"fastconv/kernels/{name}.pyx", *sources],
+        depends=C_HEADERS,
+        include_dirs=[*INCLUDES, numpy.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), *extra.pop("define_macros", [])],
+        extra_compile_args=[*CFLAGS, "-fopenmp"],
+        extra_link_args=["-fopenmp"],
+        **extra,
+    )
+
+
+core = macro_kernel(
+    "core",
+    ("src/isa/isas.c", "src/runtime/threads.c", "src/runtime/workspace.c"),
+    define_macros=[("FASTCONV_ISAS", " ".join(f"ISA({name})" for name in ISAS))],
+)
+others = sorted(p.stem for p in Path("fastconv/kernels").glob("*.pyx") if p.stem != "core")
+
+setup(
+    libraries=[isa_library(name, march) for name, march in ISAS.items()],
+    ext_modules=cythonize(
+        [core, *(macro_kernel(name) for name in others)],
+        build_dir="build",
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+            "initializedcheck": False,
+            "freethreading_compatible": True,
+        },
+    ),
+)

@@ -1,0 +1,3 @@
+#define ISA baseline
+#define ISA_SUPPORTED 1
+#include "../microkernels/instantiate.h"

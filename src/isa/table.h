@@ -1,0 +1,71 @@
+/* The one contract between macro-kernels (Cython, no ISA) and microkernels (C, no loops of a convolution).
+ *
+ * One fastconv_kernels per ISA and dtype. Pointers are bytes (char *), so that a macro-kernel is compiled once
+ * for both dtypes; sizes count elements unless a comment says bytes. Nothing need be aligned beyond its element.
+ */
+#ifndef FASTCONV_TABLE_H
+#define FASTCONV_TABLE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define FASTCONV_MAX_ROWS 8 /* no ISA has a taller register tile */
+
+enum { FASTCONV_F32 = 0, FASTCONV_F64 = 1, FASTCONV_DTYPES = 2 };
+
+/* What happens to a finished sum before its only store: clamp(sum * scale + shift + residual, lower, upper). */
+typedef struct {
+  const char *scale;         /* factors, or NULL for 1 */
+  const char *shift;         /* addends (bias), or NULL for 0 */
+  const char *const *residual; /* like gemm's c: a row pointer each, offset by c_offset; or NULL */
+  int per_row;               /* scale and shift run along the tile's rows (1) or along its columns (0) */
+  double lower, upper;       /* -inf and inf where nothing is clamped; NaN passes */
+} fastconv_epilogue;
+
+/* One register tile of a batch-reduce GEMM:  c[i][j] (+)= sum over e, k of a[e][i][k] * b[e][k][j].
+ *
+ * a: row pointers a[e * FASTCONV_MAX_ROWS + i], each a run of k contiguous elements, moved by a_offset bytes.
+ * b: entry e is at b + b_offsets[e] bytes: k rows of `columns` elements, ldb elements apart, each padded to whole
+ *    vectors (the padding is read, its products are dropped).
+ * c: row pointers moved by c_offset bytes; `columns` contiguous elements a row are written, and read when accumulate.
+ */
+typedef struct {
+  ptrdiff_t entries, k;
+  const char *const *a;
+  ptrdiff_t a_offset;
+  const char *b;
+  const ptrdiff_t *b_offsets;
+  ptrdiff_t ldb;
+  char *const *c;
+  ptrdiff_t c_offset;
+  int rows, columns; /* 1 .. mr, 1 .. nr */
+  int accumulate;
+  const fastconv_epilogue *epilogue; /* NULL: the sum is partial and stored as it is */
+} fastconv_gemm_tile;
+
+/* Elements that a packed row takes from one stretch of the source: dst[to .. to + length) = src[from + i * step]. */
+typedef struct {
+  ptrdiff_t from; /* elements from the plane's start; negative: zeros */
+  ptrdiff_t to, length, step;
+} fastconv_run;
+
+typedef struct {
+  const char *isa;
+  int mr, nr, vlen; /* register tile rows x columns, elements of a vector */
+  int kr;           /* neighbouring k that one instruction sums: 1 here, 2 for bf16 pairs */
+  size_t storage_bytes, accumulate_bytes;
+
+  void (*gemm)(const fastconv_gemm_tile *tile);
+
+  /* dst[k * ld + ...] = runs of plane k of src, planes plane_stride apart; ld >= end of the last run, and dst has a
+   * vector of slack behind its last row. */
+  void (*pack_runs)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_t plane_stride, ptrdiff_t planes,
+                    const fastconv_run *runs, ptrdiff_t count);
+
+  /* dst[i * ld + j] = src[i * row_stride + j * column_stride] for i < rows, j < columns; zeros for columns <= j < ld. */
+  void (*pack_matrix)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_t row_stride, ptrdiff_t column_stride,
+                      ptrdiff_t rows, ptrdiff_t columns);
+} fastconv_kernels;
+
+
+#endif

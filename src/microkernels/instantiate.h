@@ -1,0 +1,44 @@
+/* Every microkernel once per dtype, and the table that names them. isa/<name>.c defines ISA and includes this file. */
+#include "../isa/table.h"
+
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+#define STRING_(a) #a
+#define STRING(a) STRING_(a)
+
+#define real float
+#define REAL_BITS 32
+#define NAME(x) JOIN(x, _f32)
+#include "kernels.h"
+#undef real
+#undef REAL_BITS
+#undef NAME
+
+#define real double
+#define REAL_BITS 64
+#define NAME(x) JOIN(x, _f64)
+#include "kernels.h"
+#undef real
+#undef REAL_BITS
+#undef NAME
+
+#define KERNELS(dtype, real)                                      \
+  {                                                               \
+      .isa = STRING(ISA),                                         \
+      .mr = GEMM_MR,                                              \
+      .nr = GEMM_NV * (int)(VEC_BYTES / sizeof(real)),            \
+      .vlen = (int)(VEC_BYTES / sizeof(real)),                    \
+      .kr = 1,                                                    \
+      .storage_bytes = sizeof(real),                              \
+      .accumulate_bytes = sizeof(real),                           \
+      .gemm = gemm_##dtype,                                       \
+      .pack_runs = pack_runs_##dtype,                             \
+      .pack_matrix = pack_matrix_##dtype,                         \
+  }
+
+extern const fastconv_kernels JOIN(fastconv_, ISA)[FASTCONV_DTYPES];
+int JOIN(JOIN(fastconv_, ISA), _supported)(void);
+
+int JOIN(JOIN(fastconv_, ISA), _supported)(void) { return ISA_SUPPORTED; }
+
+const fastconv_kernels JOIN(fastconv_, ISA)[FASTCONV_DTYPES] = {KERNELS(f32, float), KERNELS(f64, double)};

@@ -1,0 +1,9 @@
+/* The microkernels of one dtype, in the order in which they lean on each other. */
+#include "simd.h"
+#include "gemm.h"
+#include "pack.h"
+
+#undef vec
+#undef uvec
+#undef ivec
+#undef VLEN

@@ -1,0 +1,159 @@
+/* The vectors of one ISA and one dtype: type, lanes, tail accesses, transposes, rounding mode.
+ *
+ * The only file with an ISA #if. Included once per dtype by instantiate.h, which defines
+ *   real        the element type (float or double)
+ *   REAL_BITS   32 or 64
+ *   NAME(x)     x with the dtype's suffix
+ * Everything else is written with GCC/Clang vector extensions on `vec`.
+ */
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifndef FASTCONV_SIMD_ONCE
+#define FASTCONV_SIMD_ONCE
+
+#if defined(__AVX512F__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+#include <immintrin.h>
+#define VEC_BYTES 64
+#define VEC_REGISTERS 32
+#elif defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+#define VEC_BYTES 32
+#define VEC_REGISTERS 16
+#elif defined(__SSE2__)
+#include <emmintrin.h>
+#define VEC_BYTES 16
+#define VEC_REGISTERS 16
+#else
+#define VEC_BYTES 16
+#define VEC_REGISTERS 32
+#endif
+
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+#define PREFETCH(p) __builtin_prefetch((const void *)(p), 0, 3)
+
+#endif
+
+#define VLEN (VEC_BYTES / (REAL_BITS / 8))
+
+typedef real NAME(vec) __attribute__((vector_size(VEC_BYTES)));
+typedef real NAME(uvec) __attribute__((vector_size(VEC_BYTES), aligned(REAL_BITS / 8), may_alias));
+#if REAL_BITS == 32
+typedef int32_t NAME(ivec) __attribute__((vector_size(VEC_BYTES)));
+#else
+typedef int64_t NAME(ivec) __attribute__((vector_size(VEC_BYTES)));
+#endif
+
+#define vec NAME(vec)
+#define uvec NAME(uvec)
+#define ivec NAME(ivec)
+
+INLINE vec NAME(load)(const real *p) { return *(const uvec *)p; }
+INLINE void NAME(store)(real *p, vec v) { *(uvec *)p = v; }
+INLINE vec NAME(splat)(real x) { return x - (vec){0}; }
+
+/* The first n < VLEN elements at p, the other lanes zero; never touches memory past p + n. */
+INLINE vec NAME(load_tail)(const real *p, ptrdiff_t n) {
+#if VEC_BYTES == 64 && REAL_BITS == 32
+  return (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+#elif VEC_BYTES == 64
+  return (vec)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p);
+#elif VEC_BYTES == 32 && REAL_BITS == 32
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return (vec)_mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), lane));
+#elif VEC_BYTES == 32
+  const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
+  return (vec)_mm256_maskload_pd(p, _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), lane));
+#else
+  vec v = {0};
+  for (ptrdiff_t i = 0; i < n; i++) v[i] = p[i];
+  return v;
+#endif
+}
+
+/* Stores the first n < VLEN lanes of v; never touches memory past p + n. */
+INLINE void NAME(store_tail)(real *p, vec v, ptrdiff_t n) {
+#if VEC_BYTES == 64 && REAL_BITS == 32
+  _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+#elif VEC_BYTES == 64
+  _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
+#elif VEC_BYTES == 32 && REAL_BITS == 32
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  _mm256_maskstore_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), lane), (__m256)v);
+#elif VEC_BYTES == 32
+  const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
+  _mm256_maskstore_pd(p, _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), lane), (__m256d)v);
+#else
+  for (ptrdiff_t i = 0; i < n; i++) p[i] = v[i];
+#endif
+}
+
+/* mask ? a : b, lane by lane; mask is what a vector comparison yields (all ones or all zeros). */
+INLINE vec NAME(select)(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
+
+/* The larger (smaller) of limit and v; a NaN in v stays NaN, as IEEE comparisons have it. */
+INLINE vec NAME(at_least)(vec v, vec limit) { return NAME(select)(v < limit, limit, v); }
+INLINE vec NAME(at_most)(vec v, vec limit) { return NAME(select)(v > limit, limit, v); }
+
+/* Pairwise, so that the order of the additions is the same for every use of a lane count. */
+INLINE real NAME(sum_lanes)(vec v) {
+  real lanes[VLEN];
+  NAME(store)(lanes, v);
+  for (int width = VLEN / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
+  return lanes[0];
+}
+
+/* Lane permutations of two vectors, index lists by VLEN: interleaved halves, and lanes of even and odd index. */
+#define SHUFFLE __builtin_shufflevector
+#if VEC_BYTES / (REAL_BITS / 8) == 2
+#define LANES_LOW 0, 2
+#define LANES_HIGH 1, 3
+#define LANES_EVEN 0, 2
+#define LANES_ODD 1, 3
+#elif VEC_BYTES / (REAL_BITS / 8) == 4
+#define LANES_LOW 0, 4, 1, 5
+#define LANES_HIGH 2, 6, 3, 7
+#define LANES_EVEN 0, 2, 4, 6
+#define LANES_ODD 1, 3, 5, 7
+#elif VEC_BYTES / (REAL_BITS / 8) == 8
+#define LANES_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define LANES_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#define LANES_EVEN 0, 2, 4, 6, 8, 10, 12, 14
+#define LANES_ODD 1, 3, 5, 7, 9, 11, 13, 15
+#else
+#define LANES_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define LANES_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#define LANES_EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#define LANES_ODD 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
+#endif
+
+INLINE vec NAME(interleave_low)(vec a, vec b) { return SHUFFLE(a, b, LANES_LOW); }
+INLINE vec NAME(interleave_high)(vec a, vec b) { return SHUFFLE(a, b, LANES_HIGH); }
+INLINE vec NAME(even_lanes)(vec a, vec b) { return SHUFFLE(a, b, LANES_EVEN); }
+INLINE vec NAME(odd_lanes)(vec a, vec b) { return SHUFFLE(a, b, LANES_ODD); }
+
+/* Transposes VLEN x VLEN in place: each of log2(VLEN) passes interleaves the upper with the lower half of the rows. */
+INLINE void NAME(transpose)(vec rows[VLEN]) {
+  UNROLL for (int pass = 1; pass < VLEN; pass *= 2) {
+    vec next[VLEN];
+    UNROLL for (int i = 0; i < VLEN / 2; i++) {
+      next[2 * i] = NAME(interleave_low)(rows[i], rows[i + VLEN / 2]);
+      next[2 * i + 1] = NAME(interleave_high)(rows[i], rows[i + VLEN / 2]);
+    }
+    UNROLL for (int i = 0; i < VLEN; i++) rows[i] = next[i];
+  }
+}
+
+#undef LANES_LOW
+#undef LANES_HIGH
+#undef LANES_EVEN
+#undef LANES_ODD
+#undef SHUFFLE

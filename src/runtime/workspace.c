@@ -1,0 +1,76 @@
+#include "workspace.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+#define ALIGNMENT 64
+#define IDLE_BLOCKS 16
+#define IDLE_BYTES ((size_t)64 << 20)
+
+typedef struct {
+  void *data;
+  size_t bytes;
+} block;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static block idle[IDLE_BLOCKS];
+static int idle_count;
+static size_t idle_bytes;
+
+/* A block's size stands in the alignment gap before it. */
+static size_t *size_of(void *data) { return (size_t *)((char *)data - ALIGNMENT); }
+
+static void *take_smallest_that_fits(size_t bytes) {
+  int best = -1;
+  for (int i = 0; i < idle_count; i++)
+    if (idle[i].bytes >= bytes && (best < 0 || idle[i].bytes < idle[best].bytes)) best = i;
+  if (best < 0) return NULL;
+  void *data = idle[best].data;
+  idle_bytes -= idle[best].bytes;
+  idle[best] = idle[--idle_count];
+  return data;
+}
+
+void *fastconv_workspace_acquire(size_t bytes) {
+  bytes = (bytes + 4095) / 4096 * 4096;
+  pthread_mutex_lock(&lock);
+  void *data = take_smallest_that_fits(bytes);
+  pthread_mutex_unlock(&lock);
+  if (data) return data;
+  char *raw = aligned_alloc(ALIGNMENT, bytes + ALIGNMENT);
+  if (!raw) return NULL;
+  *size_of(raw + ALIGNMENT) = bytes;
+  return raw + ALIGNMENT;
+}
+
+void fastconv_workspace_release(void *data) {
+  if (!data) return;
+  const size_t bytes = *size_of(data);
+  pthread_mutex_lock(&lock);
+  const int keep = idle_count < IDLE_BLOCKS && idle_bytes + bytes <= IDLE_BYTES;
+  if (keep) {
+    idle[idle_count++] = (block){data, bytes};
+    idle_bytes += bytes;
+  }
+  pthread_mutex_unlock(&lock);
+  if (!keep) free(size_of(data));
+}
+
+size_t fastconv_workspace_idle(void) {
+  pthread_mutex_lock(&lock);
+  const size_t bytes = idle_bytes;
+  pthread_mutex_unlock(&lock);
+  return bytes;
+}
+
+void fastconv_workspace_trim(void) {
+  pthread_mutex_lock(&lock);
+  while (idle_count > 0) free(size_of(idle[--idle_count].data));
+  idle_bytes = 0;
+  pthread_mutex_unlock(&lock);
+}
+
+static void hold(void) { pthread_mutex_lock(&lock); }
+static void let_go(void) { pthread_mutex_unlock(&lock); }
+
+__attribute__((constructor)) static void survive_fork(void) { pthread_atfork(hold, let_go, let_go); }
