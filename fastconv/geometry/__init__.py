@@ -13,6 +13,7 @@ from fastconv.geometry.arguments import (
     DATA_FORMATS,
     INT64_MAX,
     PADDING_MODES,
+    as_bool,
     as_int,
     as_padding,
     as_shape,
@@ -30,6 +31,7 @@ from fastconv.geometry.conv import (
     check_bias,
     conv_geometry,
     conv_transpose_geometry,
+    deform_conv_geometry,
     is_batched,
     split_activation,
 )
@@ -42,7 +44,14 @@ from fastconv.geometry.pool import (
     unfold_geometry,
     unpool_geometry,
 )
-from fastconv.geometry.sizes import conv_output_size, conv_transpose_output_size, pool_output_size
+from fastconv.geometry.sizes import (
+    ReceptiveField,
+    conv_output_size,
+    conv_transpose_output_size,
+    parameter_count,
+    pool_output_size,
+    receptive_field,
+)
 
 __all__ = [
     "DATA_FORMATS",
@@ -51,8 +60,10 @@ __all__ = [
     "AdaptivePoolGeometry",
     "ConvGeometry",
     "PoolGeometry",
+    "ReceptiveField",
     "activation_shape",
     "adaptive_pool_geometry",
+    "as_bool",
     "as_int",
     "as_padding",
     "as_shape",
@@ -69,11 +80,14 @@ __all__ = [
     "conv_output_size",
     "conv_transpose_geometry",
     "conv_transpose_output_size",
+    "deform_conv_geometry",
     "fold_geometry",
     "is_batched",
     "is_channels_last",
+    "parameter_count",
     "pool_geometry",
     "pool_output_size",
+    "receptive_field",
     "split_activation",
     "unfold_geometry",
     "unpool_geometry",

@@ -7,11 +7,13 @@ hold in 64 bits is compared with INT64_MAX.
 
 import reprlib
 from collections.abc import Sequence
+from math import prod
 from typing import Literal, SupportsIndex, TypeGuard
 
 import numpy as np
 
 INT64_MAX = 2**63 - 1
+_ITEMSIZE = 8
 
 DATA_FORMATS = ("channels_first", "channels_last")
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -40,6 +42,16 @@ def as_int(value: object, name: str, minimum: int | None = None) -> int:
     if minimum is not None and number < minimum:
         raise ValueError(f"{name} must be >= {minimum}, got {name}={number}")
     return check_int64(number, name, number)
+
+
+def as_bool(value: object, name: str) -> bool:
+    """A flag as a plain bool.
+
+    Raises: TypeError for anything but a Python or NumPy bool.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {name}={reprlib.repr(value)}")
+    return bool(value)
 
 
 def as_tuple(value: object, ndim: int, name: str, minimum: int | None = None) -> Size:
@@ -166,6 +178,17 @@ def check_int64(size: int, name: str, shown: object) -> int:
     if not -INT64_MAX - 1 <= size <= INT64_MAX:
         raise ValueError(f"{name} must keep every size below 2**63, got {name}={shown}")
     return size
+
+
+def check_bytes(shape: Size, **arguments: object) -> None:
+    """Raise, naming the `arguments` that led to it, when a float64 array of `shape` has more bytes than 64 bits count.
+
+    An empty batch counts as one: its strides are computed all the same.
+    """
+    if prod(max(size, 1) for size in shape) * _ITEMSIZE > INT64_MAX:
+        names = " and ".join(arguments)
+        values = ", ".join(f"{name}={value}" for name, value in arguments.items())
+        raise ValueError(f"{names} must give arrays below 2**63 bytes, got {values} for the shape {shape}")
 
 
 def _count(ndim: int, noun: str = "integer") -> str:

@@ -12,6 +12,7 @@ from fastconv.geometry.arguments import (
     as_padding,
     as_shape,
     as_tuple,
+    check_bytes,
     check_int64,
     check_padding_mode,
     is_channels_last,
@@ -19,7 +20,6 @@ from fastconv.geometry.arguments import (
 from fastconv.geometry.sizes import as_output_padding, padded_size, transposed_sizes, window_counts, window_reach
 
 _SPATIAL = {1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
-_ITEMSIZE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +101,9 @@ def conv_geometry(
         )
     check_bias(bias_shape, out_channels)
     pairs = as_padding(padding, kernel, strides, dilations)
-    out_size = window_counts(in_size, kernel, strides, pairs, dilations)
+    out_size = window_counts(in_size, kernel, strides, pairs, dilations, "weight.shape[2:]")
     check_padding_mode(padding_mode, pairs, in_size)
-    check_elements(batch, out_channels, out_size, "padding", pairs)
+    check_bytes((batch, out_channels, *out_size), **{"x.shape": x_shape}, padding=pairs)
     strides, dilations = tame(in_size, kernel, strides, pairs, dilations)
     return ConvGeometry(
         ndim=ndim,
@@ -174,7 +174,7 @@ def conv_transpose_geometry(
     extra = as_output_padding(output_padding, strides, dilations)
     pairs = as_padding(padding, kernel, strides, dilations)
     y_size = transposed_sizes(x_size, kernel, strides, pairs, extra, dilations)
-    check_elements(batch, y_channels, y_size, "stride", strides)
+    check_bytes((batch, y_channels, *y_size), **{"x.shape": x_shape}, stride=strides, dilation=dilations)
     strides, dilations = tame(y_size, kernel, strides, pairs, dilations)
     return ConvGeometry(
         ndim=ndim,
@@ -190,6 +190,57 @@ def conv_transpose_geometry(
         out_size=x_size,
         channels_last=channels_last,
     )
+
+
+def deform_conv_geometry(
+    x_shape: Size,
+    offset_shape: Size,
+    weight_shape: Size,
+    *,
+    stride: IntOrTuple = 1,
+    padding: Padding = 0,
+    dilation: IntOrTuple = 1,
+    mask_shape: Size | None = None,
+    data_format: str = "channels_first",
+    bias_shape: Size | None = None,
+    ndim: int = 2,
+) -> tuple[ConvGeometry, int]:
+    """The geometry of a deformable convolution and its number of offset groups.
+
+    Both group counts are read off the shapes: groups = C_in / weight.shape[1], and the offsets' channels are
+    offset_groups * taps * ndim.
+
+    Parameters
+    ----------
+    x_shape: batched input shape, (N, C_in, *size) or (N, *size, C_in)
+    offset_shape: (N, offset_groups * taps * ndim, *out_size), or channels last as x; offset_groups divides C_in
+    weight_shape: (C_out, C_in / groups, *kernel) in either layout
+    stride, padding, dilation, data_format, bias_shape, ndim: as for `conv_geometry`
+    mask_shape: (N, offset_groups * taps, *out_size), or channels last as x; None without a mask
+
+    Raises: TypeError and ValueError that name the argument, its value and what was expected.
+
+    Source: Dai et al., "Deformable convolutional networks" (2017); Zhu et al., "Deformable ConvNets v2" (2019).
+    """
+    channels_last = is_channels_last(data_format)
+    _, in_channels, _ = split_activation(x_shape, "x.shape", ndim, channels_last)
+    channels_a_group = _as_weight(weight_shape, ndim, "(C_out, C_in / groups, {})")[1]
+    if in_channels % channels_a_group:
+        raise ValueError(
+            f"weight.shape[1] must divide the {in_channels} channels of x, got weight.shape={tuple(weight_shape)}"
+        )
+    geometry = conv_geometry(
+        x_shape,
+        weight_shape,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=in_channels // channels_a_group,
+        data_format=data_format,
+        bias_shape=bias_shape,
+        ndim=ndim,
+    )
+    return geometry, _offset_groups(geometry, offset_shape, mask_shape)
 
 
 def is_batched(x_ndim: int, ndim: int, name: str = "x") -> bool:
@@ -219,6 +270,7 @@ def split_activation(shape: Size, name: str, ndim: int, channels_last: bool) -> 
     sizes = as_shape(shape, ndim + 2, name, layout)
     if 0 in sizes[1:]:
         raise ValueError(f"{name} must have no zero size but the batch's in {layout}, got {name}={sizes}")
+    check_bytes(sizes, **{name: sizes})
     return (sizes[0], sizes[-1], sizes[1:-1]) if channels_last else (sizes[0], sizes[1], sizes[2:])
 
 
@@ -226,11 +278,6 @@ def check_bias(bias_shape: Size | None, channels: int) -> None:
     """Raise unless there is no bias or its shape is (channels,)."""
     if bias_shape is not None and tuple(bias_shape) != (channels,):
         raise ValueError(f"bias.shape must be ({channels},), one value an output channel, got bias.shape={bias_shape}")
-
-
-def check_elements(batch: int, channels: int, size: Size, name: str, shown: object) -> None:
-    """Raise, blaming argument `name`, when a float64 array of that shape has more bytes than 64 bits count."""
-    check_int64(max(batch, 1) * channels * prod(size) * _ITEMSIZE, name, shown)
 
 
 def tame(in_size: Size, kernel: Size, stride: Size, padding: Pairs, dilation: Size) -> tuple[Size, Size]:
@@ -243,11 +290,29 @@ def tame(in_size: Size, kernel: Size, stride: Size, padding: Pairs, dilation: Si
     return tuple(min(s, limit) for s, limit in zip(stride, limits, strict=True)), dilation
 
 
+def _offset_groups(geometry: ConvGeometry, offset_shape: Size, mask_shape: Size | None) -> int:
+    taps, channels_last = prod(geometry.kernel), geometry.channels_last
+    sizes = as_shape(offset_shape, geometry.ndim + 2, "offset.shape", f"as many as x.shape={geometry.x_shape}")
+    channels = sizes[-1] if channels_last else sizes[1]
+    groups = max(channels // (taps * geometry.ndim), 1)
+    expected = activation_shape(geometry.batch, groups * taps * geometry.ndim, geometry.out_size, channels_last)
+    if sizes != expected or geometry.in_channels % groups:
+        raise ValueError(
+            f"offset.shape must be {expected}, a multiple of {taps * geometry.ndim} channels for offset groups that "
+            f"divide the {geometry.in_channels} channels of x, got offset.shape={sizes}"
+        )
+    expected = activation_shape(geometry.batch, groups * taps, geometry.out_size, channels_last)
+    if mask_shape is not None and tuple(mask_shape) != expected:
+        raise ValueError(f"mask.shape must be {expected}, one value a tap, got mask.shape={tuple(mask_shape)}")
+    return groups
+
+
 def _as_weight(shape: Size, ndim: int, layout: str) -> Size:
     axes = ", ".join("K" + axis for axis in _SPATIAL[ndim])
     weight = as_shape(shape, ndim + 2, "weight.shape", layout.format(axes))
     if 0 in weight:
         raise ValueError(f"weight.shape must have no zero size, got weight.shape={weight}")
+    check_bytes(weight, **{"weight.shape": weight})
     return weight
 
 

@@ -8,12 +8,14 @@ from fastconv.geometry.arguments import (
     Padding,
     Pairs,
     Size,
+    as_bool,
     as_padding,
     as_shape,
     as_tuple,
+    check_bytes,
     is_channels_last,
 )
-from fastconv.geometry.conv import activation_shape, check_elements, split_activation, tame
+from fastconv.geometry.conv import activation_shape, split_activation, tame
 from fastconv.geometry.sizes import as_pool_padding, ceil_window_counts, transposed_sizes, window_counts
 
 
@@ -127,12 +129,14 @@ def pool_geometry(
     batch, channels, in_size = split_activation(x_shape, "x.shape", ndim, channels_last)
     kernel, strides, dilations = _as_window(kernel_size, stride, dilation, ndim)
     pairs = as_pool_padding(padding, kernel, strides, dilations)
+    ceil_mode = as_bool(ceil_mode, "ceil_mode")
     count = ceil_window_counts if ceil_mode else window_counts
     out_size = count(in_size, kernel, strides, pairs, dilations)
-    check_elements(batch, channels, out_size, "padding", pairs)
+    _check_taps(in_size, kernel, pairs, dilations)
+    check_bytes((batch, channels, *out_size), **{"x.shape": x_shape}, padding=pairs)
     strides, dilations = tame(in_size, kernel, strides, pairs, dilations)
     return PoolGeometry(
-        ndim, batch, channels, in_size, kernel, strides, pairs, dilations, out_size, bool(ceil_mode), channels_last
+        ndim, batch, channels, in_size, kernel, strides, pairs, dilations, out_size, ceil_mode, channels_last
     )
 
 
@@ -158,7 +162,7 @@ def adaptive_pool_geometry(
     elif isinstance(wanted, (tuple, list)) and len(wanted) == ndim:
         wanted = tuple(size if w is None else w for w, size in zip(wanted, in_size, strict=True))
     out_size = as_tuple(wanted, ndim, "output_size", minimum=1)
-    check_elements(batch, channels, out_size, "output_size", out_size)
+    check_bytes((batch, channels, *out_size), **{"x.shape": x_shape}, output_size=out_size)
     return AdaptivePoolGeometry(ndim, batch, channels, in_size, out_size, channels_last)
 
 
@@ -195,7 +199,7 @@ def unpool_geometry(
     y_size = transposed_sizes(x_size, kernel, strides, pairs, (0,) * ndim, ones)
     if output_size is not None:
         y_size = _named_output_size(output_size, y_size, strides, channels_last)
-    check_elements(batch, channels, y_size, "stride", strides)
+    check_bytes((batch, channels, *y_size), **{"x.shape": x_shape}, stride=strides)
     strides, ones = tame(y_size, kernel, strides, pairs, ones)
     return PoolGeometry(ndim, batch, channels, y_size, kernel, strides, pairs, ones, x_size, False, channels_last)
 
@@ -228,7 +232,7 @@ def unfold_geometry(
     kernel, strides, dilations = _as_window(kernel_size, stride, dilation, ndim)
     pairs = as_padding(padding, kernel, strides, dilations)
     out_size = window_counts(in_size, kernel, strides, pairs, dilations)
-    check_elements(batch, channels * prod(kernel), out_size, "padding", pairs)
+    check_bytes((batch, channels, *kernel, *out_size), **{"x.shape": x_shape}, kernel_size=kernel, padding=pairs)
     strides, dilations = tame(in_size, kernel, strides, pairs, dilations)
     return PoolGeometry(
         ndim, batch, channels, in_size, kernel, strides, pairs, dilations, out_size, False, channels_last
@@ -286,6 +290,20 @@ def _as_window(kernel_size: object, stride: object, dilation: object, ndim: int)
     kernel = as_tuple(kernel_size, ndim, "kernel_size", minimum=1)
     strides = kernel if stride is None else as_tuple(stride, ndim, "stride", minimum=1)
     return kernel, strides, as_tuple(dilation, ndim, "dilation", minimum=1)
+
+
+def _check_taps(in_size: Size, kernel: Size, padding: Pairs, dilation: Size) -> None:
+    """Raise when a window has all its taps in the padding, so that it has no maximum and no index.
+
+    With padding <= kernel // 2 this takes a dilation above the input size, and then there is one window an axis.
+    """
+    for size, k, (before, _), d in zip(in_size, kernel, padding, dilation, strict=True):
+        first_inside = -(-before // d)
+        if k > 1 and first_inside * d - before >= size:
+            raise ValueError(
+                f"dilation must leave each window a tap inside the input size {in_size}, got dilation={dilation} "
+                f"with kernel_size={kernel} and padding={padding}"
+            )
 
 
 def _named_output_size(output_size: object, default: Size, stride: Size, channels_last: bool) -> Size:
