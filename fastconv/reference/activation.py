@@ -1,0 +1,83 @@
+"""Activations. A backward takes the result where that suffices, else x."""
+
+import numpy as np
+
+from fastconv.reference.windows import Array
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0)."""
+    return np.maximum(x, 0)
+
+
+def relu_backward(grad_y: Array, y: Array) -> Array:
+    """Gradient of `relu` by x, from its result (or from x)."""
+    return np.where(y <= 0, 0, grad_y)
+
+
+def leaky_relu(x: Array, negative_slope: float = 0.01) -> Array:
+    """x where x > 0, else negative_slope * x."""
+    return np.where(x > 0, x, negative_slope * x)
+
+
+def leaky_relu_backward(grad_y: Array, x: Array, negative_slope: float = 0.01) -> Array:
+    """Gradient of `leaky_relu` by x."""
+    return np.where(x > 0, grad_y, negative_slope * grad_y)
+
+
+def elu(x: Array, alpha: float = 1.0) -> Array:
+    """x where x > 0, else alpha * (exp(x) - 1)."""
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+def elu_backward(grad_y: Array, x: Array, alpha: float = 1.0) -> Array:
+    """Gradient of `elu` by x."""
+    return np.where(x > 0, grad_y, grad_y * alpha * np.exp(np.minimum(x, 0)))
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)), by exp(-|x|), which cannot overflow."""
+    e = np.exp(-np.abs(x))
+    return np.where(x < 0, e, 1) / (1 + e)
+
+
+def sigmoid_backward(grad_y: Array, y: Array) -> Array:
+    """Gradient of `sigmoid` by x, from its result."""
+    return grad_y * y * (1 - y)
+
+
+def tanh(x: Array) -> Array:
+    """The hyperbolic tangent."""
+    return np.tanh(x)
+
+
+def tanh_backward(grad_y: Array, y: Array) -> Array:
+    """Gradient of `tanh` by x, from its result."""
+    return grad_y * (1 - y * y)
+
+
+def softmax(x: Array, axis: int = -1) -> Array:
+    """exp(x) / sum(exp(x)) along the axis; the largest x is subtracted first, so that nothing overflows."""
+    e = np.exp(x - x.max(axis, keepdims=True))
+    return e / e.sum(axis, keepdims=True)
+
+
+def softmax_backward(grad_y: Array, y: Array, axis: int = -1) -> Array:
+    """Gradient of `softmax` by x, from its result."""
+    return y * (grad_y - (grad_y * y).sum(axis, keepdims=True))
+
+
+def log_softmax(x: Array, axis: int = -1) -> Array:
+    """log(softmax(x)), without taking the logarithm of a rounded 0."""
+    shifted = x - x.max(axis, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis, keepdims=True))
+
+
+def log_softmax_backward(grad_y: Array, y: Array, axis: int = -1) -> Array:
+    """Gradient of `log_softmax` by x, from its result."""
+    return grad_y - np.exp(y) * grad_y.sum(axis, keepdims=True)
+
+
+def activate(y: Array, activation: str | None) -> Array:
+    functions = {"relu": relu, "leaky_relu": leaky_relu, "elu": elu, "sigmoid": sigmoid, "tanh": tanh}
+    return y if activation is None else functions[activation](y)
