@@ -1,0 +1,437 @@
+"""Normalisation over a batch or over neighbouring channels, and dropout; each with its backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastconv.functional._output import check_like, output_array
+from fastconv.geometry import as_int, check_array, check_same_dtype, is_channels_last
+
+__all__ = [
+    "batch_norm",
+    "batch_norm_backward",
+    "dropout",
+    "dropout_backward",
+    "local_response_norm",
+    "local_response_norm_backward",
+]
+
+Array = NDArray[Any]
+
+
+def batch_norm(
+    x: Array,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    data_format: str = "channels_first",
+    out: Array | None = None,
+) -> Array:
+    """Normalise each channel to mean 0 and variance 1, then scale and shift it.
+
+    ``y = (x - mean) / sqrt(var + eps) * weight + bias``; in training mean and var (over N) are those of x over
+    every axis but the channels, and the running ones move towards them in place:
+    ``running = (1 - momentum) * running + momentum * batch``, running_var with the unbiased variance (over N - 1).
+
+    Parameters
+    ----------
+    x : array (N, C), (N, C, *spatial) or (N, *spatial, C), float32 or float64
+    running_mean, running_var : arrays (C,), dtype of x
+        Both may be None in training.
+    weight, bias : arrays (C,), dtype of x, default None
+        None stands for ones and zeros.
+    training : bool, default False
+    momentum : float, default 0.1
+    eps : float, default 1e-5
+    data_format : "channels_first" or "channels_last", default "channels_first"
+    out : array like x, default None
+
+    Returns
+    -------
+    array
+        y, shape and dtype of x.
+
+    Raises
+    ------
+    TypeError
+        A dtype is not float32 or float64, or they differ.
+    ValueError
+        A shape does not fit, running statistics are missing outside training or read-only in it, a channel has
+        one value in training, or out differs in shape, is read-only or overlaps an input.
+
+    Source
+    ------
+    Ioffe, Szegedy: Batch Normalization (2015), algorithms 1 and 2.
+    """
+    channel = _check_batch(x, data_format)
+    _check_channel_values(x, channel, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
+    _check_statistics(x, channel, running_mean, running_var, training)
+    if training and not all(a is None or a.flags.writeable for a in (running_mean, running_var)):
+        raise ValueError("running_mean and running_var must be writeable in training, got a read-only array")
+    out = output_array(out, x.shape, x.dtype, x, running_mean, running_var, weight, bias)
+    if x.size == 0:
+        return out
+    if training or running_mean is None or running_var is None:
+        mean, var, count = _statistics(x, channel)
+        _move(running_mean, mean, momentum)
+        _move(running_var, var * (count / (count - 1)), momentum)
+    else:
+        mean, var = running_mean, running_var
+    shape = _channel_shape(x, channel)
+    np.subtract(x, mean.astype(x.dtype, copy=False).reshape(shape), out=out)
+    np.multiply(out, _scale(var, weight, eps, x.dtype).reshape(shape), out=out)
+    if bias is not None:
+        np.add(out, bias.reshape(shape), out=out)
+    return out
+
+
+def batch_norm_backward(
+    grad_y: Array,
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    *,
+    running_mean: Array | None,
+    running_var: Array | None,
+    training: bool,
+    eps: float = 1e-5,
+    data_format: str = "channels_first",
+) -> tuple[Array, Array | None, Array | None]:
+    """Gradients of `batch_norm`.
+
+    With ``h = (x - mean) / sqrt(var + eps)`` and sums over every axis but the channels (n values each):
+    ``grad_bias = sum grad_y``, ``grad_weight = sum grad_y * h``, and
+    ``grad_x = weight / sqrt(var + eps) * (grad_y - grad_bias / n - h * grad_weight / n)`` in training;
+    outside it the statistics are constants and the last two terms fall away.
+
+    Parameters
+    ----------
+    grad_y : array like x
+    x, weight, bias, running_mean, running_var, training, eps, data_format
+        As given to `batch_norm`. In training the running statistics are neither read nor written.
+
+    Returns
+    -------
+    (grad_x, grad_weight, grad_bias)
+        Shapes of x, (C,) and (C,); None for a weight or bias that is None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `batch_norm`; also if grad_y differs from x in shape or dtype.
+    """
+    channel = _check_batch(x, data_format)
+    _check_gradient(grad_y, x)
+    _check_channel_values(x, channel, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
+    _check_statistics(x, channel, running_mean, running_var, training)
+    if x.size == 0:
+        return np.empty_like(x), _zeros_like(weight), _zeros_like(bias)
+    if training or running_mean is None or running_var is None:
+        mean, var, count = _statistics(x, channel)
+    else:
+        mean, var, count = running_mean, running_var, 1
+    shape, axes = _channel_shape(x, channel), _other_axes(x, channel)
+    normal = np.subtract(x, mean.astype(x.dtype, copy=False).reshape(shape))
+    np.multiply(normal, _scale(var, None, eps, x.dtype).reshape(shape), out=normal)
+    grad_bias = grad_y.sum(axis=axes, dtype=np.float64).astype(x.dtype)
+    grad_weight = np.multiply(grad_y, normal).sum(axis=axes, dtype=np.float64).astype(x.dtype)
+    if training:
+        np.multiply(normal, (grad_weight / -count).reshape(shape), out=normal)
+        np.add(normal, grad_y, out=normal)
+        np.subtract(normal, (grad_bias / count).reshape(shape), out=normal)
+        grad_x = np.multiply(normal, _scale(var, weight, eps, x.dtype).reshape(shape), out=normal)
+    else:
+        grad_x = np.multiply(grad_y, _scale(var, weight, eps, x.dtype).reshape(shape), out=normal)
+    return grad_x, None if weight is None else grad_weight, None if bias is None else grad_bias
+
+
+def local_response_norm(
+    x: Array,
+    size: int,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    k: float = 1.0,
+    *,
+    data_format: str = "channels_first",
+    out: Array | None = None,
+) -> Array:
+    """Divide each value by a power of the energy of its neighbouring channels.
+
+    ``y_c = x_c * s_c^-beta``, ``s_c = k + alpha / size * sum of x_j^2 over j = c - size // 2 .. c + (size - 1) // 2``
+    (those of them that exist).
+
+    Parameters
+    ----------
+    x : array (N, C, *spatial) or (N, *spatial, C) with one spatial axis or more, float32 or float64
+    size : int >= 1
+        Channels in the window.
+    alpha : float, default 1e-4
+    beta : float, default 0.75
+    k : float, default 1.0
+    data_format : "channels_first" or "channels_last", default "channels_first"
+    out : array like x, default None
+
+    Returns
+    -------
+    array
+        y, shape and dtype of x.
+
+    Raises
+    ------
+    TypeError, ValueError
+        x has fewer than 3 dimensions or is not float32 or float64, size < 1, or out does not fit.
+
+    Source
+    ------
+    Krizhevsky, Sutskever, Hinton: ImageNet Classification with Deep Convolutional Neural Networks (2012),
+    section 3.3; the window and the division by size are PyTorch's.
+    """
+    channel = _check_lrn(x, size, data_format)
+    out = output_array(out, x.shape, x.dtype, x)
+    _lrn_scale(x, channel, size, alpha, k, out=out)
+    np.power(out, -beta, out=out)
+    return np.multiply(out, x, out=out)
+
+
+def local_response_norm_backward(
+    grad_y: Array,
+    x: Array,
+    size: int,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    k: float = 1.0,
+    *,
+    data_format: str = "channels_first",
+    out: Array | None = None,
+) -> Array:
+    """Gradient of `local_response_norm`.
+
+    ``grad_x_c = grad_y_c * s_c^-beta - 2 * beta * alpha / size * x_c * sum of grad_y_j * x_j * s_j^(-beta-1)`` over the
+    channels j whose window holds c.
+
+    Parameters
+    ----------
+    grad_y : array like x
+    x, size, alpha, beta, k, data_format
+        As given to `local_response_norm`.
+    out : array like x, default None
+
+    Returns
+    -------
+    array
+        grad_x, shape and dtype of x.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `local_response_norm`; also if grad_y differs from x in shape or dtype.
+    """
+    channel = _check_lrn(x, size, data_format)
+    _check_gradient(grad_y, x)
+    out = output_array(out, x.shape, x.dtype, grad_y, x)
+    scale = _lrn_scale(x, channel, size, alpha, k, out=np.empty_like(out))
+    direct = np.power(scale, -beta)
+    np.multiply(direct, grad_y, out=direct)
+    np.divide(direct, scale, out=scale)
+    np.multiply(scale, x, out=scale)
+    _window_sum(scale, channel, (size - 1) // 2, size // 2, out=out)
+    np.multiply(out, -2 * beta * alpha / size, out=out)
+    np.multiply(out, x, out=out)
+    return np.add(out, direct, out=out)
+
+
+def dropout(
+    x: Array,
+    p: float = 0.5,
+    training: bool = True,
+    rng: np.random.Generator | None = None,
+    *,
+    out: Array | None = None,
+) -> tuple[Array, Array | None]:
+    """Zero each element with probability p and scale the others, so that the mean stays.
+
+    ``y = x / (1 - p) where mask, else 0``; mask is drawn from rng, so that one seed gives one result.
+
+    Parameters
+    ----------
+    x : array of any shape, float32 or float64
+    p : float in 0 .. 1, default 0.5
+    training : bool, default True
+        Outside training y is x and mask is None.
+    rng : numpy.random.Generator, default None
+        None takes a fresh one with a seed of the operating system.
+    out : array like x, default None
+
+    Returns
+    -------
+    (y, mask)
+        y has shape and dtype of x, mask is a bool array, True where x was kept.
+
+    Raises
+    ------
+    TypeError
+        x is not float32 or float64, or rng is not a Generator.
+    ValueError
+        p is not within 0 .. 1, or out does not fit.
+
+    Source
+    ------
+    Srivastava et al.: Dropout: A Simple Way to Prevent Neural Networks from Overfitting (2014), section 10.
+    """
+    check_array(x, "x")
+    _check_probability(p)
+    out = output_array(out, x.shape, x.dtype, x)
+    if not training:
+        np.copyto(out, x)
+        return out, None
+    if rng is None:
+        rng = np.random.default_rng()
+    elif not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng must be a numpy.random.Generator, got {type(rng).__name__}")
+    # 24 random bits an element are plenty for a probability, and half the work of 53.
+    mask = rng.random(x.shape, dtype=np.float32) >= p
+    return _drop(x, mask, p, out), mask
+
+
+def dropout_backward(grad_y: Array, mask: Array | None, p: float = 0.5, *, out: Array | None = None) -> Array:
+    """Gradient of `dropout`.
+
+    ``grad_x = grad_y / (1 - p) where mask, else 0``
+
+    Parameters
+    ----------
+    grad_y : array of any shape, float32 or float64
+    mask : bool array like grad_y, or None
+        As `dropout` returned it; None is the identity.
+    p : float in 0 .. 1, default 0.5
+    out : array like grad_y, default None
+
+    Returns
+    -------
+    array
+        grad_x, shape and dtype of grad_y.
+
+    Raises
+    ------
+    TypeError, ValueError
+        p is not within 0 .. 1, or mask or out does not fit grad_y.
+    """
+    check_array(grad_y, "grad_y")
+    _check_probability(p)
+    if mask is not None:
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+            raise TypeError(f"mask must be a bool array or None, got {getattr(mask, 'dtype', type(mask).__name__)}")
+        check_like(mask, "mask", grad_y.shape, "grad_y")
+    out = output_array(out, grad_y.shape, grad_y.dtype, grad_y, mask)
+    if mask is None:
+        np.copyto(out, grad_y)
+        return out
+    return _drop(grad_y, mask, p, out)
+
+
+def _drop(x: Array, mask: Array, p: float, out: Array) -> Array:
+    out.fill(0)
+    return np.multiply(x, 1 / (1 - p) if p < 1 else 0.0, out=out, where=mask)
+
+
+def _check_probability(p: float) -> None:
+    if not 0 <= p <= 1:
+        raise ValueError(f"p must be a probability within 0 .. 1, got {p!r}")
+
+
+def _check_batch(x: Array, data_format: str) -> int:
+    """The channel axis of x."""
+    channels_last = is_channels_last(data_format)
+    check_array(x, "x")
+    if x.ndim < 2 or 0 in x.shape[1:]:
+        layout = "(N, ..., C)" if channels_last else "(N, C, ...)"
+        raise ValueError(f"x must have shape {layout} with no size 0 but the batch's, got x.shape={x.shape}")
+    return x.ndim - 1 if channels_last else 1
+
+
+def _check_gradient(grad_y: Array, x: Array) -> None:
+    check_array(grad_y, "grad_y")
+    check_same_dtype(x=x, grad_y=grad_y)
+    check_like(grad_y, "grad_y", x.shape, "x")
+
+
+def _check_channel_values(x: Array, channel: int, **values: Array | None) -> None:
+    for name, value in values.items():
+        if value is not None:
+            check_array(value, name)
+            check_same_dtype(x=x, **{name: value})
+            check_like(value, name, (x.shape[channel],), "x")
+
+
+def _check_statistics(x: Array, channel: int, mean: Array | None, var: Array | None, training: bool) -> None:
+    if not training and (mean is None or var is None):
+        raise ValueError("running_mean and running_var must be arrays outside training, got None")
+    if training and x.size == x.shape[channel]:
+        raise ValueError(f"x must have more than one value a channel in training, got x.shape={x.shape}")
+
+
+def _check_lrn(x: Array, size: int, data_format: str) -> int:
+    """The channel axis of x."""
+    channel = _check_batch(x, data_format)
+    if x.ndim < 3:
+        raise ValueError(f"x must have 3 dimensions or more, got x.shape={x.shape}")
+    as_int(size, "size", 1)
+    return channel
+
+
+def _other_axes(x: Array, channel: int) -> tuple[int, ...]:
+    return tuple(axis for axis in range(x.ndim) if axis != channel)
+
+
+def _channel_shape(x: Array, channel: int) -> tuple[int, ...]:
+    return tuple(-1 if axis == channel else 1 for axis in range(x.ndim))
+
+
+def _statistics(x: Array, channel: int) -> tuple[Array, Array, int]:
+    """Mean and biased variance of each channel in float64, and the number of its values."""
+    axes = _other_axes(x, channel)
+    return x.mean(axis=axes, dtype=np.float64), x.var(axis=axes, dtype=np.float64), x.size // x.shape[channel]
+
+
+def _move(running: Array | None, batch: Array, momentum: float) -> None:
+    if running is not None:
+        running[...] = (1 - momentum) * running + momentum * batch
+
+
+def _zeros_like(array: Array | None) -> Array | None:
+    return None if array is None else np.zeros_like(array)
+
+
+def _scale(var: Array, weight: Array | None, eps: float, dtype: np.dtype[Any]) -> Array:
+    scale = 1 / np.sqrt(var.astype(np.float64) + eps)
+    return (scale if weight is None else scale * weight).astype(dtype)
+
+
+def _lrn_scale(x: Array, channel: int, size: int, alpha: float, k: float, *, out: Array) -> Array:
+    """s = k + alpha / size * window sum of x^2."""
+    _window_sum(np.square(x), channel, size // 2, (size - 1) // 2, out=out)
+    np.multiply(out, alpha / size, out=out)
+    return np.add(out, k, out=out)
+
+
+def _window_sum(a: Array, channel: int, back: int, ahead: int, *, out: Array) -> Array:
+    """out[c] = a[c - back] + ... + a[c + ahead] along one axis, over the channels that exist.
+
+    Shifted additions rather than differences of running sums: no cancellation.
+    """
+    np.copyto(out, a)
+    moved_out, moved_a = np.moveaxis(out, channel, 0), np.moveaxis(a, channel, 0)
+    channels = len(moved_a)
+    for shift in range(1, min(back, channels - 1) + 1):
+        moved_out[shift:] += moved_a[:-shift]
+    for shift in range(1, min(ahead, channels - 1) + 1):
+        moved_out[:-shift] += moved_a[shift:]
+    return out
