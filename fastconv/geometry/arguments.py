@@ -54,24 +54,22 @@ def as_bool(value: object, name: str) -> bool:
     return bool(value)
 
 
-def as_tuple(value: object, ndim: int, name: str, minimum: int | None = None) -> Size:
+def as_tuple(value: object, ndim: int, name: str, minimum: int | None = None, expected: str = "") -> Size:
     """An integer, a 1-tuple or a tuple of `ndim` integers as a tuple of `ndim` plain ints.
 
     Raises: TypeError for floats, bools, strings and arrays, ValueError for a wrong length, a value below `minimum` or
-    beyond 64 bits.
+    beyond 64 bits; both say what was `expected`, by default this.
     """
+    expected = expected or f"an integer or a tuple of {_count(ndim, 'integer')}"
     if is_int(value):
         numbers: Size = (int(value),)
     elif isinstance(value, (tuple, list)) and all(is_int(v) for v in value):
         numbers = tuple(int(v) for v in value)
     else:
-        raise TypeError(f"{name} must be an integer or a tuple of {_count(ndim)}, got {name}={reprlib.repr(value)}")
+        raise TypeError(f"{name} must be {expected}, got {name}={reprlib.repr(value)}")
     if len(numbers) not in (1, ndim):
-        raise ValueError(f"{name} must be an integer or a tuple of {_count(ndim)}, got {name}={numbers}")
-    for number in numbers:
-        if minimum is not None and number < minimum:
-            raise ValueError(f"{name} must be >= {minimum} along every axis, got {name}={_bare(numbers)}")
-        check_int64(number, name, _bare(numbers))
+        raise ValueError(f"{name} must be {expected}, got {name}={reprlib.repr(value)}")
+    _check_range(numbers, name, minimum, value)
     return numbers if len(numbers) == ndim else numbers * ndim
 
 
@@ -93,16 +91,14 @@ def as_padding(padding: object, kernel: Size, stride: Size, dilation: Size) -> P
     Raises: TypeError for other types, ValueError for other strings, wrong lengths, negative values, and for "same"
     with a stride above 1.
     """
-    ndim = len(kernel)
     if isinstance(padding, str):
         return _named_padding(padding, kernel, stride, dilation)
+    ndim = len(kernel)
+    ints, pairs = _count(ndim, "integer"), _count(ndim, "pair")
+    expected = f'an integer, a tuple of {ints}, {pairs} ((before, after), ...), "same" or "valid"'
     if isinstance(padding, (tuple, list)) and any(isinstance(p, (tuple, list)) for p in padding):
-        return _paired_padding(padding, ndim)
-    try:
-        return tuple((p, p) for p in as_tuple(padding, ndim, "padding", minimum=0))
-    except TypeError:
-        expected = f'an integer, a tuple of {_count(ndim)}, {_count(ndim, "pair")} (before, after), "same" or "valid"'
-        raise TypeError(f"padding must be {expected}, got padding={reprlib.repr(padding)}") from None
+        return _paired_padding(padding, ndim, expected)
+    return tuple((p, p) for p in as_tuple(padding, ndim, "padding", 0, expected))
 
 
 def _named_padding(padding: str, kernel: Size, stride: Size, dilation: Size) -> Pairs:
@@ -111,21 +107,23 @@ def _named_padding(padding: str, kernel: Size, stride: Size, dilation: Size) -> 
     if padding != "same":
         raise ValueError(f'padding must be "same" or "valid" when it is a string, got padding={padding!r}')
     if any(s != 1 for s in stride):
-        raise ValueError(f'padding="same" needs stride 1 along every axis, got stride={stride}')
+        raise ValueError(f'stride must be 1 along every axis with padding="same", got stride={stride}')
     totals = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
     return tuple((total // 2, total - total // 2) for total in totals)
 
 
-def _paired_padding(padding: Sequence[object], ndim: int) -> Pairs:
-    expected = f"{_count(ndim, 'pair')} (before, after)"
-    if len(padding) not in (1, ndim):
+def _paired_padding(padding: Sequence[object], ndim: int, expected: str) -> Pairs:
+    pairs = [
+        tuple(int(p) for p in pair)
+        for pair in padding
+        if isinstance(pair, (tuple, list)) and all(is_int(p) for p in pair)
+    ]
+    if len(pairs) < len(padding):
+        raise TypeError(f"padding must be {expected}, got padding={reprlib.repr(padding)}")
+    if len(pairs) not in (1, ndim) or any(len(pair) != 2 for pair in pairs):
         raise ValueError(f"padding must be {expected}, got padding={reprlib.repr(padding)}")
-    for pair in padding:
-        if not isinstance(pair, (tuple, list)) or not all(is_int(p) for p in pair):
-            raise TypeError(f"padding must be {expected} of integers, got padding={reprlib.repr(padding)}")
-        if len(pair) != 2:
-            raise ValueError(f"padding must be {expected}, got padding={reprlib.repr(padding)}")
-    pairs = tuple(as_tuple(pair, 2, "padding", minimum=0) for pair in padding)
+    for pair in pairs:
+        _check_range(pair, "padding", 0, padding)
     return tuple((before, after) for before, after in (pairs if len(pairs) == ndim else pairs * ndim))
 
 
@@ -133,7 +131,7 @@ def check_choice(value: object, name: str, choices: Sequence[str]) -> None:
     """Raise unless `value` is one of the strings `choices`."""
     if not isinstance(value, str) or value not in choices:
         kind = ValueError if isinstance(value, str) else TypeError
-        expected = " or ".join(repr(choice) for choice in choices)
+        expected = ", ".join(repr(choice) for choice in choices[:-1]) + f" or {choices[-1]!r}"
         raise kind(f"{name} must be {expected}, got {name}={reprlib.repr(value)}")
 
 
@@ -191,9 +189,12 @@ def check_bytes(shape: Size, **arguments: object) -> None:
         raise ValueError(f"{names} must give arrays below 2**63 bytes, got {values} for the shape {shape}")
 
 
-def _count(ndim: int, noun: str = "integer") -> str:
+def _check_range(numbers: Size, name: str, minimum: int | None, shown: object) -> None:
+    for number in numbers:
+        if minimum is not None and number < minimum:
+            raise ValueError(f"{name} must be >= {minimum} along every axis, got {name}={shown}")
+        check_int64(number, name, shown)
+
+
+def _count(ndim: int, noun: str) -> str:
     return f"{ndim} {noun}" + ("s" if ndim > 1 else "")
-
-
-def _bare(numbers: Size) -> int | Size:
-    return numbers[0] if len(numbers) == 1 else numbers

@@ -292,15 +292,17 @@ def tame(in_size: Size, kernel: Size, stride: Size, padding: Pairs, dilation: Si
 
 def _offset_groups(geometry: ConvGeometry, offset_shape: Size, mask_shape: Size | None) -> int:
     taps, channels_last = prod(geometry.kernel), geometry.channels_last
-    sizes = as_shape(offset_shape, geometry.ndim + 2, "offset.shape", f"as many as x.shape={geometry.x_shape}")
-    channels = sizes[-1] if channels_last else sizes[1]
-    groups = max(channels // (taps * geometry.ndim), 1)
-    expected = activation_shape(geometry.batch, groups * taps * geometry.ndim, geometry.out_size, channels_last)
-    if sizes != expected or geometry.in_channels % groups:
+    sizes = as_shape(offset_shape, geometry.ndim + 2, "offset.shape", f"as x.shape={geometry.x_shape}")
+    axis = geometry.ndim + 1 if channels_last else 1
+    groups, rest = divmod(sizes[axis], taps * geometry.ndim)
+    if rest or groups == 0 or geometry.in_channels % groups:
         raise ValueError(
-            f"offset.shape must be {expected}, a multiple of {taps * geometry.ndim} channels for offset groups that "
-            f"divide the {geometry.in_channels} channels of x, got offset.shape={sizes}"
+            f"offset.shape[{axis}] must be {taps * geometry.ndim} times a divisor of the {geometry.in_channels} channels "
+            f"of x, got offset.shape={sizes}"
         )
+    expected = activation_shape(geometry.batch, groups * taps * geometry.ndim, geometry.out_size, channels_last)
+    if sizes != expected:
+        raise ValueError(f"offset.shape must be {expected}, got offset.shape={sizes}")
     expected = activation_shape(geometry.batch, groups * taps, geometry.out_size, channels_last)
     if mask_shape is not None and tuple(mask_shape) != expected:
         raise ValueError(f"mask.shape must be {expected}, one value a tap, got mask.shape={tuple(mask_shape)}")
