@@ -297,8 +297,8 @@ def _offset_groups(geometry: ConvGeometry, offset_shape: Size, mask_shape: Size 
     groups, rest = divmod(sizes[axis], taps * geometry.ndim)
     if rest or groups == 0 or geometry.in_channels % groups:
         raise ValueError(
-            f"offset.shape[{axis}] must be {taps * geometry.ndim} times a divisor of the {geometry.in_channels} channels "
-            f"of x, got offset.shape={sizes}"
+            f"offset.shape[{axis}] must be {taps * geometry.ndim} times a divisor of the "
+            f"{geometry.in_channels} channels of x, got offset.shape={sizes}"
         )
     expected = activation_shape(geometry.batch, groups * taps * geometry.ndim, geometry.out_size, channels_last)
     if sizes != expected:
