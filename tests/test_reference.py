@@ -206,11 +206,44 @@ def test_empty_batch() -> None:
 
 
 def test_keeps_float32() -> None:
-    x, w = draw(1, 2, 5).astype(np.float32), draw(3, 2, 3).astype(np.float32)
-    y = reference.conv1d(x, w, activation="elu")
-    assert y.dtype == np.float32
-    assert {g.dtype for g in reference.conv1d_backward(y, x, w)} == {np.dtype(np.float32)}
-    assert reference.avg_pool1d(x, 2).dtype == reference.lp_pool1d(x, 2, 2).dtype == np.float32
+    x, w = (draw(*shape).astype(np.float32) for shape in ((2, 4, 6, 6), (4, 4, 3, 3)))
+    offset, mask = (draw(*shape).astype(np.float32) for shape in ((2, 18, 4, 4), (2, 9, 4, 4)))
+    y, target = reference.conv2d(x, w, w[:, 0, 0, 0], activation="elu"), np.zeros((2, 6, 6), int)
+    mean, scale = w[:, 0, 0, 1].copy(), np.exp(w[:, 0, 0, 2])
+    pooled, places = reference.max_pool2d(x, 2, return_indices=True)
+    statistics = {"running_mean": mean, "running_var": scale, "training": True}
+    results = [
+        y,
+        *reference.conv2d_backward(y, x, w),
+        reference.conv_transpose2d(x, w),
+        *reference.conv_transpose2d_backward(x, y, w),
+        reference.deform_conv2d(x, offset, w, mask=mask),
+        *reference.deform_conv2d_backward(y, x, offset, w, mask=mask),
+        pooled,
+        reference.max_pool2d_backward(pooled, x, places, 2),
+        reference.max_unpool2d(pooled, places, 2),
+        reference.avg_pool2d(x, 2),
+        reference.avg_pool2d_backward(pooled, x.shape, 2),
+        reference.lp_pool2d(x, 2, 2),
+        reference.lp_pool2d_backward(pooled, x, 2, 2),
+        reference.adaptive_avg_pool2d(x, 4),
+        reference.adaptive_avg_pool2d_backward(y, x.shape, 4),
+        reference.global_avg_pool(x),
+        reference.global_avg_pool_backward(x[:, :, 0, 0], x.shape),
+        reference.fold(reference.unfold(x, (2, 2)), (6, 6), 2),
+        reference.pad_backward(reference.pad(x, ((1, 1), (2, 0)), "reflect"), ((1, 1), (2, 0)), "reflect"),
+        *(getattr(reference, name)(x) for name in ("relu", "leaky_relu", "elu", "sigmoid", "tanh", "softmax")),
+        *(getattr(reference, name + "_backward")(x, x) for name in ("relu", "leaky_relu", "elu", "sigmoid", "tanh")),
+        reference.cross_entropy(x, target),
+        reference.cross_entropy_backward(x, target),
+        reference.mse_loss_backward(x, x, grad_loss=2.0),
+        reference.batch_norm(x, mean, scale, mean, mean, training=True),
+        *reference.batch_norm_backward(x, x, mean, mean, **statistics),
+        reference.local_response_norm(x, 3),
+        reference.local_response_norm_backward(x, x, 3),
+        reference.dropout(x, x > 0),
+    ]
+    assert {result.dtype for result in results} == {np.dtype(np.float32)}
 
 
 # --- pooling ---------------------------------------------------------------------------------------------------------

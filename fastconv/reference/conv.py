@@ -31,11 +31,16 @@ def split_weight(weight: Array, groups: int, flip: bool = False) -> Array:
     return weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
 
 
+def at_tap(w: Array, tap: Any) -> Array:
+    """The matrices w[g][f][c] of one tap; contiguous, since matmul does without BLAS on strided ones."""
+    return np.ascontiguousarray(w[tap])
+
+
 def correlate(x: Array, w: Array, out: Size, stride: Size, dilation: Size) -> Array:
     """y[n,g,f,o] = sum over c, t of w[g,f,c,t] x[n,g,c,o * stride + t * dilation]."""
     y = np.zeros((*x.shape[:2], w.shape[1], *out), np.result_type(x, w))
     for tap, at in taps(w.shape[3:], out, stride, dilation):
-        y += (w[tap] @ columns(x[at])).reshape(y.shape)
+        y += (at_tap(w, tap) @ columns(x[at])).reshape(y.shape)
     return y
 
 
@@ -43,7 +48,7 @@ def correlate_adjoint_x(y: Array, w: Array, size: Size, stride: Size, dilation: 
     """x[n,g,c,i] = sum over f, t, o with i = o * stride + t * dilation of w[g,f,c,t] y[n,g,f,o]."""
     x = np.zeros((*y.shape[:2], w.shape[2], *size), np.result_type(y, w))
     for tap, at in taps(w.shape[3:], y.shape[3:], stride, dilation):
-        x[at] += (w[tap].swapaxes(1, 2) @ columns(y)).reshape(x[at].shape)
+        x[at] += (at_tap(w, tap).swapaxes(1, 2) @ columns(y)).reshape(x[at].shape)
     return x
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.reference.activation import activate
-from fastconv.reference.conv import add_bias, bias_gradient, columns, merge, split, split_weight
+from fastconv.reference.conv import add_bias, at_tap, bias_gradient, columns, merge, split, split_weight
 from fastconv.reference.windows import FIRST, Array, Gradients, Layout, Size, as_pairs, each
 
 
@@ -87,7 +87,7 @@ def deform_conv2d(
     y = np.zeros((x.shape[0], *d.w.shape[:2], *d.out), x.dtype)
     for tap in range(d.taps):
         sample = d.sample(d.corners(tap)) * d.mask[:, :, tap]
-        y += (d.w[..., tap] @ d.by_group(sample)).reshape(y.shape)
+        y += (at_tap(d.w, (..., tap)) @ d.by_group(sample)).reshape(y.shape)
     return layout.leave(activate(add_bias(merge(y), bias), activation))
 
 
@@ -106,7 +106,7 @@ def deform_conv2d_backward(
         corners = d.corners(tap)
         sample = d.sample(corners)
         grad_w[..., tap] = (g @ d.by_group(sample * d.mask[:, :, tap]).swapaxes(2, 3)).sum(0)
-        grad_sample = (d.w[..., tap].swapaxes(1, 2) @ g).reshape(sample.shape)
+        grad_sample = (at_tap(d.w, (..., tap)).swapaxes(1, 2) @ g).reshape(sample.shape)
         grad_mask[:, :, tap] = (grad_sample * sample).sum(2, keepdims=True)
         grad_sample *= d.mask[:, :, tap]
         for pixel, share, *slopes in corners:
