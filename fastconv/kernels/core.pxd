@@ -38,6 +38,7 @@ cdef extern from "table.h" nogil:
         Py_ssize_t to
         Py_ssize_t length
         Py_ssize_t step
+        int masked
 
     ctypedef struct fastconv_kernels:
         const char *isa
@@ -49,7 +50,7 @@ cdef extern from "table.h" nogil:
         size_t accumulate_bytes
         void (*gemm)(const fastconv_gemm_tile *tile) noexcept nogil
         void (*pack_runs)(char *dst, Py_ssize_t ld, const char *src, Py_ssize_t plane_stride, Py_ssize_t planes,
-                          const fastconv_run *runs, Py_ssize_t count) noexcept nogil
+                          const fastconv_run *runs, Py_ssize_t count, const char *mask) noexcept nogil
         void (*pack_matrix)(char *dst, Py_ssize_t ld, const char *src, Py_ssize_t row_stride, Py_ssize_t column_stride,
                             Py_ssize_t rows, Py_ssize_t columns) noexcept nogil
 

@@ -6,8 +6,10 @@ One macro-kernel for forward (destination y, source x) and for backward_input an
 grad_x, source grad_y, a phase per stride residue: see fastconv.sources). A register tile is MR rows by NR columns:
 
 channels_first  rows are destination channels, columns are pixels. For a block of pixels the source is packed into
-                panels [tap][channel][NR] that stay in L2 while all rows pass over them; weights are [row][tap][channel].
-                Small planes and strided destinations accumulate in a contiguous scratch block, copied out once.
+                panels [tap][channel][NR] that stay in L2 while the rows pass over them; weights are [row][tap][channel].
+                Where there are too few blocks to keep many threads busy, all threads pack a stretch of blocks together
+                and then share out its rows. Small planes and strided destinations accumulate in a contiguous scratch
+                block, copied out once.
 channels_last   rows are pixels, read in place through pointers (a row of zeros where the tap meets padding), columns
                 are destination channels; weights are panels [tap][channel][NR]. Pixels run on across images.
 
@@ -42,6 +44,7 @@ cnp.import_array()
 cdef enum:
     PANEL_BYTES = 256 * 1024   # one packed panel [taps][KC][NR]: a quarter of a 1 MB L2
     BLOCK_BYTES = 512 * 1024   # the panels of one block of pixels (channels_first)
+    SHARED_BYTES = 8 * 1024 * 1024  # the panels that a team packs together
     BLOCK_TILES = 4            # register tiles of pixels a block, channels_first
     BLOCK_PIXELS = 96          # pixels a block, channels_last: 16 register tiles
     MANY_TASKS = 128           # below so many tasks the rows are cut, too: 64 threads should find work
@@ -62,9 +65,10 @@ cdef struct Phase:
     const Py_ssize_t *weight_taps  # [taps]: element offset of each tap in the weight's kernel
     Py_ssize_t all_taps, pixels, kc
     Py_ssize_t weight_offset   # bytes into the packed weights
-    Py_ssize_t block, blocks   # columns (channels_first) or rows (channels_last) a block
+    Py_ssize_t block           # columns (channels_first) or rows (channels_last) a block
+    Py_ssize_t blocks, slices  # blocks a slice; a slice is an image of a group or, if blocks run across images, a group
     Py_ssize_t part, parts     # destination channels a task
-    Py_ssize_t first_task
+    Py_ssize_t stretch         # blocks whose panels all threads pack together before they share the rows out; or 0
     bint scratch               # channels_first: columns run across images and rows, copied out at the end
 
 cdef struct Problem:
@@ -75,7 +79,10 @@ cdef struct Problem:
     int phases
     Phase *phase
     const fastconv_kernels *kernels
-    Py_ssize_t tasks, workspace
+    Py_ssize_t workspace, shared  # bytes a thread, bytes a team
+
+cdef struct Position:          # a destination pixel of a phase
+    Py_ssize_t n, d, h, w
 
 cdef struct Call:
     const char *source
@@ -96,65 +103,80 @@ cdef inline Py_ssize_t even_part(Py_ssize_t total, Py_ssize_t limit, Py_ssize_t 
 
 # ---------------------------------------------------------------------------------------------- channels_first
 
-cdef Py_ssize_t tile_runs(const Problem *p, const Phase *f, Py_ssize_t tap, Py_ssize_t q, Py_ssize_t columns,
-                          Py_ssize_t image_stride, fastconv_run *runs) noexcept nogil:
-    """Where the columns q .. q + columns of a panel come from for one tap; returns the number of runs."""
-    cdef Py_ssize_t tw = tap % f.taps[2], th = tap // f.taps[2] % f.taps[1], td = tap // (f.taps[2] * f.taps[1])
-    cdef Py_ssize_t n = q // f.pixels, row = q % f.pixels // f.count[2], w = q % f.count[2], to = 0, count = 0
-    cdef Py_ssize_t length, d, h, base, a, b
+cdef Position position_of(const Phase *f, Py_ssize_t q) noexcept nogil:
+    cdef Position at
+    at.n, q = q // f.pixels, q % f.pixels
+    at.w, q = q % f.count[2], q // f.count[2]
+    at.d, at.h = q // f.count[1], q % f.count[1]
+    return at
+
+
+cdef inline void next_line(const Phase *f, Position *at) noexcept nogil:
+    at.w = 0
+    at.h += 1
+    if at.h == f.count[1]:
+        at.h = 0
+        at.d += 1
+        if at.d == f.count[0]:
+            at.d = 0
+            at.n += 1
+
+
+cdef Py_ssize_t tile_runs(const Problem *p, const Phase *f, Py_ssize_t td, Py_ssize_t th, Py_ssize_t tw, Position at,
+                          Py_ssize_t columns, fastconv_run *runs, char *mask) noexcept nogil:
+    """Where `columns` columns from `at` on come from for one tap; returns the number of runs.
+
+    Stretches that continue each other in the source but for padding between them (lines of a "same" convolution)
+    become one masked run.
+    """
+    cdef Py_ssize_t to = 0, count = 0, length, d, h, base, a, b, start
+    cdef Py_ssize_t image = p.groups * p.kin * p.source_plane
     cdef const Segment *s
+    cdef fastconv_run *last
+    memset(mask, 0, p.kernels.nr * p.itemsize)
     while to < columns:
-        length = min(f.count[2] - w, columns - to)
-        d = f.map[0][td * f.count[0] + row // f.count[1]]
-        h = f.map[1][th * f.count[1] + row % f.count[1]]
-        if d < 0 or h < 0:
-            runs[count] = fastconv_run(-1, to, length, 1)
-            count += 1
-        else:
-            base = n * image_stride + (d * p.source_size[1] + h) * p.source_size[2]
+        length = min(f.count[2] - at.w, columns - to)
+        d, h = f.map[0][td * f.count[0] + at.d], f.map[1][th * f.count[1] + at.h]
+        if d >= 0 and h >= 0:
+            base = at.n * image + (d * p.source_size[1] + h) * p.source_size[2]
             s = f.segments + f.first_segment[tw]
-            while s.stop <= w:
-                s += 1
-            a = w
-            while a < w + length:
-                b = min(s.stop, w + length)
-                runs[count].start = -1 if s.source < 0 else base + s.source + (a - s.start) * s.step
-                runs[count].to = to + a - w
-                runs[count].length = b - a
-                runs[count].step = s.step
-                count += 1
+            a = at.w
+            while a < at.w + length:
+                while s.stop <= a:
+                    s += 1
+                b = min(s.stop, at.w + length)
+                if s.source >= 0:
+                    start = base + s.source + (a - s.start) * s.step
+                    memset(mask + (to + a - at.w) * p.itemsize, 0xff, (b - a) * p.itemsize)
+                    last = runs + count - 1
+                    if count > 0 and s.step == 1 and last.step == 1 and start - last.start == to + a - at.w - last.to:
+                        last.masked = last.masked or last.to + last.length < to + a - at.w
+                        last.length = to + b - at.w - last.to
+                    else:
+                        runs[count] = fastconv_run(start, to + a - at.w, b - a, s.step, False)
+                        count += 1
                 a = b
-                s += 1
         to += length
-        w = 0
-        row += 1
-        if row == f.count[0] * f.count[1]:
-            row = 0
-            n += 1
+        next_line(f, &at)
     return count
 
 
-cdef void pack_block(const Problem *p, const Phase *f, const char *source, Py_ssize_t q, Py_ssize_t columns,
-                     Py_ssize_t channel, Py_ssize_t kc, char *panels, fastconv_run *runs) noexcept nogil:
-    """panels[tile][tap][kc][NR] for channels channel .. channel + kc of the columns from q on."""
-    cdef Py_ssize_t nr = p.kernels.nr, panel = f.all_taps * kc * nr * p.itemsize
-    cdef Py_ssize_t image = p.groups * p.kin * p.source_plane, tap, count, tile, width
-    cdef Py_ssize_t padded, j
-    for tile in range(ceil_div(columns, nr)):
-        width = min(nr, columns - tile * nr)
-        padded = ceil_div(width, p.kernels.vlen) * p.kernels.vlen
-        for tap in range(f.all_taps):
-            count = tile_runs(p, f, tap, q + tile * nr, width, image, runs)
-            if padded > width:
-                runs[count] = fastconv_run(-1, width, padded - width, 1)
-                count += 1
-            p.kernels.pack_runs(panels + tile * panel + tap * kc * nr * p.itemsize, nr,
-                                source + channel * p.source_plane * p.itemsize, p.source_plane, kc, runs, count)
+cdef void pack_tile(const Problem *p, const Phase *f, const char *source, Position at, Py_ssize_t columns,
+                    Py_ssize_t kc, char *panel, fastconv_run *runs) noexcept nogil:
+    """panel[tap][kc][NR] for the kc channels from `source` on and the columns from `at` on."""
+    cdef Py_ssize_t nr = p.kernels.nr, td, th, tw, count
+    cdef char *mask = <char *> (runs + nr)
+    for td in range(f.taps[0]):
+        for th in range(f.taps[1]):
+            for tw in range(f.taps[2]):
+                count = tile_runs(p, f, td, th, tw, at, columns, runs, mask)
+                p.kernels.pack_runs(panel, nr, source, p.source_plane, kc, runs, count, mask)
+                panel += kc * nr * p.itemsize
 
 
 cdef void rows_by_panels(const Problem *p, const Phase *f, const Call *call, const char *weight, Py_ssize_t group,
-                         Py_ssize_t row, Py_ssize_t stop, Py_ssize_t k, Py_ssize_t done, const char *panels, char *c,
-                         Py_ssize_t c_row, Py_ssize_t columns, bint last) noexcept nogil:
+                         Py_ssize_t row, Py_ssize_t stop, Py_ssize_t k, Py_ssize_t done, const char *panels,
+                         Py_ssize_t panel, char *c, Py_ssize_t c_row, Py_ssize_t columns, bint last) noexcept nogil:
     """c[row .. stop][columns] (+)= weight rows x panels for one block of k = taps x channels."""
     cdef Py_ssize_t nr = p.kernels.nr, zero = 0, tile, i, first = row
     cdef const char *a[FASTCONV_MAX_ROWS]
@@ -175,7 +197,7 @@ cdef void rows_by_panels(const Problem *p, const Phase *f, const Call *call, con
             epilogue.scale = call.epilogue.scale + (group * p.kout + row) * p.itemsize
         for tile in range(ceil_div(columns, nr)):
             t.columns = <int> min(nr, columns - tile * nr)
-            t.b = panels + tile * nr * k * p.itemsize
+            t.b = panels + tile * panel
             t.c_offset = tile * nr * p.itemsize
             p.kernels.gemm(&t)
         row += t.rows
@@ -184,18 +206,18 @@ cdef void rows_by_panels(const Problem *p, const Phase *f, const Call *call, con
 cdef void copy_out(const Problem *p, const Phase *f, char *destination, Py_ssize_t group, Py_ssize_t row,
                    Py_ssize_t stop, Py_ssize_t q, Py_ssize_t columns, const char *c, Py_ssize_t c_row) noexcept nogil:
     """Scratch rows to where their pixels are: destination[n][channel][d][h][w], positions `step` apart along W."""
-    cdef Py_ssize_t n, line, w, length, to = 0, i, j, at, isz = p.itemsize, step = f.step[2]
+    cdef Position at = position_of(f, q)
+    cdef Py_ssize_t length, to = 0, i, line, isz = p.itemsize
     while to < columns:
-        n = (q + to) // f.pixels
-        line = (q + to) % f.pixels // f.count[2]
-        w = (q + to) % f.count[2]
-        length = min(f.count[2] - w, columns - to)
-        at = (f.offset[0] + line // f.count[1] * f.step[0]) * p.destination_size[1]
-        at = (at + f.offset[1] + line % f.count[1] * f.step[1]) * p.destination_size[2] + f.offset[2] + w * step
-        at += (n * p.groups * p.kout + group * p.kout + row) * p.destination_plane
+        length = min(f.count[2] - at.w, columns - to)
+        line = (f.offset[0] + at.d * f.step[0]) * p.destination_size[1] + f.offset[1] + at.h * f.step[1]
+        line = line * p.destination_size[2] + f.offset[2] + at.w * f.step[2]
+        line += ((at.n * p.groups + group) * p.kout + row) * p.destination_plane
         for i in range(stop - row):
-            copy_row(destination + (at + i * p.destination_plane) * isz, c + i * c_row + to * isz, length, step, isz)
+            copy_row(destination + (line + i * p.destination_plane) * isz, c + i * c_row + to * isz, length, f.step[2],
+                     isz)
         to += length
+        next_line(f, &at)
 
 
 cdef inline void copy_row(char *to, const char *source, Py_ssize_t n, Py_ssize_t step, Py_ssize_t isz) noexcept nogil:
@@ -210,133 +232,195 @@ cdef inline void copy_row(char *to, const char *source, Py_ssize_t n, Py_ssize_t
             (<double *> to)[j * step] = (<const double *> source)[j]
 
 
-cdef void channels_first_task(const Problem *p, const Phase *f, const Call *call, Py_ssize_t task,
-                              char *workspace) noexcept nogil:
-    cdef Py_ssize_t part = task % f.parts, block = task // f.parts % f.blocks, rest = task // (f.parts * f.blocks)
-    cdef Py_ssize_t group = rest % p.groups, n = rest // p.groups, isz = p.itemsize
-    cdef Py_ssize_t row = part * f.part, stop = min(p.kout, row + f.part), q = block * f.block
-    cdef Py_ssize_t end = f.pixels * p.batch if f.scratch else f.pixels
-    cdef Py_ssize_t columns = min(f.block, end - q), channel = 0, kc
-    cdef Py_ssize_t c_row = f.block * isz if f.scratch else p.destination_plane * isz
-    cdef fastconv_run *runs = <fastconv_run *> workspace
-    cdef char *panels = workspace + run_bytes(p, f)
-    cdef char *c = panels + panel_bytes(p, f)
-    cdef const char *source = call.source + (n * p.groups + group) * p.kin * p.source_plane * isz
-    cdef const char *weight = call.weight + f.weight_offset + group * p.kout * f.all_taps * p.kin * isz
+cdef struct Block:             # a block of columns of one group
+    Py_ssize_t group, n, q, columns
+    const char *source         # first channel of the group, of image n
+
+cdef Block block_of(const Problem *p, const Phase *f, const Call *call, Py_ssize_t index) noexcept nogil:
+    """n is 0 where blocks run across images."""
+    cdef Block b
+    cdef Py_ssize_t slice = index // f.blocks
+    b.group, b.n, b.q = slice % p.groups, slice // p.groups, index % f.blocks * f.block
+    b.columns = min(f.block, (f.pixels * p.batch if f.scratch else f.pixels) - b.q)
+    b.source = call.source + slice * p.kin * p.source_plane * p.itemsize
+    return b
+
+
+cdef inline Py_ssize_t panel_stride(const Problem *p, const Phase *f) noexcept nogil:
+    """Bytes of one register tile's columns for KC channels, with the vector behind them that pack_runs may write."""
+    return (f.all_taps * f.kc * p.kernels.nr + p.kernels.vlen) * p.itemsize
+
+
+cdef inline Py_ssize_t panels_of_block(const Problem *p, const Phase *f) noexcept nogil:
+    return f.block // p.kernels.nr * ceil_div(p.kin, f.kc)
+
+
+cdef inline Py_ssize_t run_bytes(const Problem *p) noexcept nogil:
+    """Runs of one tile and tap, every column its own in the worst case, and the mask."""
+    return ceil_div(p.kernels.nr * (<Py_ssize_t> sizeof(fastconv_run) + p.itemsize), 64) * 64
+
+
+cdef void pack_shared(const Problem *p, const Phase *f, const Call *call, Py_ssize_t first, Py_ssize_t unit,
+                      char *panels, char *workspace) noexcept nogil:
+    """One panel of a stretch: shared[block][channel block][tile of the block][tap][kc][NR]."""
+    cdef Py_ssize_t nr = p.kernels.nr, tiles = f.block // nr, steps = ceil_div(p.kin, f.kc)
+    cdef Py_ssize_t tile = unit % tiles, channel = unit // tiles % steps * f.kc
+    cdef Block b = block_of(p, f, call, first + unit // (tiles * steps))
+    cdef Position at
+    if tile * nr < b.columns:
+        at = position_of(f, b.q + tile * nr)
+        pack_tile(p, f, b.source + channel * p.source_plane * p.itemsize, at, min(nr, b.columns - tile * nr),
+                  min(f.kc, p.kin - channel), panels + unit * panel_stride(p, f), <fastconv_run *> workspace)
+
+
+cdef void channels_first_task(const Problem *p, const Phase *f, const Call *call, Py_ssize_t index, Py_ssize_t part,
+                              const char *shared, char *workspace) noexcept nogil:
+    """The rows of one part for the columns of one block; `shared` are the block's panels, or NULL to pack them here."""
+    cdef Block b = block_of(p, f, call, index)
+    cdef Py_ssize_t row = part * f.part, stop = min(p.kout, row + f.part), nr = p.kernels.nr, isz = p.itemsize
+    cdef Py_ssize_t channel = 0, kc, tile, tiles = f.block // nr, panel = panel_stride(p, f)
+    cdef Py_ssize_t c_row = (f.block if f.scratch else p.destination_plane) * isz
+    cdef char *own = workspace + run_bytes(p)
+    cdef char *c = own + (0 if f.stretch else tiles * panel)
+    cdef const char *weight = call.weight + f.weight_offset + b.group * p.kout * f.all_taps * p.kin * isz
     if not f.scratch:
-        c = call.destination + (((n * p.groups + group) * p.kout + row) * p.destination_plane + q) * isz
-    while True:  # at least once: a phase without taps is still stored
+        c = call.destination + (((b.n * p.groups + b.group) * p.kout + row) * p.destination_plane + b.q) * isz
+    while True:  # at least once: a phase without taps is stored, too
         kc = min(f.kc, p.kin - channel)
-        pack_block(p, f, source, q, columns, channel, kc, panels, runs)
-        rows_by_panels(p, f, call, weight, group, row, stop, f.all_taps * kc, f.all_taps * channel, panels, c, c_row,
-                       columns, channel + kc == p.kin)
+        if shared == NULL:
+            for tile in range(ceil_div(b.columns, nr)):
+                pack_tile(p, f, b.source + channel * p.source_plane * isz, position_of(f, b.q + tile * nr),
+                          min(nr, b.columns - tile * nr), kc, own + tile * panel, <fastconv_run *> workspace)
+        rows_by_panels(p, f, call, weight, b.group, row, stop, f.all_taps * kc, f.all_taps * channel,
+                       shared + channel // f.kc * tiles * panel if shared != NULL else own, panel, c, c_row, b.columns,
+                       channel + kc == p.kin)
         channel += kc
         if channel == p.kin:
             break
     if f.scratch:
-        copy_out(p, f, call.destination, group, row, stop, q, columns, c, c_row)
-
-
-cdef Py_ssize_t run_bytes(const Problem *p, const Phase *f) noexcept nogil:
-    """Runs of one tile and tap: every column its own in the worst case, and one of zeros behind them."""
-    return ceil_div((p.kernels.nr + 1) * sizeof(fastconv_run), 64) * 64
-
-
-cdef Py_ssize_t panel_bytes(const Problem *p, const Phase *f) noexcept nogil:
-    """The panels of a block, and the vector of slack that pack_runs asks for."""
-    return (ceil_div(f.block, p.kernels.nr) * f.all_taps * f.kc * p.kernels.nr + 2 * p.kernels.vlen) * p.itemsize
+        copy_out(p, f, call.destination, b.group, row, stop, b.q, b.columns, c, c_row)
 
 
 # ----------------------------------------------------------------------------------------------- channels_last
-
-cdef inline Py_ssize_t source_pixel(const Problem *p, const Phase *f, Py_ssize_t tap, Py_ssize_t pixel) noexcept nogil:
-    """Index of the source pixel within its plane, or -1 for padding."""
-    cdef Py_ssize_t d = f.map[0][tap // (f.taps[2] * f.taps[1]) * f.count[0] + pixel // (f.count[2] * f.count[1])]
-    cdef Py_ssize_t h = f.map[1][tap // f.taps[2] % f.taps[1] * f.count[1] + pixel // f.count[2] % f.count[1]]
-    cdef Py_ssize_t w = f.map[2][tap % f.taps[2] * f.count[2] + pixel % f.count[2]]
-    if d < 0 or h < 0 or w < 0:
-        return -1
-    return (d * p.source_size[1] + h) * p.source_size[2] + w
-
-
-cdef char *destination_pixel(const Problem *p, const Phase *f, const Call *call, Py_ssize_t q) noexcept nogil:
-    cdef Py_ssize_t pixel = q % f.pixels, at
-    at = f.offset[0] + pixel // (f.count[2] * f.count[1]) * f.step[0]
-    at = at * p.destination_size[1] + f.offset[1] + pixel // f.count[2] % f.count[1] * f.step[1]
-    at = at * p.destination_size[2] + f.offset[2] + pixel % f.count[2] * f.step[2]
-    return call.destination + (q // f.pixels * p.destination_plane + at) * p.groups * p.kout * p.itemsize
-
 
 cdef struct Rows:              # the pixels of one register tile: where they are read, tap by tap, and written
     Py_ssize_t entries
     int rows
     const char **a             # [entries][MAX_ROWS]
     Py_ssize_t *taps           # [entries]: which tap
-    char **c                   # [MAX_ROWS]
+    char *c[FASTCONV_MAX_ROWS]
+    Position at[FASTCONV_MAX_ROWS]
 
 
-cdef void point_rows(const Problem *p, const Phase *f, const Call *call, Py_ssize_t q, Rows *r) noexcept nogil:
-    """Pointers to the source pixels of every tap that does not wholly meet padding."""
-    cdef Py_ssize_t tap, i, pixel, channels = p.groups * p.kin * p.itemsize
-    cdef bint inside
+cdef void place_rows(const Problem *p, const Phase *f, const Call *call, Position *at, Rows *r) noexcept nogil:
+    """The tile's pixels from `at` on, which moves behind them."""
+    cdef Py_ssize_t i, pixel
     for i in range(r.rows):
-        r.c[i] = destination_pixel(p, f, call, q + i)
+        r.at[i] = at[0]
+        pixel = (f.offset[0] + at.d * f.step[0]) * p.destination_size[1] + f.offset[1] + at.h * f.step[1]
+        pixel = pixel * p.destination_size[2] + f.offset[2] + at.w * f.step[2]
+        r.c[i] = call.destination + (at.n * p.destination_plane + pixel) * p.groups * p.kout * p.itemsize
+        at.w += 1
+        if at.w == f.count[2]:
+            next_line(f, at)
+
+
+cdef inline Py_ssize_t source_line(const Problem *p, const Phase *f, Py_ssize_t td, Py_ssize_t th,
+                                   const Position *at) noexcept nogil:
+    """Index of the first pixel of the line that a tap reads, counted from the first image, or -1 for padding."""
+    cdef Py_ssize_t d = f.map[0][td * f.count[0] + at.d], h = f.map[1][th * f.count[1] + at.h]
+    if d < 0 or h < 0:
+        return -1
+    return at.n * p.source_plane + (d * p.source_size[1] + h) * p.source_size[2]
+
+
+cdef void point_rows(const Problem *p, const Phase *f, const Call *call, Rows *r) noexcept nogil:
+    """Pointers to the source pixels of every tap that does not wholly meet padding."""
+    cdef Py_ssize_t td, th, tw, i, w, channels = p.groups * p.kin * p.itemsize
+    cdef Py_ssize_t line[FASTCONV_MAX_ROWS]
+    cdef const char **a = r.a
+    cdef bint inside
     r.entries = 0
-    for tap in range(f.all_taps):
-        inside = False
-        for i in range(r.rows):
-            pixel = source_pixel(p, f, tap, (q + i) % f.pixels)
-            if pixel < 0:
-                r.a[r.entries * FASTCONV_MAX_ROWS + i] = call.zeros
-            else:
-                inside = True
-                pixel += (q + i) // f.pixels * p.source_plane
-                r.a[r.entries * FASTCONV_MAX_ROWS + i] = call.source + pixel * channels
-        if inside:
-            r.taps[r.entries] = tap
-            r.entries += 1
+    for td in range(f.taps[0]):
+        for th in range(f.taps[1]):
+            for i in range(r.rows):
+                line[i] = source_line(p, f, td, th, &r.at[i])
+            for tw in range(f.taps[2]):
+                inside = False
+                for i in range(r.rows):
+                    w = f.map[2][tw * f.count[2] + r.at[i].w]
+                    if line[i] < 0 or w < 0:
+                        a[i] = call.zeros
+                    else:
+                        a[i] = call.source + (line[i] + w) * channels
+                        inside = True
+                if inside:
+                    r.taps[r.entries] = (td * f.taps[1] + th) * f.taps[2] + tw
+                    r.entries += 1
+                    a += FASTCONV_MAX_ROWS
 
 
-cdef void copy_taps(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group, Py_ssize_t q, Rows *r,
+cdef void copy_taps(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group, Rows *r,
                     char *copies) noexcept nogil:
     """The same with few channels: the taps of a pixel side by side, so that one entry sums them all."""
-    cdef Py_ssize_t tap, i, pixel, length = p.kin * p.itemsize, channels = p.groups * length
-    cdef char *to
+    cdef Py_ssize_t td, th, i, length = p.kin * p.itemsize
+    cdef const char *source = call.source + group * length
+    cdef char *to = copies
     for i in range(r.rows):
-        r.c[i] = destination_pixel(p, f, call, q + i)
-        r.a[i] = copies + i * f.all_taps * length
-        for tap in range(f.all_taps):
-            to = copies + (i * f.all_taps + tap) * length
-            pixel = source_pixel(p, f, tap, (q + i) % f.pixels)
-            if pixel < 0:
-                memset(to, 0, length)
-            else:
-                pixel += (q + i) // f.pixels * p.source_plane
-                copy_row(to, call.source + pixel * channels + group * length, p.kin, 1, p.itemsize)
-    r.entries = 1
-    r.taps[0] = 0
+        r.a[i] = to
+        for td in range(f.taps[0]):
+            for th in range(f.taps[1]):
+                copy_line_taps(p, f, source, source_line(p, f, td, th, &r.at[i]), r.at[i].w, to)
+                to += f.taps[2] * length
+    r.entries, r.taps[0] = 1, 0
 
 
-cdef void channels_last_task(const Problem *p, const Phase *f, const Call *call, Py_ssize_t task,
+cdef inline void copy_line_taps(const Problem *p, const Phase *f, const char *source, Py_ssize_t line, Py_ssize_t w,
+                                char *to) noexcept nogil:
+    """Taps of one line: to[tap][channel]; neighbouring pixels are copied as one."""
+    cdef Py_ssize_t tw = 0, first, length = p.kin * p.itemsize
+    cdef const Py_ssize_t *map = f.map[2] + w
+    cdef Py_ssize_t width = f.count[2]
+    if line < 0:
+        memset(to, 0, f.taps[2] * length)
+        return
+    while tw < f.taps[2]:
+        first = tw
+        tw += 1
+        if map[first * width] < 0:
+            memset(to + first * length, 0, length)
+            continue
+        while p.groups == 1 and tw < f.taps[2] and map[tw * width] == map[first * width] + tw - first:
+            tw += 1
+        memcpy(to + first * length, source + (line + map[first * width]) * p.groups * length, (tw - first) * length)
+
+
+cdef inline bint copies_taps(const Problem *p, const Phase *f) noexcept nogil:
+    return p.kin < FEW_CHANNELS and f.all_taps > 1
+
+
+cdef void channels_last_task(const Problem *p, const Phase *f, const Call *call, Py_ssize_t index, Py_ssize_t part,
                              char *workspace) noexcept nogil:
-    cdef Py_ssize_t part = task % f.parts, block = task // f.parts % f.blocks, group = task // (f.parts * f.blocks)
-    cdef Py_ssize_t q = block * f.block, pixels = min(f.block, f.pixels * p.batch - q)
-    cdef Py_ssize_t tiles = ceil_div(pixels, p.kernels.mr), tile, column = part * f.part, channel, kc
+    """The columns of one part for the pixels of one block."""
+    cdef Py_ssize_t group = index // f.blocks, q = index % f.blocks * f.block, pixels = min(f.block, f.pixels * p.batch - q)
+    cdef Py_ssize_t mr = p.kernels.mr, tiles = ceil_div(pixels, mr), tile, column = part * f.part, channel, kc
     cdef Py_ssize_t stop = min(p.kout, column + f.part)
-    cdef bint few = p.kin < FEW_CHANNELS and f.all_taps > 1
+    cdef bint few = copies_taps(p, f)
+    cdef Py_ssize_t entries = 1 if few else f.all_taps
     cdef Rows *rows = <Rows *> workspace
-    cdef char *free = workspace + ceil_div(tiles * sizeof(Rows), 64) * 64
+    cdef char *free = workspace + tiles * sizeof(Rows)
+    cdef Position at = position_of(f, q)
     for tile in range(tiles):
         rows[tile].a = <const char **> free
-        rows[tile].taps = <Py_ssize_t *> (free + (1 if few else f.all_taps) * FASTCONV_MAX_ROWS * sizeof(char *))
-        rows[tile].c = <char **> (rows[tile].taps + (1 if few else f.all_taps))
-        free = <char *> (rows[tile].c + FASTCONV_MAX_ROWS)
-        rows[tile].rows = <int> min(p.kernels.mr, pixels - tile * p.kernels.mr)
+        rows[tile].taps = <Py_ssize_t *> (free + entries * FASTCONV_MAX_ROWS * sizeof(char *))
+        free = <char *> (rows[tile].taps + entries)
+        rows[tile].rows = <int> min(mr, pixels - tile * mr)
+        place_rows(p, f, call, &at, &rows[tile])
         if few:
-            copy_taps(p, f, call, group, q + tile * p.kernels.mr, &rows[tile], free)
-            free += p.kernels.mr * f.all_taps * p.kin * p.itemsize
+            copy_taps(p, f, call, group, &rows[tile], free)
+            free += ceil_div(mr * f.all_taps * p.kin * p.itemsize, 8) * 8
         else:
-            point_rows(p, f, call, q + tile * p.kernels.mr, &rows[tile])
+            point_rows(p, f, call, &rows[tile])
     while column < stop:
         channel = 0
         while True:
@@ -369,7 +453,8 @@ cdef void pixels_by_panel(const Problem *p, const Phase *f, const Call *call, Py
     if epilogue.scale != NULL:
         epilogue.scale += (group * p.kout + column) * isz
     for tile in range(tiles):
-        t.entries, t.rows, t.a, t.c = rows[tile].entries, rows[tile].rows, rows[tile].a, rows[tile].c
+        t.entries, t.rows, t.a = rows[tile].entries, rows[tile].rows, rows[tile].a
+        t.c = <char *const *> rows[tile].c
         for e in range(t.entries):
             b_offsets[e] = rows[tile].taps[e] * kc * nr * isz
         p.kernels.gemm(&t)
@@ -377,12 +462,12 @@ cdef void pixels_by_panel(const Problem *p, const Phase *f, const Call *call, Py
 
 cdef Py_ssize_t rows_bytes(const Problem *p, const Phase *f) noexcept nogil:
     """Pointer lists (or copies) of a block of pixels, and the offsets of a panel's taps."""
-    cdef bint few = p.kin < FEW_CHANNELS and f.all_taps > 1
+    cdef bint few = copies_taps(p, f)
     cdef Py_ssize_t entries = 1 if few else f.all_taps, tiles = ceil_div(f.block, p.kernels.mr), tile
-    tile = (entries + 1) * FASTCONV_MAX_ROWS * sizeof(char *) + entries * sizeof(Py_ssize_t)
+    tile = sizeof(Rows) + entries * (FASTCONV_MAX_ROWS * sizeof(char *) + sizeof(Py_ssize_t))
     if few:
-        tile += p.kernels.mr * f.all_taps * p.kin * p.itemsize
-    return 64 + tiles * (<Py_ssize_t> sizeof(Rows) + tile) + (f.all_taps + 1) * <Py_ssize_t> sizeof(Py_ssize_t)
+        tile += ceil_div(p.kernels.mr * f.all_taps * p.kin * p.itemsize, 8) * 8
+    return tiles * tile + (f.all_taps + 1) * <Py_ssize_t> sizeof(Py_ssize_t)
 
 
 # ------------------------------------------------------------------------------------------------------ plans
@@ -454,45 +539,62 @@ cdef class DirectPlan:
     cdef _cut(self, Phase *f):
         """Blocks of pixels, of channels and of rows; a function of the geometry and the register tile alone."""
         cdef Problem *p = &self.problem
-        cdef Py_ssize_t mr = p.kernels.mr, nr = p.kernels.nr, taps = max(1, f.all_taps), tiles, tasks, unit
+        cdef Py_ssize_t taps = max(1, f.all_taps)
         f.weight_offset = self.packed_bytes
-        f.kc = max(1, PANEL_BYTES // (taps * nr * p.itemsize))
-        if self.channels_last and p.kin < FEW_CHANNELS and taps > 1:
-            f.kc = p.kin
-        f.kc = even_part(p.kin, f.kc, 1)
+        f.kc = max(1, PANEL_BYTES // (taps * p.kernels.nr * p.itemsize))
         if self.channels_last:
-            unit = nr
-            f.block = even_part(f.pixels * p.batch, BLOCK_PIXELS, mr) if f.pixels * p.batch else mr
-            f.blocks = ceil_div(f.pixels * p.batch, f.block)
-            tasks = p.groups * f.blocks
-            self.packed_bytes += p.groups * ceil_div(p.kout, nr) * nr * f.all_taps * p.kin * p.itemsize
+            if copies_taps(p, f):
+                f.kc = p.kin
+            f.kc = even_part(p.kin, f.kc, 1)
+            self._cut_channels_last(f)
         else:
-            unit = 4 * mr
-            strided = f.step[2] != 1 or p.phases > 1
-            f.scratch = strided or (p.batch > 1 and f.pixels % nr and f.pixels < 4 * nr)
-            tiles = max(1, min(<Py_ssize_t> BLOCK_TILES, BLOCK_BYTES // (taps * f.kc * nr * p.itemsize)))
-            f.block = tiles * nr
-            f.blocks = ceil_div(f.pixels * p.batch if f.scratch else f.pixels, f.block)
-            tasks = p.groups * f.blocks * (1 if f.scratch else p.batch)
-            self.packed_bytes += p.groups * p.kout * f.all_taps * p.kin * p.itemsize
-        f.parts = max(1, min(ceil_div(MANY_TASKS, max(1, tasks)), p.kout // unit))
-        f.part = even_part(p.kout, ceil_div(p.kout, f.parts), nr if self.channels_last else mr)
-        f.parts = ceil_div(p.kout, f.part)
-        f.first_task = p.tasks
-        p.tasks += tasks * f.parts
+            f.kc = even_part(p.kin, f.kc, 1)
+            self._cut_channels_first(f, taps)
         self.packed_bytes = ceil_div(self.packed_bytes, 64) * 64
-        p.workspace = max(p.workspace, ceil_div(self._task_bytes(f), 64) * 64)
+        p.workspace = ceil_div(max(p.workspace, self._task_bytes(f)), 64) * 64
+
+    cdef _cut_channels_last(self, Phase *f):
+        cdef Problem *p = &self.problem
+        cdef Py_ssize_t nr = p.kernels.nr, rows = f.pixels * p.batch
+        f.block = even_part(max(1, rows), BLOCK_PIXELS, p.kernels.mr)
+        f.blocks, f.slices = ceil_div(rows, f.block), p.groups
+        self._cut_rows(f, nr, nr)
+        self.packed_bytes += p.groups * ceil_div(p.kout, nr) * nr * f.all_taps * p.kin * p.itemsize
+
+    cdef _cut_channels_first(self, Phase *f, Py_ssize_t taps):
+        cdef Problem *p = &self.problem
+        cdef Py_ssize_t nr = p.kernels.nr, tiles, shared
+        f.scratch = f.step[2] != 1 or p.phases > 1 or (p.batch > 1 and f.pixels % nr and f.pixels < 4 * nr)
+        tiles = max(1, min(<Py_ssize_t> BLOCK_TILES, BLOCK_BYTES // (taps * f.kc * nr * p.itemsize)))
+        columns = f.pixels * p.batch if f.scratch else f.pixels
+        f.block = min(tiles, ceil_div(max(1, columns), nr)) * nr
+        f.blocks, f.slices = ceil_div(columns, f.block), p.groups * (1 if f.scratch else p.batch)
+        self._cut_rows(f, 4 * p.kernels.mr, p.kernels.mr)
+        if f.parts > 1:
+            shared = f.block // nr * ceil_div(p.kin, f.kc) * panel_stride(p, f)
+            f.stretch = max(1, min(f.blocks * f.slices, SHARED_BYTES // shared))
+            p.shared = max(p.shared, f.stretch * shared)
+        self.packed_bytes += p.groups * p.kout * f.all_taps * p.kin * p.itemsize
+
+    cdef _cut_rows(self, Phase *f, Py_ssize_t least, Py_ssize_t unit):
+        """Destination channels a task: all, or parts of at least `least` where there are few blocks."""
+        cdef Problem *p = &self.problem
+        f.parts = max(1, min(ceil_div(MANY_TASKS, max(1, f.blocks * f.slices)), p.kout // least))
+        f.part = even_part(p.kout, ceil_div(p.kout, f.parts), unit)
+        f.parts = ceil_div(p.kout, f.part)
 
     cdef Py_ssize_t _task_bytes(self, Phase *f) noexcept:
         cdef Problem *p = &self.problem
+        cdef Py_ssize_t own
         if self.channels_last:
             return rows_bytes(p, f)
-        return run_bytes(p, f) + panel_bytes(p, f) + (f.part * f.block * p.itemsize if f.scratch else 0)
+        own = 0 if f.stretch else f.block // p.kernels.nr * panel_stride(p, f)
+        return run_bytes(p) + own + (f.part * f.block * p.itemsize if f.scratch else 0)
 
     @property
     def workspace_bytes(self):
-        """Scratch memory a thread."""
-        return self.problem.workspace
+        """Scratch memory a thread, and what the team shares."""
+        return self.problem.workspace, self.problem.shared
 
     def pack(self, weight):
         """The weight, of PyTorch's shape and C-contiguous, in the order in which the register tiles read it."""
@@ -502,7 +604,7 @@ cdef class DirectPlan:
 
     cdef void _pack(self, const char *weight, char *packed):
         cdef const Problem *p = &self.problem
-        cdef const Phase *f
+        cdef const Phase *f = NULL
         cdef int i, threads = team(<double> self.packed_bytes / 4)
         cdef Py_ssize_t unit, units = ceil_div(p.kout, p.kernels.nr) if self.channels_last else p.kout
         cdef bint channels_last = self.channels_last, backward = self.backward
@@ -539,37 +641,42 @@ cdef class DirectPlan:
                 call.weight = own
             else:
                 call.weight = <const char *> cnp.PyArray_DATA(packed)
-            workspace = acquire(p.workspace, threads)
+            workspace = acquire(p.shared + threads * p.workspace, 1)
             with nogil:
-                run_tasks(p, &call, self.channels_last, workspace, threads)
+                run(p, &call, self.channels_last, workspace, threads)
         finally:
             release(workspace)
             release(own)
 
 
-cdef void run_tasks(const Problem *p, const Call *call, bint channels_last, char *workspace, int threads) noexcept nogil:
-    cdef Py_ssize_t task
+cdef void run(const Problem *p, const Call *call, bint channels_last, char *shared, int threads) noexcept nogil:
+    """All phases; workers round as their caller does."""
     cdef fenv_t environment
-    if threads == 1:
-        for task in range(p.tasks):
-            run_task(p, call, channels_last, task, workspace)
-        return
+    cdef const Phase *f = NULL
+    cdef char *workspace = NULL
+    cdef Py_ssize_t i = 0, s = 0, first = 0, count = 0, unit
     fegetenv(&environment)
     with parallel(num_threads=threads):
         fesetenv(&environment)
-        for task in prange(p.tasks, schedule="dynamic"):
-            run_task(p, call, channels_last, task, workspace + threadid() * p.workspace)
-
-
-cdef void run_task(const Problem *p, const Call *call, bint channels_last, Py_ssize_t task,
-                   char *workspace) noexcept nogil:
-    cdef int i = p.phases - 1
-    while p.phase[i].first_task > task:
-        i -= 1
-    if channels_last:
-        channels_last_task(p, &p.phase[i], call, task - p.phase[i].first_task, workspace)
-    else:
-        channels_first_task(p, &p.phase[i], call, task - p.phase[i].first_task, workspace)
+        workspace = shared + p.shared + threadid() * p.workspace
+        for i in range(p.phases):
+            f = &p.phase[i]
+            if channels_last:
+                for unit in prange(f.slices * f.blocks * f.parts, schedule="dynamic"):
+                    channels_last_task(p, f, call, unit // f.parts, unit % f.parts, workspace)
+            elif f.stretch == 0:
+                for unit in prange(f.slices * f.blocks, schedule="dynamic"):
+                    channels_first_task(p, f, call, unit, 0, NULL, workspace)
+            else:
+                for s in range(ceil_div(f.slices * f.blocks, f.stretch)):
+                    first = s * f.stretch
+                    count = min(f.stretch, f.slices * f.blocks - first)
+                    for unit in prange(count * panels_of_block(p, f), schedule="dynamic"):
+                        pack_shared(p, f, call, first, unit, shared, workspace)
+                    for unit in prange(count * f.parts, schedule="dynamic"):
+                        channels_first_task(p, f, call, first + unit // f.parts, unit % f.parts,
+                                            shared + unit // f.parts * panels_of_block(p, f) * panel_stride(p, f),
+                                            workspace)
 
 
 cdef const char *weight_group(const Problem *p, const char *weight, Py_ssize_t group) noexcept nogil:

@@ -43,10 +43,10 @@ typedef struct {
   const fastconv_epilogue *epilogue; /* NULL: the sum is partial and stored as it is */
 } fastconv_gemm_tile;
 
-/* Elements that a packed row takes from one stretch of the source: dst[to .. to + length) = src[from + i * step]. */
+/* Elements that a packed row takes from one stretch of a plane: dst[to + i] = plane[from + i * step], i < length. */
 typedef struct {
-  ptrdiff_t from; /* elements from the plane's start; negative: zeros */
-  ptrdiff_t to, length, step;
+  ptrdiff_t from, to, length, step;
+  int masked; /* only where the row's mask is all ones; the other elements are zero. step is 1 */
 } fastconv_run;
 
 typedef struct {
@@ -57,10 +57,11 @@ typedef struct {
 
   void (*gemm)(const fastconv_gemm_tile *tile);
 
-  /* dst[k * ld + ...] = runs of plane k of src, planes plane_stride apart; ld >= end of the last run, and dst has a
-   * vector of slack behind its last row. */
+  /* dst[k * ld .. k * ld + ld) = the runs of plane k of src, in the order of `to`, zeros between and behind them.
+   * Planes are plane_stride apart; mask has an integer of the element's size for each of ld columns. dst has a vector
+   * of slack behind its last row. */
   void (*pack_runs)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_t plane_stride, ptrdiff_t planes,
-                    const fastconv_run *runs, ptrdiff_t count);
+                    const fastconv_run *runs, ptrdiff_t count, const char *mask);
 
   /* dst[i * ld + j] = src[i * row_stride + j * column_stride] for i < rows, j < columns; zeros for columns <= j < ld. */
   void (*pack_matrix)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_t row_stride, ptrdiff_t column_stride,

@@ -1,35 +1,63 @@
 /* Copies into panels: runs of a plane (channels_first pixels) and matrices, transposed where that makes rows contiguous. */
 
-/* May write up to a vector past dst + n: packed rows are written front to back, so the next one covers it. */
+/* Each may write up to a vector past dst + n: packed rows are written front to back, so what follows covers it. */
+INLINE void NAME(zero_run)(real *dst, ptrdiff_t n) {
+  for (real *end = dst + n; dst < end; dst += VLEN) {
+    NAME(store)(dst, (vec){0});
+    __asm__("" : "+r"(dst)); /* else the compiler calls memset for a vector or two */
+  }
+}
+
 INLINE void NAME(copy_run)(real *dst, const real *src, ptrdiff_t n) {
   ptrdiff_t i = 0;
   for (; i + VLEN <= n; i += VLEN) NAME(store)(dst + i, NAME(load)(src + i));
   if (i < n) NAME(store)(dst + i, NAME(load_tail)(src + i, n - i));
 }
 
+INLINE void NAME(copy_run_masked)(real *dst, const real *src, ptrdiff_t n, const real *mask) {
+  ptrdiff_t i = 0;
+  for (; i + VLEN <= n; i += VLEN)
+    NAME(store)(dst + i, (vec)((ivec)NAME(load)(src + i) & (ivec)NAME(load)(mask + i)));
+  if (i < n) NAME(store)(dst + i, (vec)((ivec)NAME(load_tail)(src + i, n - i) & (ivec)NAME(load)(mask + i)));
+}
+
+INLINE vec NAME(load_some)(const real *p, ptrdiff_t n) { return n < VLEN ? NAME(load_tail)(p, n) : NAME(load)(p); }
+
 INLINE void NAME(copy_run_step2)(real *dst, const real *src, ptrdiff_t n) {
   ptrdiff_t i = 0;
-  for (; i + VLEN < n; i += VLEN) NAME(store)(dst + i, NAME(even_lanes)(NAME(load)(src + 2 * i), NAME(load)(src + 2 * i + VLEN)));
-  for (; i < n; i++) dst[i] = src[2 * i];
+  for (; i + VLEN < n; i += VLEN)
+    NAME(store)(dst + i, NAME(even_lanes)(NAME(load)(src + 2 * i), NAME(load)(src + 2 * i + VLEN)));
+  const ptrdiff_t rest = 2 * (n - i) - 1; /* source elements from the first to the last that are left, at most 2 VLEN - 1 */
+  if (rest > VLEN)
+    NAME(store)(dst + i, NAME(even_lanes)(NAME(load)(src + 2 * i), NAME(load_tail)(src + 2 * i + VLEN, rest - VLEN)));
+  else if (rest > 0)
+    NAME(store)(dst + i, NAME(even_lanes)(NAME(load_some)(src + 2 * i, rest), (vec){0}));
+}
+
+INLINE void NAME(copy_any_run)(real *dst, const real *plane, const fastconv_run *run, const real *mask) {
+  const real *src = plane + run->from;
+  if (run->masked)
+    NAME(copy_run_masked)(dst, src, run->length, mask + run->to);
+  else if (run->step == 1)
+    NAME(copy_run)(dst, src, run->length);
+  else if (run->step == 2)
+    NAME(copy_run_step2)(dst, src, run->length);
+  else
+    for (ptrdiff_t i = 0; i < run->length; i++) dst[i] = src[i * run->step];
 }
 
 static void NAME(pack_runs)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_t plane_stride, ptrdiff_t planes,
-                            const fastconv_run *runs, ptrdiff_t count) {
+                            const fastconv_run *runs, ptrdiff_t count, const char *mask) {
   for (ptrdiff_t k = 0; k < planes; k++) {
     real *row = (real *)dst + k * ld;
     const real *plane = (const real *)src + k * plane_stride;
+    ptrdiff_t at = 0;
     for (ptrdiff_t r = 0; r < count; r++) {
-      real *to = row + runs[r].to;
-      const ptrdiff_t n = runs[r].length, step = runs[r].step;
-      if (runs[r].from < 0)
-        for (ptrdiff_t i = 0; i < n; i += VLEN) NAME(store)(to + i, (vec){0});
-      else if (step == 1)
-        NAME(copy_run)(to, plane + runs[r].from, n);
-      else if (step == 2)
-        NAME(copy_run_step2)(to, plane + runs[r].from, n);
-      else
-        for (ptrdiff_t i = 0; i < n; i++) to[i] = plane[runs[r].from + i * step];
+      if (at < runs[r].to) NAME(zero_run)(row + at, runs[r].to - at);
+      NAME(copy_any_run)(row + runs[r].to, plane, &runs[r], (const real *)mask);
+      at = runs[r].to + runs[r].length;
     }
+    if (at < ld) NAME(zero_run)(row + at, ld - at);
   }
 }
 
