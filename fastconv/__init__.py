@@ -1,3 +1,26 @@
-"""Convolution and pooling kernels for CPUs, on NumPy arrays."""
+"""Convolution and pooling kernels for CPUs, on NumPy arrays.
+
+fastconv.functional holds the stateless operators, fastconv.layers what owns parameters, fastconv.runtime the knobs.
+"""
 
 __version__ = "0.1.0"
+
+from fastconv import functional, geometry, runtime
+from fastconv.functional import *  # noqa: F403
+from fastconv.geometry import conv_output_size, conv_transpose_output_size, parameter_count, pool_output_size, receptive_field
+from fastconv.runtime import algorithm, get_num_threads, set_num_threads
+
+__all__ = [
+    "algorithm",
+    "conv_output_size",
+    "conv_transpose_output_size",
+    "functional",
+    "geometry",
+    "get_num_threads",
+    "parameter_count",
+    "pool_output_size",
+    "receptive_field",
+    "runtime",
+    "set_num_threads",
+    *functional.__all__,
+]

@@ -75,19 +75,23 @@ def set_isa(name: str) -> None:
     core.use_isa(name)
 
 
-_algorithm: contextvars.ContextVar[str] = contextvars.ContextVar("fastconv_algorithm", default="auto")
+_process_algorithm = "auto"
+_algorithm: contextvars.ContextVar[str | None] = contextvars.ContextVar("fastconv_algorithm", default=None)
 
 
-def check_algorithm(name: str) -> str:
-    """Return `name` if it is an algorithm policy, raise ValueError otherwise."""
+def resolve_algorithm(name: str | None = None) -> str:
+    """The policy of a call: its own, or that of the surrounding `algorithm` block, or that of the process.
+
+    Raises
+    ------
+    ValueError
+        If `name` is not one of `ALGORITHMS`.
+    """
+    if name is None:
+        return _algorithm.get() or _process_algorithm
     if name not in ALGORITHMS:
         raise ValueError(f"algorithm must be one of {ALGORITHMS}, got {name!r}")
     return name
-
-
-def get_algorithm() -> str:
-    """The policy of calls that do not name an algorithm themselves."""
-    return _algorithm.get()
 
 
 @contextlib.contextmanager
@@ -99,9 +103,9 @@ def algorithm(name: str) -> Iterator[None]:
     Raises
     ------
     ValueError
-        If `name` is not one of `fastconv.runtime.ALGORITHMS`.
+        If `name` is not one of `ALGORITHMS`.
     """
-    token = _algorithm.set(check_algorithm(name))
+    token = _algorithm.set(resolve_algorithm(name))
     try:
         yield
     finally:
@@ -124,7 +128,7 @@ def info() -> dict[str, str]:
         "fastconv": __version__,
         "isa": f"{get_isa()} (available: {', '.join(available_isas())})",
         "threads": f"{get_num_threads()} (CPUs: {available_cpus()})",
-        "algorithm": get_algorithm(),
+        "algorithm": resolve_algorithm(),
         "compiler": build["compiler"],
         "openmp": f"{build['openmp_runtime']}, specification {build['openmp']}",
         "numpy": np.__version__,
@@ -147,17 +151,16 @@ def _threads_from_environment() -> int:
 
 
 def _initialise() -> None:
+    global _process_algorithm
     set_num_threads(_threads_from_environment())
-    if isa := os.environ.get("FASTCONV_ISA"):
-        try:
+    try:
+        variable = "FASTCONV_ISA"
+        if isa := os.environ.get(variable):
             set_isa(isa)
-        except ValueError as error:
-            raise ValueError(f"FASTCONV_ISA: {error}") from None
-    if policy := os.environ.get("FASTCONV_ALGORITHM"):
-        try:
-            _algorithm.set(check_algorithm(policy))
-        except ValueError as error:
-            raise ValueError(f"FASTCONV_ALGORITHM: {error}") from None
+        variable = "FASTCONV_ALGORITHM"
+        _process_algorithm = resolve_algorithm(os.environ.get(variable) or "auto")
+    except ValueError as error:
+        raise ValueError(f"{variable}: {error}") from None
 
 
 _initialise()

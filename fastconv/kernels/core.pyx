@@ -36,6 +36,7 @@ cdef extern from "<omp.h>" nogil:
     int _OPENMP
 
 cdef const fastconv_kernels *current = NULL
+cdef int index = -1
 
 cdef const fastconv_kernels *kernels(int dtype) noexcept nogil:
     return &current[dtype]
@@ -65,12 +66,17 @@ def supported_isas() -> tuple[str, ...]:
 
 def use_isa(name: str) -> None:
     """Make every macro-kernel call this ISA's microkernels from now on. The caller checks that it is supported."""
-    global current
+    global current, index
     for i in range(fastconv_isa_count()):
         if fastconv_isa_kernels(i).isa.decode() == name:
-            current = fastconv_isa_kernels(i)
+            current, index = fastconv_isa_kernels(i), i
             return
     raise ValueError(f"isa must be one of {built_isas()}, got {name!r}")
+
+
+def isa_index() -> int:
+    """Where the current ISA stands in `built_isas()`: the part of a plan's key that names it."""
+    return index
 
 
 def current_isa() -> str:

@@ -596,9 +596,10 @@ cdef class DirectPlan:
         """Scratch memory a thread, and what the team shares."""
         return self.problem.workspace, self.problem.shared
 
-    def pack(self, weight):
-        """The weight, of PyTorch's shape and C-contiguous, in the order in which the register tiles read it."""
+    def pack(self, cnp.ndarray weight):
+        """The weight, of PyTorch's shape, in the order in which the register tiles read it."""
         cdef cnp.ndarray packed = np.empty(max(1, self.packed_bytes), np.uint8)
+        weight = cnp.PyArray_GETCONTIGUOUS(weight)
         self._pack(<const char *> cnp.PyArray_DATA(weight), <char *> cnp.PyArray_DATA(packed))
         return packed
 
@@ -620,13 +621,16 @@ cdef class DirectPlan:
                  double lower=-INFINITY, double upper=INFINITY, cnp.ndarray packed=None):
         """destination = clamp(convolution + bias, lower, upper); `packed` saves packing the weight again.
 
-        All arrays are C-contiguous, of one dtype, and checked by the caller.
+        The arrays are of one dtype and checked by the caller; what is not C-contiguous is copied, but for `destination`.
         """
         cdef Problem *p = &self.problem
         cdef Call call
         cdef char *own = NULL
         cdef char *workspace = NULL
         cdef int threads = team(self.work)
+        source, weight = cnp.PyArray_GETCONTIGUOUS(source), cnp.PyArray_GETCONTIGUOUS(weight)
+        if bias is not None:
+            bias = cnp.PyArray_GETCONTIGUOUS(bias)
         memset(&call, 0, sizeof(call))
         call.source = <const char *> cnp.PyArray_DATA(source)
         call.destination = <char *> cnp.PyArray_DATA(destination)

@@ -1,0 +1,90 @@
+"""What convolution, transposed and deformable convolution share: keys of plans, batches, epilogues, docstrings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastconv.functional.activation import elu, leaky_relu, sigmoid, tanh
+from fastconv.geometry import as_int, as_padding, as_tuple, check_array, check_choice, check_same_dtype, is_batched
+
+Array = NDArray[Any]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+CLAMPS = {None: (-inf, inf), "relu": (0.0, inf), "relu6": (0.0, 6.0)}
+CURVES: dict[str, Callable[..., Array]] = {"leaky_relu": leaky_relu, "elu": elu, "sigmoid": sigmoid, "tanh": tanh}
+ACTIVATIONS = (*(name for name in CLAMPS if name), *CURVES)
+
+
+def exact_int(value: Any, name: str) -> int:
+    """A plain int, as a plan's key needs it (1 == 1.0 == True); raises TypeError for other types."""
+    return value if type(value) is int else as_int(value, name)
+
+
+def exact_tuple(value: Any, ndim: int, name: str) -> Any:
+    """A plain int or a tuple of `ndim` plain ints; raises TypeError for other types."""
+    return value if type(value) is int else as_tuple(value, ndim, name)
+
+
+def exact_padding(value: Any, weight_ndim: int) -> Any:
+    """A plain int, a string or pairs of plain ints; raises TypeError for other types."""
+    if type(value) is int or type(value) is str:
+        return value
+    ones = (1,) * (weight_ndim - 2)
+    return as_padding(value, ones, ones, ones)
+
+
+def check_operands(ndim: int, x: Any, weight: Any, bias: Any) -> np.dtype[Any]:
+    """The common dtype of a convolution's arrays; raises the errors of all that is not a shape."""
+    check_array(x, "x", (ndim + 1, ndim + 2))
+    check_array(weight, "weight", ndim + 2)
+    if bias is not None:
+        check_array(bias, "bias", 1)
+    return check_same_dtype(x=x, weight=weight, bias=bias)
+
+
+def batched_shape(x: Array, ndim: int) -> tuple[int, ...]:
+    """x.shape with a batch axis of 1 where x has none."""
+    return x.shape if is_batched(x.ndim, ndim) else (1, *x.shape)
+
+
+def clamp_of(activation: str | None) -> tuple[float, float]:
+    """The range that the kernel clamps to; raises ValueError for an unknown activation."""
+    if activation in CLAMPS:
+        return CLAMPS[activation]
+    check_choice(activation, "activation", ACTIVATIONS)
+    return CLAMPS[None]
+
+
+def finish(y: Array, activation: str | None) -> Array:
+    """Apply, in place, an activation that is not a clamp."""
+    return CURVES[activation](y, out=y) if activation in CURVES else y
+
+
+def flip(weight: Array, flip_kernel: bool) -> Array:
+    """The weight as it correlates: turned about along every kernel axis for a true convolution."""
+    return weight[(..., *(slice(None, None, -1),) * (weight.ndim - 2))] if flip_kernel else weight
+
+
+RANKS = {
+    1: {"size": "W", "kernel": "KW", "out": "W_out", "ndim": "1"},
+    2: {"size": "H, W", "kernel": "KH, KW", "out": "H_out, W_out", "ndim": "2"},
+    3: {"size": "D, H, W", "kernel": "KD, KH, KW", "out": "D_out, H_out, W_out", "ndim": "3"},
+}
+
+
+def documented(template: str, ndim: int) -> Callable[[Function], Function]:
+    """Give a function of one rank the docstring of its family."""
+
+    def decorate(function: Function) -> Function:
+        text = template
+        for field, value in RANKS[ndim].items():
+            text = text.replace("{" + field + "}", value)
+        function.__doc__ = text
+        return function
+
+    return decorate

@@ -1,0 +1,97 @@
+"""Which macro-kernel runs a convolution; plans are remembered by what the user wrote.
+
+A plan is a macro-kernel bound to a geometry: index maps, blocking and workspace sizes are settled, and it runs any
+number of times, from any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from fastconv.geometry import ConvGeometry
+from fastconv.kernels.direct import DirectPlan
+from fastconv.sources import backward_input_sources, forward_sources
+
+Plan = TypeVar("Plan")
+
+
+class PlanCache(Generic[Plan]):
+    """The plans of the calls seen last; a network has tens, a service with varying shapes some hundreds.
+
+    A key holds the ISA (`fastconv.kernels.core.isa_index()`), shapes, dtypes, and arguments that compare equal only if
+    they mean the same: exact ints, strings and tuples of ints, never floats or bools.
+    """
+
+    def __init__(self, size: int = 1024) -> None:
+        self.size = size
+        self.get = (plans := {}).get
+        self._plans: dict[Any, Plan] = plans
+        self._lock = threading.Lock()
+
+    def put(self, key: Any, plan: Plan) -> Plan:
+        """Remember `plan`, forgetting the oldest when there are too many."""
+        with self._lock:
+            while len(self._plans) >= self.size:
+                del self._plans[next(iter(self._plans))]
+            return self._plans.setdefault(key, plan)
+
+
+@dataclass(frozen=True)
+class ConvPlan:
+    """Forward and both backward passes of one geometry; each macro-kernel is planned when it is first needed."""
+
+    geometry: ConvGeometry
+    dtype: np.dtype[Any]
+    padding_mode: str = "zeros"
+
+    @cached_property
+    def y_shape(self) -> tuple[int, ...]:
+        """Shape of the batched output in its layout."""
+        return self.geometry.y_shape
+
+    @cached_property
+    def x_shape(self) -> tuple[int, ...]:
+        """Shape of the batched input in its layout."""
+        return self.geometry.x_shape
+
+    @cached_property
+    def unpadded(self) -> ConvPlan:
+        """The plan that knows zeros alone as padding: this one, or that of the input padded beforehand."""
+        g = self.geometry
+        if self.padding_mode == "zeros":
+            return self
+        in_size = tuple(i + before + after for i, (before, after) in zip(g.in_size, g.padding, strict=True))
+        return ConvPlan(replace(g, in_size=in_size, padding=((0, 0),) * g.ndim), self.dtype)
+
+    @cached_property
+    def forward(self) -> DirectPlan:
+        """y from (x, weight, bias)."""
+        g = self.geometry
+        return self._direct(False, g.in_channels, g.out_channels, g.in_size, g.out_size, forward_sources(g, self.padding_mode))
+
+    @cached_property
+    def backward_input(self) -> DirectPlan:
+        """grad_x from (grad_y, weight, None) where padding is zeros; a transposed y from (x, weight, bias)."""
+        g = self.geometry
+        return self._direct(True, g.out_channels, g.in_channels, g.out_size, g.in_size, backward_input_sources(g))
+
+    def _direct(self, backward: bool, source: int, destination: int, source_size: Any, size: Any, sources: Any) -> DirectPlan:
+        g = self.geometry
+        return DirectPlan(
+            dtype=int(self.dtype == np.float64),
+            channels_last=g.channels_last,
+            backward=backward,
+            batch=g.batch,
+            groups=g.groups,
+            kin=source // g.groups,
+            kout=destination // g.groups,
+            source_size=source_size,
+            destination_size=size,
+            sources=sources,
+            kernel=g.kernel,
+        )
