@@ -62,7 +62,9 @@ def clamp_of(activation: str | None) -> tuple[float, float]:
 
 def finish(y: Array, activation: str | None) -> Array:
     """Apply, in place, an activation that is not a clamp."""
-    return CURVES[activation](y, out=y) if activation in CURVES else y
+    if activation in CURVES:
+        y[...] = CURVES[activation](y)
+    return y
 
 
 def flip(weight: Array, flip_kernel: bool) -> Array:
