@@ -30,11 +30,11 @@ def exact_tuple(value: Any, ndim: int, name: str) -> Any:
     return value if type(value) is int else as_tuple(value, ndim, name)
 
 
-def exact_padding(value: Any, weight_ndim: int) -> Any:
+def exact_padding(value: Any, ndim: int) -> Any:
     """A plain int, a string or pairs of plain ints; raises TypeError for other types."""
     if type(value) is int or type(value) is str:
         return value
-    ones = (1,) * (weight_ndim - 2)
+    ones = (1,) * ndim
     return as_padding(value, ones, ones, ones)
 
 
