@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from views import draw, views
+from views import draw, each_isa_and_team, views
 
 import fastconv.functional as ff
 
@@ -47,6 +47,16 @@ def test_cross_entropy_of_extreme_logits(dtype):
     F.cross_entropy(leaf, torch.tensor(target), reduction="sum").backward()
     assert np.isfinite(gradient).all()
     np.testing.assert_allclose(gradient, leaf.grad.numpy(), rtol=1e-6, atol=1e-7)
+
+
+def test_cross_entropy_on_every_isa_and_number_of_threads():
+    logits, target = 4 * draw(130, 1001, dtype=np.float32), np.arange(130)
+    theirs = F.cross_entropy(torch.tensor(logits, dtype=torch.float64), torch.tensor(target)).item()
+    for loss in each_isa_and_team(lambda: np.array(ff.cross_entropy(logits, target))):
+        assert loss == pytest.approx(theirs, rel=1e-6)
+    results = each_isa_and_team(lambda: ff.cross_entropy_backward(logits, target, "sum"))
+    for result in results[1:]:
+        np.testing.assert_allclose(result, results[0], atol=2e-6)
 
 
 def test_cross_entropy_of_an_impossible_class_is_infinite():

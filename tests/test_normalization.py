@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from views import draw, views
+from views import draw, each_isa_and_team, views
 
 import fastconv.functional as ff
 
@@ -122,6 +122,23 @@ def test_batch_norm_views_out_and_untouched_inputs(data_format, training):
             np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12, err_msg=kind)
         for array, original in zip(arrays, (x, grad_y, weight, bias), strict=True):
             np.testing.assert_array_equal(array, original, err_msg=kind)
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((70, 20, 19, 20), np.float32), ((3, 37, 70, 70), np.float64)])
+@pytest.mark.parametrize("data_format", LAYOUTS)
+def test_batch_norm_on_every_isa_and_number_of_threads(data_format, shape, dtype):
+    x, grad_y = (in_layout(draw(*shape, dtype=dtype, seed=s) + dtype(2), data_format) for s in (0, 1))
+    weight, bias = parameters(shape[1], dtype)[2:]
+    options = {"running_mean": None, "running_var": None, "training": True, "data_format": data_format}
+
+    def run():
+        y = ff.batch_norm(x, weight=weight, bias=bias, **options)
+        gradients = ff.batch_norm_backward(grad_y, x, weight, bias, **options)
+        return np.concatenate([y.ravel(), *(g.ravel() for g in gradients)])
+
+    results = each_isa_and_team(run)
+    for result in results[1:]:
+        np.testing.assert_allclose(result, results[0], rtol=0, atol=np.abs(results[0]).max() * 20 * np.finfo(dtype).eps)
 
 
 def test_batch_norm_nan_spoils_its_channel_alone():

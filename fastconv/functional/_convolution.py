@@ -9,14 +9,20 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastconv.functional.activation import elu, leaky_relu, sigmoid, tanh
 from fastconv.geometry import as_int, as_padding, as_tuple, check_array, check_choice, check_same_dtype, is_batched
+from fastconv.kernels import rowwise
 
 Array = NDArray[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 CLAMPS = {None: (-inf, inf), "relu": (0.0, inf), "relu6": (0.0, 6.0)}
-CURVES: dict[str, Callable[..., Array]] = {"leaky_relu": leaky_relu, "elu": elu, "sigmoid": sigmoid, "tanh": tanh}
+# The others, with their parameter, run over the finished output.
+CURVES = {
+    "leaky_relu": (rowwise.LEAKY_RELU, 0.01),
+    "elu": (rowwise.ELU, 1.0),
+    "sigmoid": (rowwise.SIGMOID, 0.0),
+    "tanh": (rowwise.TANH, 0.0),
+}
 ACTIVATIONS = (*(name for name in CLAMPS if name), *CURVES)
 
 
@@ -63,7 +69,7 @@ def clamp_of(activation: str | None) -> tuple[float, float]:
 def finish(y: Array, activation: str | None) -> Array:
     """Apply, in place, an activation that is not a clamp."""
     if activation in CURVES:
-        y[...] = CURVES[activation](y)
+        rowwise.activate(*CURVES[activation], y, y)
     return y
 
 

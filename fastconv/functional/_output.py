@@ -1,4 +1,4 @@
-"""Where an operator writes its result."""
+"""How operators take their arrays: inputs as kernels read them, and where the result goes."""
 
 from typing import Any
 
@@ -8,6 +8,12 @@ from numpy.typing import NDArray
 from fastconv.geometry import check_out
 
 Array = NDArray[Any]
+
+
+def contiguous(x: Array) -> Array:
+    """x itself if it is C-contiguous and aligned, else such a copy."""
+    flags = x.flags
+    return x if flags.c_contiguous and flags.aligned else np.require(x, requirements=("C", "A"))
 
 
 def output_array(out: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Array | None) -> Array:

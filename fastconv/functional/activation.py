@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastconv.functional._output import check_like, output_array
+from fastconv.functional._output import check_like, contiguous, output_array
 from fastconv.geometry import as_int, check_array, check_same_dtype
+from fastconv.kernels import rowwise
 
 __all__ = [
     "elu",
@@ -53,8 +54,7 @@ def relu(x: Array, *, out: Array | None = None) -> Array:
     ValueError
         out differs in shape, is read-only or overlaps x.
     """
-    out = _output_like(x, out)
-    return np.maximum(x, 0, out=out)
+    return _activate(rowwise.RELU, 0.0, x, out)
 
 
 def relu_backward(grad_y: Array, y: Array, *, out: Array | None = None) -> Array:
@@ -77,10 +77,7 @@ def relu_backward(grad_y: Array, y: Array, *, out: Array | None = None) -> Array
     TypeError, ValueError
         The arrays differ in shape or dtype, or out does not fit them.
     """
-    out = _gradient_output(grad_y, y, "y", out)
-    out.fill(0)
-    np.copyto(out, grad_y, where=~(y <= 0))
-    return out
+    return _activate_backward(rowwise.RELU, 0.0, grad_y, y, "y", out)
 
 
 def leaky_relu(x: Array, negative_slope: float = 0.01, *, out: Array | None = None) -> Array:
@@ -108,10 +105,7 @@ def leaky_relu(x: Array, negative_slope: float = 0.01, *, out: Array | None = No
     ------
     Maas, Hannun, Ng: Rectifier Nonlinearities Improve Neural Network Acoustic Models (2013), section 2.
     """
-    out = _output_like(x, out)
-    np.multiply(x, x.dtype.type(negative_slope), out=out)
-    np.copyto(out, x, where=x > 0)
-    return out
+    return _activate(rowwise.LEAKY_RELU, negative_slope, x, out)
 
 
 def leaky_relu_backward(grad_y: Array, x: Array, negative_slope: float = 0.01, *, out: Array | None = None) -> Array:
@@ -135,10 +129,7 @@ def leaky_relu_backward(grad_y: Array, x: Array, negative_slope: float = 0.01, *
     TypeError, ValueError
         The arrays differ in shape or dtype, or out does not fit them.
     """
-    out = _gradient_output(grad_y, x, "x", out)
-    np.multiply(grad_y, x.dtype.type(negative_slope), out=out)
-    np.copyto(out, grad_y, where=x > 0)
-    return out
+    return _activate_backward(rowwise.LEAKY_RELU, negative_slope, grad_y, x, "x", out)
 
 
 def elu(x: Array, alpha: float = 1.0, *, out: Array | None = None) -> Array:
@@ -167,12 +158,7 @@ def elu(x: Array, alpha: float = 1.0, *, out: Array | None = None) -> Array:
     Clevert, Unterthiner, Hochreiter: Fast and Accurate Deep Network Learning by Exponential Linear Units
     (2016), section 3.
     """
-    out = _output_like(x, out)
-    np.minimum(x, 0, out=out)
-    np.expm1(out, out=out)
-    np.multiply(out, x.dtype.type(alpha), out=out)
-    np.copyto(out, x, where=x > 0)
-    return out
+    return _activate(rowwise.ELU, alpha, x, out)
 
 
 def elu_backward(grad_y: Array, x: Array, alpha: float = 1.0, *, out: Array | None = None) -> Array:
@@ -196,13 +182,7 @@ def elu_backward(grad_y: Array, x: Array, alpha: float = 1.0, *, out: Array | No
     TypeError, ValueError
         The arrays differ in shape or dtype, or out does not fit them.
     """
-    out = _gradient_output(grad_y, x, "x", out)
-    np.minimum(x, 0, out=out)
-    np.exp(out, out=out)
-    np.multiply(out, x.dtype.type(alpha), out=out)
-    np.multiply(out, grad_y, out=out)
-    np.copyto(out, grad_y, where=x > 0)
-    return out
+    return _activate_backward(rowwise.ELU, alpha, grad_y, x, "x", out)
 
 
 def sigmoid(x: Array, *, out: Array | None = None) -> Array:
@@ -225,12 +205,7 @@ def sigmoid(x: Array, *, out: Array | None = None) -> Array:
     TypeError, ValueError
         x or out as in `relu`.
     """
-    out = _output_like(x, out)
-    np.copysign(x, -1, out=out)
-    np.exp(out, out=out)
-    numerator = np.where(x < 0, out, 1)
-    np.add(out, 1, out=out)
-    return np.divide(numerator, out, out=out)
+    return _activate(rowwise.SIGMOID, 0.0, x, out)
 
 
 def sigmoid_backward(grad_y: Array, y: Array, *, out: Array | None = None) -> Array:
@@ -253,10 +228,7 @@ def sigmoid_backward(grad_y: Array, y: Array, *, out: Array | None = None) -> Ar
     TypeError, ValueError
         The arrays differ in shape or dtype, or out does not fit them.
     """
-    out = _gradient_output(grad_y, y, "y", out)
-    np.subtract(1, y, out=out)
-    np.multiply(out, y, out=out)
-    return np.multiply(out, grad_y, out=out)
+    return _activate_backward(rowwise.SIGMOID, 0.0, grad_y, y, "y", out)
 
 
 def tanh(x: Array, *, out: Array | None = None) -> Array:
@@ -279,8 +251,7 @@ def tanh(x: Array, *, out: Array | None = None) -> Array:
     TypeError, ValueError
         x or out as in `relu`.
     """
-    out = _output_like(x, out)
-    return np.tanh(x, out=out)
+    return _activate(rowwise.TANH, 0.0, x, out)
 
 
 def tanh_backward(grad_y: Array, y: Array, *, out: Array | None = None) -> Array:
@@ -303,10 +274,7 @@ def tanh_backward(grad_y: Array, y: Array, *, out: Array | None = None) -> Array
     TypeError, ValueError
         The arrays differ in shape or dtype, or out does not fit them.
     """
-    out = _gradient_output(grad_y, y, "y", out)
-    np.square(y, out=out)
-    np.subtract(1, out, out=out)
-    return np.multiply(out, grad_y, out=out)
+    return _activate_backward(rowwise.TANH, 0.0, grad_y, y, "y", out)
 
 
 def softmax(x: Array, axis: int = -1, *, out: Array | None = None) -> Array:
@@ -330,14 +298,7 @@ def softmax(x: Array, axis: int = -1, *, out: Array | None = None) -> Array:
     TypeError, ValueError
         axis is not one of x; x or out as in `relu`.
     """
-    out = _output_like(x, out)
-    axis = _check_axis(axis, x)
-    if x.size == 0:
-        return out
-    with np.errstate(invalid="ignore"):  # inf - inf
-        np.subtract(x, x.max(axis=axis, keepdims=True), out=out)
-    np.exp(out, out=out)
-    return np.divide(out, out.sum(axis=axis, keepdims=True), out=out)
+    return _softmax(False, x, axis, out)
 
 
 def softmax_backward(grad_y: Array, y: Array, axis: int = -1, *, out: Array | None = None) -> Array:
@@ -361,12 +322,7 @@ def softmax_backward(grad_y: Array, y: Array, axis: int = -1, *, out: Array | No
     TypeError, ValueError
         The arrays differ in shape or dtype, axis is not one of theirs, or out does not fit them.
     """
-    out = _gradient_output(grad_y, y, "y", out)
-    axis = _check_axis(axis, y)
-    np.multiply(grad_y, y, out=out)
-    total = out.sum(axis=axis, keepdims=True)
-    np.subtract(grad_y, total, out=out)
-    return np.multiply(out, y, out=out)
+    return _softmax_backward(False, grad_y, y, axis, out)
 
 
 def log_softmax(x: Array, axis: int = -1, *, out: Array | None = None) -> Array:
@@ -390,13 +346,7 @@ def log_softmax(x: Array, axis: int = -1, *, out: Array | None = None) -> Array:
     TypeError, ValueError
         axis is not one of x; x or out as in `relu`.
     """
-    out = _output_like(x, out)
-    axis = _check_axis(axis, x)
-    if x.size == 0:
-        return out
-    with np.errstate(invalid="ignore"):  # inf - inf
-        np.subtract(x, x.max(axis=axis, keepdims=True), out=out)
-        return np.subtract(out, np.log(np.exp(out).sum(axis=axis, keepdims=True)), out=out)
+    return _softmax(True, x, axis, out)
 
 
 def log_softmax_backward(grad_y: Array, y: Array, axis: int = -1, *, out: Array | None = None) -> Array:
@@ -420,24 +370,62 @@ def log_softmax_backward(grad_y: Array, y: Array, axis: int = -1, *, out: Array 
     TypeError, ValueError
         The arrays differ in shape or dtype, axis is not one of theirs, or out does not fit them.
     """
-    out = _gradient_output(grad_y, y, "y", out)
-    axis = _check_axis(axis, y)
-    np.exp(y, out=out)
-    np.multiply(out, grad_y.sum(axis=axis, keepdims=True), out=out)
-    return np.subtract(grad_y, out, out=out)
+    return _softmax_backward(True, grad_y, y, axis, out)
 
 
-def _output_like(x: Array, out: Array | None) -> Array:
+def _activate(kind: int, alpha: float, x: Array, out: Array | None) -> Array:
     check_array(x, "x")
-    return output_array(out, x.shape, x.dtype, x)
+    out = output_array(out, x.shape, x.dtype, x)
+    rowwise.activate(kind, alpha, contiguous(x), out)
+    return out
 
 
-def _gradient_output(grad_y: Array, reference: Array, name: str, out: Array | None) -> Array:
-    check_array(reference, name)
+def _activate_backward(kind: int, alpha: float, grad_y: Array, saved: Array, name: str, out: Array | None) -> Array:
+    _check_gradient(grad_y, saved, name)
+    out = output_array(out, saved.shape, saved.dtype, grad_y, saved)
+    rowwise.activate_backward(kind, alpha, contiguous(grad_y), contiguous(saved), out)
+    return out
+
+
+def _softmax(logarithm: bool, x: Array, axis: int, out: Array | None) -> Array:
+    check_array(x, "x")
+    axis = _check_axis(axis, x)
+    out = output_array(out, x.shape, x.dtype, x)
+    if x.size:
+        rows = _rows(out, axis)
+        rowwise.softmax(logarithm, 1.0, _rows(x, axis), rows)
+        _store_rows(rows, out, axis)
+    return out
+
+
+def _softmax_backward(logarithm: bool, grad_y: Array, y: Array, axis: int, out: Array | None) -> Array:
+    _check_gradient(grad_y, y, "y")
+    axis = _check_axis(axis, y)
+    out = output_array(out, y.shape, y.dtype, grad_y, y)
+    if y.size:
+        rows = _rows(out, axis)
+        rowwise.softmax_backward(logarithm, _rows(grad_y, axis), _rows(y, axis), rows)
+        _store_rows(rows, out, axis)
+    return out
+
+
+def _rows(x: Array, axis: int) -> Array:
+    """The array as [rows][n] with the axis last: a view of a contiguous x whose last axis it is, else a copy."""
+    moved = x if axis == x.ndim - 1 else np.moveaxis(x, axis, -1)
+    return contiguous(moved).reshape(-1, x.shape[axis])
+
+
+def _store_rows(rows: Array, out: Array, axis: int) -> None:
+    if axis != out.ndim - 1:
+        moved = np.moveaxis(out, axis, -1)
+        moved[...] = rows.reshape(moved.shape)
+
+
+def _check_gradient(grad_y: Array, saved: Array, name: str) -> None:
+    check_array(saved, name)
     check_array(grad_y, "grad_y")
-    check_same_dtype(**{name: reference, "grad_y": grad_y})
-    check_like(grad_y, "grad_y", reference.shape, name)
-    return output_array(out, reference.shape, reference.dtype, grad_y, reference)
+    check_same_dtype(**{name: saved, "grad_y": grad_y})
+    check_like(grad_y, "grad_y", saved.shape, name)
 
 
 def _check_axis(axis: int, x: Array) -> int:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastconv.functional._output import check_like
+from fastconv.functional._output import check_like, contiguous
 from fastconv.geometry import check_array, check_choice, check_same_dtype
+from fastconv.kernels import rowwise
 
 __all__ = ["cross_entropy", "cross_entropy_backward", "mse_loss", "mse_loss_backward"]
 
@@ -42,14 +43,10 @@ def cross_entropy(logits: Array, target: Array, reduction: str = "mean") -> Any:
     ValueError
         The shapes do not fit, a class index is out of range, or reduction is unknown.
     """
-    target = _check_classes(logits, target, reduction)
-    shifted = _shift(logits)
-    picked = np.take_along_axis(shifted, target, axis=1)
-    loss = np.exp(shifted, out=shifted).sum(axis=1, keepdims=True)
-    np.log(loss, out=loss)
-    with np.errstate(invalid="ignore"):  # a slice of NaN, or of -inf alone
-        np.subtract(loss, picked, out=loss)
-    return _reduce(loss[:, 0], reduction)
+    _check_classes(logits, target, reduction)
+    loss = np.empty(target.shape)
+    rowwise.cross_entropy(_rows(logits), _class_indices(target), loss)
+    return _reduce(loss, reduction, logits.dtype)
 
 
 def cross_entropy_backward(
@@ -74,14 +71,18 @@ def cross_entropy_backward(
     TypeError, ValueError
         As `cross_entropy`, or grad_loss does not have the loss's shape.
     """
-    target = _check_classes(logits, target, reduction)
-    scale = _loss_scale(grad_loss, logits.dtype, target[:, 0].shape, reduction)
-    grad = _shift(logits)
-    np.exp(grad, out=grad)
-    total = grad.sum(axis=1, keepdims=True)
-    np.divide(grad, total, out=grad)
-    np.put_along_axis(grad, target, np.take_along_axis(grad, target, axis=1) - 1, axis=1)
-    return np.multiply(grad, scale[:, np.newaxis] if scale.ndim else scale, out=grad)
+    _check_classes(logits, target, reduction)
+    scale = _loss_scale(grad_loss, logits.dtype, target.shape, reduction)
+    rows = _rows(logits)
+    grad = np.empty(rows.shape, rows.dtype)
+    factor = 1.0 if scale.ndim else float(scale)
+    rowwise.softmax(False, factor, rows, grad)
+    grad[np.arange(len(grad)), _class_indices(target)] -= factor
+    if scale.ndim:
+        np.multiply(grad, scale.reshape(-1, 1), out=grad)
+    if logits.ndim > 2:
+        grad = np.ascontiguousarray(np.moveaxis(grad.reshape(*target.shape, logits.shape[1]), -1, 1))
+    return grad
 
 
 def mse_loss(x: Array, target: Array, reduction: str = "mean") -> Any:
@@ -106,7 +107,7 @@ def mse_loss(x: Array, target: Array, reduction: str = "mean") -> Any:
     """
     _check_pair(x, target, reduction)
     difference = np.subtract(x, target, out=np.empty(x.shape, x.dtype))
-    return _reduce(np.square(difference, out=difference), reduction)
+    return _reduce(np.square(difference, out=difference), reduction, x.dtype)
 
 
 def mse_loss_backward(x: Array, target: Array, reduction: str = "mean", grad_loss: float | Array = 1.0) -> Array:
@@ -135,19 +136,22 @@ def mse_loss_backward(x: Array, target: Array, reduction: str = "mean", grad_los
     return np.multiply(grad, 2 * scale, out=grad)
 
 
-def _shift(logits: Array) -> Array:
-    """Logits less the maximum of their slice: exp of it cannot overflow and its sum is at least 1."""
-    with np.errstate(invalid="ignore"):  # inf - inf, a slice without a finite logit
-        return np.subtract(logits, logits.max(axis=1, keepdims=True))
+def _rows(logits: Array) -> Array:
+    """[targets][C]: a view of a contiguous (N, C), else a copy."""
+    moved = logits if logits.ndim == 2 else np.moveaxis(logits, 1, -1)
+    return contiguous(moved).reshape(-1, logits.shape[1])
 
 
-def _reduce(loss: Array, reduction: str) -> Any:
+def _class_indices(target: Array) -> Array:
+    return contiguous(target.astype(np.intp, copy=False)).reshape(-1)
+
+
+def _reduce(loss: Array, reduction: str, dtype: np.dtype[Any]) -> Any:
     if reduction == "none":
-        return loss
-    total = loss.sum()
-    if reduction == "mean":
-        return total / loss.dtype.type(loss.size) if loss.size else loss.dtype.type(np.nan)
-    return total
+        return loss.astype(dtype, copy=False)
+    if loss.size == 0 and reduction == "mean":
+        return dtype.type(np.nan)
+    return dtype.type(loss.sum() if reduction == "sum" else loss.mean())
 
 
 def _loss_scale(grad_loss: float | Array, dtype: np.dtype[Any], shape: tuple[int, ...], reduction: str) -> Array:
@@ -168,8 +172,7 @@ def _check_pair(x: Array, target: Array, reduction: str) -> None:
     check_like(target, "target", x.shape, "x")
 
 
-def _check_classes(logits: Array, target: Array, reduction: str) -> Array:
-    """The target with an axis of length 1 in the place of the classes."""
+def _check_classes(logits: Array, target: Array, reduction: str) -> None:
     check_choice(reduction, "reduction", REDUCTIONS)
     check_array(logits, "logits")
     if logits.ndim < 2 or 0 in logits.shape[1:]:
@@ -181,4 +184,3 @@ def _check_classes(logits: Array, target: Array, reduction: str) -> Array:
     last = logits.shape[1] - 1
     if target.size and not (target.min() >= 0 and target.max() <= last):
         raise ValueError(f"target must hold class indices from 0 to {last}, got {target.min()} to {target.max()}")
-    return target[:, np.newaxis].astype(np.intp, copy=False)

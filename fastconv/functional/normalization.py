@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastconv.functional._output import check_like, output_array
+from fastconv.functional._output import check_like, contiguous, output_array
 from fastconv.geometry import as_int, check_array, check_same_dtype, is_channels_last
+from fastconv.kernels import normalize
 
 __all__ = [
     "batch_norm",
@@ -77,19 +78,9 @@ def batch_norm(
     if training and not all(a is None or a.flags.writeable for a in (running_mean, running_var)):
         raise ValueError("running_mean and running_var must be writeable in training, got a read-only array")
     out = output_array(out, x.shape, x.dtype, x, running_mean, running_var, weight, bias)
-    if x.size == 0:
-        return out
-    if training or running_mean is None or running_var is None:
-        mean, var, count = _statistics(x, channel)
-        _move(running_mean, mean, momentum)
-        _move(running_var, var * (count / (count - 1)), momentum)
-    else:
-        mean, var = running_mean, running_var
-    shape = _channel_shape(x, channel)
-    np.subtract(x, mean.astype(x.dtype, copy=False).reshape(shape), out=out)
-    np.multiply(out, _scale(var, weight, eps, x.dtype).reshape(shape), out=out)
-    if bias is not None:
-        np.add(out, bias.reshape(shape), out=out)
+    if x.size:
+        blocks, per_row = _blocks(x, channel)
+        normalize.batch_norm(blocks, per_row, running_mean, running_var, weight, bias, training, momentum, eps, out)
     return out
 
 
@@ -132,25 +123,15 @@ def batch_norm_backward(
     _check_gradient(grad_y, x)
     _check_channel_values(x, channel, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
     _check_statistics(x, channel, running_mean, running_var, training)
-    if x.size == 0:
-        return np.empty_like(x), _zeros_like(weight), _zeros_like(bias)
-    if training or running_mean is None or running_var is None:
-        mean, var, count = _statistics(x, channel)
-    else:
-        mean, var, count = running_mean, running_var, 1
-    shape, axes = _channel_shape(x, channel), _other_axes(x, channel)
-    normal = np.subtract(x, mean.astype(x.dtype, copy=False).reshape(shape))
-    np.multiply(normal, _scale(var, None, eps, x.dtype).reshape(shape), out=normal)
-    grad_bias = grad_y.sum(axis=axes, dtype=np.float64).astype(x.dtype)
-    grad_weight = np.multiply(grad_y, normal).sum(axis=axes, dtype=np.float64).astype(x.dtype)
-    if training:
-        np.multiply(normal, (grad_weight / -count).reshape(shape), out=normal)
-        np.add(normal, grad_y, out=normal)
-        np.subtract(normal, (grad_bias / count).reshape(shape), out=normal)
-        grad_x = np.multiply(normal, _scale(var, weight, eps, x.dtype).reshape(shape), out=normal)
-    else:
-        grad_x = np.multiply(grad_y, _scale(var, weight, eps, x.dtype).reshape(shape), out=normal)
-    return grad_x, None if weight is None else grad_weight, None if bias is None else grad_bias
+    grad_x = np.empty(x.shape, x.dtype)
+    grad_weight, grad_bias = (None if a is None else np.zeros(len(a), x.dtype) for a in (weight, bias))
+    if x.size:
+        blocks, per_row = _blocks(x, channel)
+        grads, _ = _blocks(grad_y, channel)
+        normalize.batch_norm_backward(
+            grads, blocks, per_row, running_mean, running_var, weight, training, eps, grad_x, grad_weight, grad_bias
+        )
+    return grad_x, grad_weight, grad_bias
 
 
 def local_response_norm(
@@ -387,32 +368,12 @@ def _check_lrn(x: Array, size: int, data_format: str) -> int:
     return channel
 
 
-def _other_axes(x: Array, channel: int) -> tuple[int, ...]:
-    return tuple(axis for axis in range(x.ndim) if axis != channel)
-
-
-def _channel_shape(x: Array, channel: int) -> tuple[int, ...]:
-    return tuple(-1 if axis == channel else 1 for axis in range(x.ndim))
-
-
-def _statistics(x: Array, channel: int) -> tuple[Array, Array, int]:
-    """Mean and biased variance of each channel in float64, and the number of its values."""
-    axes = _other_axes(x, channel)
-    return x.mean(axis=axes, dtype=np.float64), x.var(axis=axes, dtype=np.float64), x.size // x.shape[channel]
-
-
-def _move(running: Array | None, batch: Array, momentum: float) -> None:
-    if running is not None:
-        running[...] = (1 - momentum) * running + momentum * batch
-
-
-def _zeros_like(array: Array | None) -> Array | None:
-    return None if array is None else np.zeros_like(array)
-
-
-def _scale(var: Array, weight: Array | None, eps: float, dtype: np.dtype[Any]) -> Array:
-    scale = 1 / np.sqrt(var.astype(np.float64) + eps)
-    return (scale if weight is None else scale * weight).astype(dtype)
+def _blocks(x: Array, channel: int) -> tuple[Array, bool]:
+    """x as [N][C][S] and True if values of a channel lie side by side, else as [M][C] and False."""
+    x = contiguous(x)
+    if channel == x.ndim - 1:
+        return x.reshape(-1, x.shape[channel]), False
+    return x.reshape(*x.shape[:2], -1), True
 
 
 def _lrn_scale(x: Array, channel: int, size: int, alpha: float, k: float, *, out: Array) -> Array:

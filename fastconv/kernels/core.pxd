@@ -9,6 +9,11 @@ cdef extern from "<fenv.h>" nogil:
 cdef extern from "table.h" nogil:
     enum:
         FASTCONV_MAX_ROWS
+        FASTCONV_RELU
+        FASTCONV_LEAKY_RELU
+        FASTCONV_ELU
+        FASTCONV_SIGMOID
+        FASTCONV_TANH
 
     ctypedef struct fastconv_epilogue:
         const char *scale
@@ -40,6 +45,18 @@ cdef extern from "table.h" nogil:
         Py_ssize_t step
         int masked
 
+    ctypedef struct fastconv_affine:
+        char *dst
+        const char *x
+        const char *grad_y
+        const char *mean
+        const char *slope
+        const char *shift
+        const char *factor
+        Py_ssize_t rows
+        Py_ssize_t columns
+        int per_row
+
     ctypedef struct fastconv_kernels:
         const char *isa
         int mr
@@ -53,6 +70,17 @@ cdef extern from "table.h" nogil:
                           const fastconv_run *runs, Py_ssize_t count, const char *mask) noexcept nogil
         void (*pack_matrix)(char *dst, Py_ssize_t ld, const char *src, Py_ssize_t row_stride, Py_ssize_t column_stride,
                             Py_ssize_t rows, Py_ssize_t columns) noexcept nogil
+        void (*activate)(int kind, double alpha, char *dst, const char *src, Py_ssize_t n) noexcept nogil
+        void (*activate_backward)(int kind, double alpha, char *dst, const char *grad_y, const char *saved,
+                                  Py_ssize_t n) noexcept nogil
+        void (*softmax)(int logarithm, double scale, char *dst, const char *src, Py_ssize_t n) noexcept nogil
+        void (*softmax_backward)(int logarithm, char *dst, const char *grad_y, const char *y, Py_ssize_t n) noexcept nogil
+        void (*log_sum_exp)(const char *src, Py_ssize_t n, double *peak, double *log_sum) noexcept nogil
+        void (*moments)(const char *src, Py_ssize_t rows, Py_ssize_t columns, int per_row, double before, double *mean,
+                        double *squares) noexcept nogil
+        void (*products)(const char *grad_y, const char *src, Py_ssize_t rows, Py_ssize_t columns, int per_row,
+                         const char *mean, double *sum, double *product) noexcept nogil
+        void (*affine)(const fastconv_affine *block) noexcept nogil
 
 # The table of the current ISA for a dtype: 0 is float32, 1 is float64.
 cdef const fastconv_kernels *kernels(int dtype) noexcept nogil

@@ -49,6 +49,18 @@ typedef struct {
   int masked; /* only where the row's mask is all ones; the other elements are zero. step is 1 */
 } fastconv_run;
 
+enum { FASTCONV_RELU, FASTCONV_LEAKY_RELU, FASTCONV_ELU, FASTCONV_SIGMOID, FASTCONV_TANH };
+
+/* dst = (x - mean) * slope + shift, plus grad_y * factor unless grad_y is NULL: contiguous blocks [rows][columns]. The
+ * four values of a channel lie along the rows (per_row 1) or along the columns (0). dst may be x or grad_y. */
+typedef struct {
+  char *dst;
+  const char *x, *grad_y;
+  const char *mean, *slope, *shift, *factor;
+  ptrdiff_t rows, columns;
+  int per_row;
+} fastconv_affine;
+
 typedef struct {
   const char *isa;
   int mr, nr, vlen; /* register tile rows x columns, elements of a vector */
@@ -66,6 +78,29 @@ typedef struct {
   /* dst[i * ld + j] = src[i * row_stride + j * column_stride] for i < rows, j < columns; zeros for columns <= j < ld. */
   void (*pack_matrix)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_t row_stride, ptrdiff_t column_stride,
                       ptrdiff_t rows, ptrdiff_t columns);
+
+  /* dst[i] = f(src[i]) for one of the activations above, dst may be src. alpha: slope of leaky_relu, factor of elu. */
+  void (*activate)(int kind, double alpha, char *dst, const char *src, ptrdiff_t n);
+
+  /* dst[i] = grad_y[i] * f'; saved is y for relu, sigmoid and tanh, x for leaky_relu and elu. dst may be either. */
+  void (*activate_backward)(int kind, double alpha, char *dst, const char *grad_y, const char *saved, ptrdiff_t n);
+
+  /* A row of n >= 1: dst = scale * softmax(src), or its logarithm (then scale is not used); dst may be src. */
+  void (*softmax)(int logarithm, double scale, char *dst, const char *src, ptrdiff_t n);
+  void (*softmax_backward)(int logarithm, char *dst, const char *grad_y, const char *y, ptrdiff_t n);
+
+  /* log(sum of exp(src[i])) = *peak + *log_sum, where *peak is the largest element. */
+  void (*log_sum_exp)(const char *src, ptrdiff_t n, double *peak, double *log_sum);
+
+  /* Merges a block [rows][columns] into each channel's mean and sum of squared deviations; `before` values are in them. */
+  void (*moments)(const char *src, ptrdiff_t rows, ptrdiff_t columns, int per_row, double before, double *mean,
+                  double *squares);
+
+  /* Adds a block's sum of grad_y and of grad_y * (src - mean) to those of each channel. */
+  void (*products)(const char *grad_y, const char *src, ptrdiff_t rows, ptrdiff_t columns, int per_row, const char *mean,
+                   double *sum, double *product);
+
+  void (*affine)(const fastconv_affine *block);
 } fastconv_kernels;
 
 

@@ -1,4 +1,6 @@
 /* Every microkernel once per dtype, and the table that names them. isa/<name>.c defines ISA and includes this file. */
+#include <math.h>
+
 #include "../isa/table.h"
 
 #define JOIN_(a, b) a##b
@@ -34,6 +36,14 @@
       .gemm = gemm_##dtype,                                       \
       .pack_runs = pack_runs_##dtype,                             \
       .pack_matrix = pack_matrix_##dtype,                         \
+      .activate = activate_##dtype,                               \
+      .activate_backward = activate_backward_##dtype,             \
+      .softmax = softmax_##dtype,                                 \
+      .softmax_backward = softmax_backward_##dtype,               \
+      .log_sum_exp = log_sum_exp_##dtype,                         \
+      .moments = moments_##dtype,                                 \
+      .products = products_##dtype,                               \
+      .affine = affine_##dtype,                                   \
   }
 
 extern const fastconv_kernels JOIN(fastconv_, ISA)[FASTCONV_DTYPES];

@@ -2,8 +2,13 @@
 #include "simd.h"
 #include "gemm.h"
 #include "pack.h"
+#include "exponential.h"
+#include "activation.h"
+#include "softmax.h"
+#include "normalize.h"
 
 #undef vec
 #undef uvec
 #undef ivec
+#undef uivec
 #undef VLEN

@@ -47,13 +47,16 @@ typedef real NAME(vec) __attribute__((vector_size(VEC_BYTES)));
 typedef real NAME(uvec) __attribute__((vector_size(VEC_BYTES), aligned(REAL_BITS / 8), may_alias));
 #if REAL_BITS == 32
 typedef int32_t NAME(ivec) __attribute__((vector_size(VEC_BYTES)));
+typedef uint32_t NAME(uivec) __attribute__((vector_size(VEC_BYTES)));
 #else
 typedef int64_t NAME(ivec) __attribute__((vector_size(VEC_BYTES)));
+typedef uint64_t NAME(uivec) __attribute__((vector_size(VEC_BYTES)));
 #endif
 
 #define vec NAME(vec)
 #define uvec NAME(uvec)
 #define ivec NAME(ivec)
+#define uivec NAME(uivec)
 
 INLINE vec NAME(load)(const real *p) { return *(const uvec *)p; }
 INLINE void NAME(store)(real *p, vec v) { *(uvec *)p = v; }

@@ -1,0 +1,31 @@
+from typing import Any
+
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+def batch_norm(
+    x: Array,
+    per_row: bool,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None,
+    bias: Array | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    out: Array,
+) -> None: ...
+def batch_norm_backward(
+    grad_y: Array,
+    x: Array,
+    per_row: bool,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None,
+    training: bool,
+    eps: float,
+    grad_x: Array,
+    grad_weight: Array | None,
+    grad_bias: Array | None,
+) -> None: ...

@@ -1,0 +1,136 @@
+"""Operators that work on elements or rows alone: activations, softmax, cross entropy.
+
+Arrays are C-contiguous, aligned, of one dtype, and checked by the caller. A thread takes a run of elements or of rows;
+nothing is summed across rows, so the bits cannot depend on the number of threads.
+"""
+
+from cython.parallel cimport parallel, prange
+cimport numpy as cnp
+
+from fastconv.kernels.core cimport (
+    FASTCONV_ELU,
+    FASTCONV_LEAKY_RELU,
+    FASTCONV_RELU,
+    FASTCONV_SIGMOID,
+    FASTCONV_TANH,
+    fastconv_kernels,
+    fegetenv,
+    fenv_t,
+    fesetenv,
+    kernels,
+    team,
+)
+
+cnp.import_array()
+
+RELU, LEAKY_RELU, ELU, SIGMOID, TANH = FASTCONV_RELU, FASTCONV_LEAKY_RELU, FASTCONV_ELU, FASTCONV_SIGMOID, FASTCONV_TANH
+
+cdef enum:
+    BLOCK = 8192       # elements that a thread takes at a time: a source and a destination of doubles fill half of L2
+    EXP_WORK = 8       # an exp costs about as much as moving so many elements
+
+
+cdef inline char *data(cnp.ndarray array) noexcept nogil:
+    return <char *> cnp.PyArray_DATA(array)
+
+
+cdef inline const fastconv_kernels *table(cnp.ndarray array) noexcept:
+    return kernels(cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT64)
+
+
+cdef inline double cost(int kind) noexcept:
+    return 1 if kind == FASTCONV_RELU or kind == FASTCONV_LEAKY_RELU else EXP_WORK
+
+
+def activate(int kind, double alpha, cnp.ndarray x, cnp.ndarray out):
+    """out = f(x)."""
+    cdef const fastconv_kernels *k = table(x)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(x), size = k.storage_bytes, start
+    cdef char *dst = data(out)
+    cdef const char *src = data(x)
+    cdef int threads = team(n * cost(kind))
+    cdef fenv_t environment
+    if threads == 1:
+        with nogil:
+            k.activate(kind, alpha, dst, src, n)
+        return
+    fegetenv(&environment)
+    with nogil, parallel(num_threads=threads):
+        fesetenv(&environment)
+        for start in prange(0, n, BLOCK, schedule="static"):
+            k.activate(kind, alpha, dst + start * size, src + start * size, min(<Py_ssize_t> BLOCK, n - start))
+
+
+def activate_backward(int kind, double alpha, cnp.ndarray grad_y, cnp.ndarray saved, cnp.ndarray out):
+    """out = grad_y * f', from y for relu, sigmoid and tanh, from x for leaky_relu and elu."""
+    cdef const fastconv_kernels *k = table(saved)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(saved), size = k.storage_bytes, start
+    cdef char *dst = data(out)
+    cdef const char *g = data(grad_y)
+    cdef const char *s = data(saved)
+    cdef int threads = team(n * (EXP_WORK if kind == FASTCONV_ELU else 1))
+    cdef fenv_t environment
+    if threads == 1:
+        with nogil:
+            k.activate_backward(kind, alpha, dst, g, s, n)
+        return
+    fegetenv(&environment)
+    with nogil, parallel(num_threads=threads):
+        fesetenv(&environment)
+        for start in prange(0, n, BLOCK, schedule="static"):
+            k.activate_backward(kind, alpha, dst + start * size, g + start * size, s + start * size,
+                                min(<Py_ssize_t> BLOCK, n - start))
+
+
+def softmax(bint logarithm, double scale, cnp.ndarray x, cnp.ndarray out):
+    """out = scale * softmax of each row of x[rows][n], or its logarithm."""
+    cdef const fastconv_kernels *k = table(x)
+    cdef Py_ssize_t rows = cnp.PyArray_DIM(x, 0), n = cnp.PyArray_DIM(x, 1), size = n * k.storage_bytes, row
+    cdef char *dst = data(out)
+    cdef const char *src = data(x)
+    cdef int threads = team(<double> rows * n * EXP_WORK)
+    cdef fenv_t environment
+    fegetenv(&environment)
+    with nogil, parallel(num_threads=threads):
+        fesetenv(&environment)
+        for row in prange(rows, schedule="static"):
+            k.softmax(logarithm, scale, dst + row * size, src + row * size, n)
+
+
+def softmax_backward(bint logarithm, cnp.ndarray grad_y, cnp.ndarray y, cnp.ndarray out):
+    """out = the gradient of softmax, or of its logarithm, from its result y[rows][n]."""
+    cdef const fastconv_kernels *k = table(y)
+    cdef Py_ssize_t rows = cnp.PyArray_DIM(y, 0), n = cnp.PyArray_DIM(y, 1), size = n * k.storage_bytes, row
+    cdef char *dst = data(out)
+    cdef const char *g = data(grad_y)
+    cdef const char *p = data(y)
+    cdef int threads = team(<double> rows * n * (EXP_WORK if logarithm else 1))
+    cdef fenv_t environment
+    fegetenv(&environment)
+    with nogil, parallel(num_threads=threads):
+        fesetenv(&environment)
+        for row in prange(rows, schedule="static"):
+            k.softmax_backward(logarithm, dst + row * size, g + row * size, p + row * size, n)
+
+
+def cross_entropy(cnp.ndarray logits, cnp.ndarray target, cnp.ndarray out):
+    """out[row] = log sum exp(logits[row]) - logits[row][target[row]] in double; target holds checked intp."""
+    cdef const fastconv_kernels *k = table(logits)
+    cdef Py_ssize_t rows = cnp.PyArray_DIM(logits, 0), n = cnp.PyArray_DIM(logits, 1), size = n * k.storage_bytes, row
+    cdef const char *src = data(logits)
+    cdef const Py_ssize_t *classes = <const Py_ssize_t *> data(target)
+    cdef double *loss = <double *> data(out)
+    cdef int threads = team(<double> rows * n * EXP_WORK)
+    cdef fenv_t environment
+    fegetenv(&environment)
+    with nogil, parallel(num_threads=threads):
+        fesetenv(&environment)
+        for row in prange(rows, schedule="static"):
+            loss[row] = row_loss(k, src + row * size, n, classes[row])
+
+
+cdef double row_loss(const fastconv_kernels *k, const char *logits, Py_ssize_t n, Py_ssize_t target) noexcept nogil:
+    cdef double peak, log_sum, logit
+    k.log_sum_exp(logits, n, &peak, &log_sum)
+    logit = (<const float *> logits)[target] if k.storage_bytes == 4 else (<const double *> logits)[target]
+    return log_sum - (logit - peak)
