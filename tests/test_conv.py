@@ -1,11 +1,203 @@
-"""Convolution against the oracle."""
+"""Convolution against the oracle: every case, dtype, layout and ISA, on one and all threads."""
+
+from functools import cache
 
 import numpy as np
 import pytest
+from cases import CONV, DTYPES, LAYOUTS, Tile, laid_out, values
+from conftest import using_threads
+from tolerance import assert_within, bound
 from views import draw
 
 import fastconv.functional as ff
 from fastconv import reference
+
+# Cases of every path through the kernels that is large enough for a team of threads.
+LARGE = [name for name in CONV if name.startswith(("threaded", "many", "shared"))]
+
+
+def operator(module, case, suffix=""):
+    return getattr(module, f"conv{case.ndim}d{suffix}")
+
+
+@cache
+def exact_forward(case):
+    x, weight, bias = values(case.x, 0), values(case.weight, 1), values((case.channels,), 2)
+    return operator(reference, case)(x, weight, bias, **case.options)
+
+
+@cache
+def exact_backward(case):
+    grad_y, x, weight = values(case.y, 3), values(case.x, 0), values(case.weight, 1)
+    return operator(reference, case, "_backward")(grad_y, x, weight, **case.options)
+
+
+def operands(case, dtype, layout):
+    """x, weight, bias and grad_y as a user passes them."""
+    x, grad_y = (laid_out(values(shape, seed), layout, dtype) for shape, seed in ((case.x, 0), (case.y, 3)))
+    return x, values(case.weight, 1).astype(dtype), values((case.channels,), 2).astype(dtype), grad_y
+
+
+def check_forward(case, dtype, layout):
+    """y of a case, with bias, is the oracle's."""
+    x, weight, bias, _ = operands(case, dtype, layout)
+    y = operator(ff, case)(x, weight, bias, data_format=layout, **case.options)
+    exact = laid_out(exact_forward(case), layout, "float64")
+    assert_within(y, exact, bound(dtype, np.prod(case.weight[1:]), x, weight), dtype)
+
+
+def check_backward_input(case, dtype, layout):
+    """grad_x of a case is the oracle's."""
+    x, weight, _, grad_y = operands(case, dtype, layout)
+    need = (True, False, False)
+    grad_x, *others = operator(ff, case, "_backward")(grad_y, x, weight, data_format=layout, need=need, **case.options)
+    assert others == [None, None]
+    terms = np.prod(case.weight) // case.groups * copies_of_a_pixel(case)
+    exact = laid_out(exact_backward(case)[0], layout, "float64")
+    assert_within(grad_x, exact, bound(dtype, terms, grad_y, weight), dtype)
+
+
+def copies_of_a_pixel(case):
+    """How often padding repeats one at most."""
+    g = case.geometry
+    if case.padding_mode == "zeros":
+        return 1
+    return np.prod([1 + before + after for before, after in g.padding])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CONV)
+def test_forward(name, dtype, layout, isa, threads):
+    check_forward(CONV[name](Tile.current(dtype)), dtype, layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CONV)
+def test_backward_input(name, dtype, layout, isa, threads):
+    check_backward_input(CONV[name](Tile.current(dtype)), dtype, layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", LARGE)
+def test_bits_do_not_depend_on_the_number_of_threads(name, layout, isa):
+    case = CONV[name](Tile.current("float32"))
+    x, weight, bias, grad_y = operands(case, "float32", layout)
+    options = {"data_format": layout, **case.options}
+
+    def results():
+        return operator(ff, case)(x, weight, bias, **options), *operator(ff, case, "_backward")(
+            grad_y, x, weight, need=(True, False, False), **options
+        )[:1]
+
+    with using_threads(1):
+        expected = results()
+    for count in (2, 5):
+        with using_threads(count):
+            for result, serial in zip(results(), expected, strict=True):
+                np.testing.assert_array_equal(result.view(np.uint32), serial.view(np.uint32))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ["relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh"])
+@pytest.mark.parametrize("name", ["2d-unequal-everything", "many-channels", "1d", "depthwise", "3d-grouped"])
+def test_activations(name, activation, dtype, layout, isa):
+    case = CONV[name](Tile.current(dtype))
+    x, weight, bias, _ = operands(case, dtype, layout)
+    y = operator(ff, case)(x, weight, bias, activation=activation, data_format=layout, **case.options)
+    linear = exact_forward(case)
+    exact = np.clip(linear, 0, 6) if activation == "relu6" else getattr(reference, activation)(linear)
+    # None of them is steeper than 1; the curves themselves are good to a few units in the last place.
+    own = 8 * np.finfo(dtype).eps * max(1, np.abs(exact).max())
+    limit = bound(dtype, np.prod(case.weight[1:]), x, weight) + own
+    assert_within(y, laid_out(exact, layout, "float64"), limit, dtype)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["2d-unequal-everything", "1d-causal", "3d-asymmetric-padding", "circular"])
+def test_true_convolution_flips_the_kernel(name, layout, isa):
+    case = CONV[name](Tile.current("float64"))
+    x, weight, bias, grad_y = operands(case, "float64", layout)
+    options = {"data_format": layout, "flip_kernel": True, **case.options}
+    y = operator(ff, case)(x, weight, bias, **options)
+    limit = bound("float64", np.prod(case.weight[1:]), x, weight)
+    assert_within(y, operator(reference, case)(x, weight, bias, **options), limit)
+    need = (True, False, False)
+    grad_x = operator(ff, case, "_backward")(grad_y, x, weight, need=need, **options)[0]
+    expected = operator(reference, case, "_backward")(grad_y, x, weight, need=need, **options)[0]
+    limit = bound("float64", np.prod(case.weight) * copies_of_a_pixel(case), grad_y, weight)
+    assert_within(grad_x, expected, limit)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["1d", "2d-unequal-everything", "3d", "threaded-replicate"])
+def test_unbatched_is_a_batch_of_one(name, layout, isa):
+    case = CONV[name](Tile.current("float32"))
+    x, weight, bias, grad_y = operands(case, "float32", layout)
+    options = {"data_format": layout, **case.options}
+    y = operator(ff, case)(x[0], weight, bias, **options)
+    np.testing.assert_array_equal(y, operator(ff, case)(x[:1], weight, bias, **options)[0])
+    need = (True, False, False)
+    grad_x, *_ = operator(ff, case, "_backward")(grad_y[0], x[0], weight, need=need, **options)
+    expected, *_ = operator(ff, case, "_backward")(grad_y[:1], x[:1], weight, need=need, **options)
+    np.testing.assert_array_equal(grad_x, expected[0])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["2d-unequal-everything", "threaded-grouped", "2d-small-planes-cross-images"])
+@pytest.mark.parametrize("activation", [None, "relu", "tanh"])
+def test_out_is_filled_and_returned(name, layout, activation):
+    case = CONV[name](Tile.current("float32"))
+    x, weight, bias, _ = operands(case, "float32", layout)
+    options = {"data_format": layout, "activation": activation, **case.options}
+    expected = operator(ff, case)(x, weight, bias, **options)
+    # what surrounds out stays; out itself begins at an odd element
+    memory = np.full(expected.size + 129, np.nan, np.float32)
+    out = memory[65:-64].reshape(expected.shape)
+    assert operator(ff, case)(x, weight, bias, out=out, **options) is out
+    np.testing.assert_array_equal(out, expected)
+    assert np.isnan(memory[:65]).all()
+    assert np.isnan(memory[-64:]).all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "name",
+    ["2d-unequal-everything", "2d-small-planes-cross-images", "1d-long-strided-row", "in_channels=NR+1", "reflect",
+     "depthwise", "groups", "2d-dilated-into-padding", "3d", "threaded-first-layer"],
+)  # fmt: skip
+def test_values_that_are_not_finite_go_where_ieee_says(name, dtype, layout, isa):
+    case = CONV[name](Tile.current(dtype))
+    x, weight, bias, _ = operands(case, dtype, layout)
+    rng = np.random.default_rng(5)
+    for value in (np.nan, np.inf, -np.inf):
+        x.flat[rng.integers(x.size, size=2)] = value
+    weight.flat[rng.integers(weight.size, size=3)] = 0  # times infinity
+    options = {"data_format": layout, **case.options}
+    with np.errstate(invalid="ignore"):
+        exact = operator(reference, case)(*(a.astype(np.float64) for a in (x, weight, bias)), **options)
+    assert np.isnan(exact).any()
+    y = operator(ff, case)(x, weight, bias, **options)
+    assert_within(y, exact, bound(dtype, np.prod(case.weight[1:]), np.ones(1), weight), dtype)
+
+
+def test_clamps_let_nan_pass(isa):
+    x = np.array([np.nan, np.inf, -np.inf, 7, -1], np.float32).reshape(1, 1, 5)
+    weight = np.ones((1, 1, 1), np.float32)
+    np.testing.assert_array_equal(ff.conv1d(x, weight, activation="relu")[0, 0], [np.nan, np.inf, 0, 7, 0])
+    np.testing.assert_array_equal(ff.conv1d(x, weight, activation="relu6")[0, 0], [np.nan, 6, 0, 6, 0])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_whole_numbers_are_exact(layout, isa):
+    rng = np.random.default_rng(0)
+    x, weight = (laid_out(rng.integers(-9, 9, shape), layout, "float32") for shape in ((2, 1, 40, 37), (1, 1, 7, 5)))
+    weight = weight.reshape(1, 1, 7, 5)
+    y = ff.conv2d(x, weight, padding="same", data_format=layout)
+    np.testing.assert_array_equal(y, reference.conv2d(x, weight, padding="same", data_format=layout))
 
 
 @pytest.mark.parametrize(
@@ -15,3 +207,11 @@ def test_every_way_to_write_a_padding(padding):
     x, weight = draw(2, 3, 9, 8), draw(4, 3, 3, 2, seed=1)
     y = ff.conv2d(x, weight, padding=padding)
     np.testing.assert_allclose(y, reference.conv2d(x, weight, padding=padding), atol=1e-13)
+
+
+@pytest.mark.parametrize("number", [2, np.int64(2), np.uint8(2), (2,), [2], (2, 2), [np.int32(2), 2]])
+def test_every_way_to_write_a_number(number):
+    x, weight = draw(2, 3, 9, 8), draw(4, 3, 3, 2, seed=1)
+    for name in ("stride", "dilation"):
+        y = ff.conv2d(x, weight, **{name: number})
+        np.testing.assert_allclose(y, reference.conv2d(x, weight, **{name: 2}), atol=1e-13)

@@ -148,7 +148,9 @@ def _conv_backward(
     check_same_dtype(x=x, grad_y=grad_y)
     check_like(grad_y, "grad_y", plan.y_shape if x.ndim == ndim + 2 else plan.y_shape[1:], "x and weight")
     grad_x = _backward_input(plan, grad_y, flip(weight, flip_kernel)).reshape(x.shape) if need[0] else None
-    grad_weight, grad_bias = plan.backward_weight(grad_y, x, need[1], need[2])
+    grad_weight = grad_bias = None
+    if need[1] or need[2]:
+        grad_weight, grad_bias = plan.backward_weight(grad_y, x, need[1], need[2])
     return grad_x, None if grad_weight is None else flip(grad_weight, flip_kernel), grad_bias
 
 

@@ -1,0 +1,43 @@
+"""Fixtures that run a test on every ISA and on one and all threads."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+from fastconv import runtime
+
+hypothesis.settings.register_profile("fastconv", deadline=None, derandomize=True, max_examples=60, database=None)
+hypothesis.settings.load_profile("fastconv")
+
+FORCED_ISA = os.environ.get("FASTCONV_ISA")
+MANY = max(2, runtime.available_cpus())
+
+
+@pytest.fixture(params=(FORCED_ISA,) if FORCED_ISA else runtime.available_isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each ISA that this machine runs, or the one that FASTCONV_ISA names."""
+    before = runtime.get_isa()
+    runtime.set_isa(request.param)
+    yield request.param
+    runtime.set_isa(before)
+
+
+@pytest.fixture(params=(1, MANY), ids=("serial", "threaded"))
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """One thread, and all."""
+    with using_threads(request.param):
+        yield request.param
+
+
+@contextlib.contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """At most `count` threads inside the block."""
+    before = runtime.get_num_threads()
+    runtime.set_num_threads(count)
+    try:
+        yield
+    finally:
+        runtime.set_num_threads(before)
