@@ -151,7 +151,7 @@ def _conv_transpose_backward(
     if need[0]:
         grad_x = np.empty(x.shape, plan.dtype)
         plan.forward(grad_y, weight, None, grad_x)
-    grad_weight, _ = plan.backward_weight(x, grad_y, need[1], False)
+    grad_weight = plan.backward_weight(x, grad_y, True, False)[0] if need[1] else None
     if need[2]:
         channel = grad_y.ndim - 1 if plan.geometry.channels_last else grad_y.ndim - 1 - ndim
         grad_bias = grad_y.sum(tuple(axis for axis in range(grad_y.ndim) if axis != channel))
