@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from views import draw, views
 
 import fastconv.functional as ff
+from fastconv import reference
 
 DTYPES = [np.float32, np.float64]
 
@@ -25,6 +26,7 @@ def test_against_torch(lead, bias, dtype):
     y = ff.linear(x, weight, b)
     assert y.dtype == dtype
     np.testing.assert_allclose(y, theirs.detach().numpy(), rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(y, reference.linear(x, weight, b), rtol=tolerance, atol=tolerance)
     for grad, leaf in zip(ff.linear_backward(grad_y, x, weight), leaves, strict=True):
         assert grad.dtype == dtype
         if leaf is not None:

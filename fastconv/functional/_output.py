@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastconv.geometry import check_out
+from fastconv.geometry import check_array, check_out, check_same_dtype
 
 Array = NDArray[Any]
 
@@ -28,3 +28,13 @@ def check_like(array: Array, name: str, shape: tuple[int, ...], like: str) -> No
     """Raise ValueError unless the array has the shape that goes with argument `like`."""
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape} to go with {like}, got {name}.shape={array.shape}")
+
+
+def check_channel_values(x: Array, channels: int, **values: Array | None) -> None:
+    """Raise unless each of the named arrays is None or holds one value a channel in x's dtype."""
+    for name, value in values.items():
+        if value is None or (isinstance(value, np.ndarray) and value.dtype == x.dtype and value.shape == (channels,)):
+            continue
+        check_array(value, name)
+        check_same_dtype(x=x, **{name: value})
+        check_like(value, name, (channels,), "its channels")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastconv.functional._output import check_like, output_array
+from fastconv.functional._output import check_channel_values, check_like, output_array
 from fastconv.geometry import check_array, check_same_dtype
 
 __all__ = ["linear", "linear_backward"]
@@ -40,10 +40,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None, *, out: Array | N
         The shapes do not fit each other, or out is read-only or overlaps an input.
     """
     _check(x, weight)
-    if bias is not None:
-        check_array(bias, "bias")
-        check_same_dtype(x=x, bias=bias)
-        check_like(bias, "bias", weight.shape[:1], "weight")
+    check_channel_values(x, weight.shape[0], bias=bias)
     out = output_array(out, (*x.shape[:-1], weight.shape[0]), x.dtype, x, weight, bias)
     np.matmul(x, weight.T, out=out)
     if bias is not None:

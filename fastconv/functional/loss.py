@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastconv.functional._output import check_like, contiguous
+from fastconv.functional._output import check_like, contiguous, output_array
 from fastconv.geometry import check_array, check_choice, check_same_dtype
 from fastconv.kernels import rowwise
 
@@ -50,7 +50,12 @@ def cross_entropy(logits: Array, target: Array, reduction: str = "mean") -> Any:
 
 
 def cross_entropy_backward(
-    logits: Array, target: Array, reduction: str = "mean", grad_loss: float | Array = 1.0
+    logits: Array,
+    target: Array,
+    reduction: str = "mean",
+    grad_loss: float | Array = 1.0,
+    *,
+    out: Array | None = None,
 ) -> Array:
     """Gradient of `cross_entropy` for logits.
 
@@ -61,6 +66,7 @@ def cross_entropy_backward(
     logits, target, reduction
         As for `cross_entropy`.
     grad_loss : float, or for "none" an array like target, default 1.0
+    out : array like logits, default None
 
     Returns
     -------
@@ -69,20 +75,19 @@ def cross_entropy_backward(
     Raises
     ------
     TypeError, ValueError
-        As `cross_entropy`, or grad_loss does not have the loss's shape.
+        As `cross_entropy`, grad_loss does not have the loss's shape, or out does not fit.
     """
     _check_classes(logits, target, reduction)
     scale = _loss_scale(grad_loss, logits.dtype, target.shape, reduction)
+    out = output_array(out, logits.shape, logits.dtype, logits, target)
     rows = _rows(logits)
-    grad = np.empty(rows.shape, rows.dtype)
-    factor = 1.0 if scale.ndim else float(scale)
-    rowwise.softmax(False, factor, rows, grad)
-    grad[np.arange(len(grad)), _class_indices(target)] -= factor
+    grad = out if logits.ndim == 2 else np.empty(rows.shape, rows.dtype)
+    rowwise.cross_entropy_backward(rows, _class_indices(target), 1.0 if scale.ndim else float(scale), grad)
     if scale.ndim:
         np.multiply(grad, scale.reshape(-1, 1), out=grad)
     if logits.ndim > 2:
-        grad = np.ascontiguousarray(np.moveaxis(grad.reshape(*target.shape, logits.shape[1]), -1, 1))
-    return grad
+        out[...] = np.moveaxis(grad.reshape(*target.shape, logits.shape[1]), -1, 1)
+    return out
 
 
 def mse_loss(x: Array, target: Array, reduction: str = "mean") -> Any:
@@ -110,7 +115,14 @@ def mse_loss(x: Array, target: Array, reduction: str = "mean") -> Any:
     return _reduce(np.square(difference, out=difference), reduction, x.dtype)
 
 
-def mse_loss_backward(x: Array, target: Array, reduction: str = "mean", grad_loss: float | Array = 1.0) -> Array:
+def mse_loss_backward(
+    x: Array,
+    target: Array,
+    reduction: str = "mean",
+    grad_loss: float | Array = 1.0,
+    *,
+    out: Array | None = None,
+) -> Array:
     """Gradient of `mse_loss` for x; that for target is its negative.
 
     ``grad_x = 2 * (x - target) * grad_loss``, over the number of elements for "mean"
@@ -120,6 +132,7 @@ def mse_loss_backward(x: Array, target: Array, reduction: str = "mean", grad_los
     x, target, reduction
         As for `mse_loss`.
     grad_loss : float, or for "none" an array like x, default 1.0
+    out : array like x, default None
 
     Returns
     -------
@@ -128,12 +141,13 @@ def mse_loss_backward(x: Array, target: Array, reduction: str = "mean", grad_los
     Raises
     ------
     TypeError, ValueError
-        As `mse_loss`, or grad_loss does not have the loss's shape.
+        As `mse_loss`, grad_loss does not have the loss's shape, or out does not fit.
     """
     _check_pair(x, target, reduction)
     scale = _loss_scale(grad_loss, x.dtype, x.shape, reduction)
-    grad = np.subtract(x, target, out=np.empty(x.shape, x.dtype))
-    return np.multiply(grad, 2 * scale, out=grad)
+    out = output_array(out, x.shape, x.dtype, x, target)
+    np.subtract(x, target, out=out)
+    return np.multiply(out, 2 * scale, out=out)
 
 
 def _rows(logits: Array) -> Array:
@@ -151,7 +165,8 @@ def _reduce(loss: Array, reduction: str, dtype: np.dtype[Any]) -> Any:
         return loss.astype(dtype, copy=False)
     if loss.size == 0 and reduction == "mean":
         return dtype.type(np.nan)
-    return dtype.type(loss.sum() if reduction == "sum" else loss.mean())
+    total = loss.sum()
+    return dtype.type(total if reduction == "sum" else total / loss.size)
 
 
 def _loss_scale(grad_loss: float | Array, dtype: np.dtype[Any], shape: tuple[int, ...], reduction: str) -> Array:

@@ -129,8 +129,32 @@ def cross_entropy(cnp.ndarray logits, cnp.ndarray target, cnp.ndarray out):
             loss[row] = row_loss(k, src + row * size, n, classes[row])
 
 
+def cross_entropy_backward(cnp.ndarray logits, cnp.ndarray target, double scale, cnp.ndarray out):
+    """out[row] = scale * (softmax(logits[row]) - [c = target[row]]); target holds checked intp."""
+    cdef const fastconv_kernels *k = table(logits)
+    cdef Py_ssize_t rows = cnp.PyArray_DIM(logits, 0), n = cnp.PyArray_DIM(logits, 1), size = n * k.storage_bytes, row
+    cdef const char *src = data(logits)
+    cdef const Py_ssize_t *classes = <const Py_ssize_t *> data(target)
+    cdef char *dst = data(out)
+    cdef int threads = team(<double> rows * n * EXP_WORK)
+    cdef fenv_t environment
+    fegetenv(&environment)
+    with nogil, parallel(num_threads=threads):
+        fesetenv(&environment)
+        for row in prange(rows, schedule="static"):
+            k.softmax(False, scale, dst + row * size, src + row * size, n)
+            subtract(k, dst + row * size, classes[row], scale)
+
+
 cdef double row_loss(const fastconv_kernels *k, const char *logits, Py_ssize_t n, Py_ssize_t target) noexcept nogil:
     cdef double peak, log_sum, logit
     k.log_sum_exp(logits, n, &peak, &log_sum)
     logit = (<const float *> logits)[target] if k.storage_bytes == 4 else (<const double *> logits)[target]
     return log_sum - (logit - peak)
+
+
+cdef void subtract(const fastconv_kernels *k, char *row, Py_ssize_t i, double value) noexcept nogil:
+    if k.storage_bytes == 4:
+        (<float *> row)[i] -= <float> value
+    else:
+        (<double *> row)[i] -= value
