@@ -320,6 +320,12 @@ def test_dropout_views_out_and_untouched_inputs():
     assert ff.dropout_backward(x, mask, out=out) is out
 
 
+def test_dropout_on_every_isa_and_number_of_threads():
+    x = draw(1_100_003, dtype=np.float32)
+    for y in each_isa_and_team(lambda: ff.dropout(x, 0.25, rng=np.random.default_rng(1))[0]):
+        np.testing.assert_allclose(y, reference.dropout(x, y != 0, 0.25), rtol=2e-7)
+
+
 def test_dropout_errors():
     for p in (-0.1, 1.1, np.nan):
         with pytest.raises(ValueError, match=r"p must be a probability within 0 \.\. 1"):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fastconv.functional._output import check_channel_values, check_like, contiguous, output_array
 from fastconv.geometry import as_int, check_array, check_same_dtype, is_channels_last
-from fastconv.kernels import normalize
+from fastconv.kernels import normalize, rowwise
 
 __all__ = [
     "batch_norm",
@@ -322,8 +322,8 @@ def dropout_backward(grad_y: Array, mask: Array | None, p: float = 0.5, *, out: 
 
 
 def _drop(x: Array, mask: Array, p: float, out: Array) -> Array:
-    out.fill(0)
-    return np.multiply(x, 1 / (1 - p) if p < 1 else 0.0, out=out, where=mask)
+    rowwise.masked(1 / (1 - p) if p < 1 else 0.0, contiguous(x), contiguous(mask), out)
+    return out
 
 
 def _check_probability(p: float) -> None:

@@ -73,6 +73,7 @@ cdef extern from "table.h" nogil:
         void (*activate)(int kind, double alpha, char *dst, const char *src, Py_ssize_t n) noexcept nogil
         void (*activate_backward)(int kind, double alpha, char *dst, const char *grad_y, const char *saved,
                                   Py_ssize_t n) noexcept nogil
+        void (*masked)(double scale, char *dst, const char *src, const char *mask, Py_ssize_t n) noexcept nogil
         void (*softmax)(int logarithm, double scale, char *dst, const char *src, Py_ssize_t n) noexcept nogil
         void (*softmax_backward)(int logarithm, char *dst, const char *grad_y, const char *y, Py_ssize_t n) noexcept nogil
         void (*log_sum_exp)(const char *src, Py_ssize_t n, double *peak, double *log_sum) noexcept nogil

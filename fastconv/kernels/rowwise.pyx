@@ -1,4 +1,4 @@
-"""Operators that work on elements or rows alone: activations, softmax, cross entropy.
+"""Operators that work on elements or rows alone: activations, dropout, softmax, cross entropy.
 
 Arrays are C-contiguous, aligned, of one dtype, and checked by the caller. A thread takes a run of elements or of rows;
 nothing is summed across rows, so the bits cannot depend on the number of threads.
@@ -80,6 +80,22 @@ def activate_backward(int kind, double alpha, cnp.ndarray grad_y, cnp.ndarray sa
         for start in prange(0, n, BLOCK, schedule="static"):
             k.activate_backward(kind, alpha, dst + start * size, g + start * size, s + start * size,
                                 min(<Py_ssize_t> BLOCK, n - start))
+
+
+def masked(double scale, cnp.ndarray x, cnp.ndarray mask, cnp.ndarray out):
+    """out = x * scale where the bool mask is True, else 0."""
+    cdef const fastconv_kernels *k = table(x)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(x), size = k.storage_bytes, start
+    cdef char *dst = data(out)
+    cdef const char *src = data(x)
+    cdef const char *m = data(mask)
+    cdef int threads = team(n)
+    cdef fenv_t environment
+    fegetenv(&environment)
+    with nogil, parallel(num_threads=threads):
+        fesetenv(&environment)
+        for start in prange(0, n, BLOCK, schedule="static"):
+            k.masked(scale, dst + start * size, src + start * size, m + start, min(<Py_ssize_t> BLOCK, n - start))
 
 
 def softmax(bint logarithm, double scale, cnp.ndarray x, cnp.ndarray out):

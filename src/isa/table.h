@@ -85,6 +85,9 @@ typedef struct {
   /* dst[i] = grad_y[i] * f'; saved is y for relu, sigmoid and tanh, x for leaky_relu and elu. dst may be either. */
   void (*activate_backward)(int kind, double alpha, char *dst, const char *grad_y, const char *saved, ptrdiff_t n);
 
+  /* dst[i] = src[i] * scale where the byte mask[i] is not 0, else 0; dst may be src. */
+  void (*masked)(double scale, char *dst, const char *src, const char *mask, ptrdiff_t n);
+
   /* A row of n >= 1: dst = scale * softmax(src), or its logarithm (then scale is not used); dst may be src. */
   void (*softmax)(int logarithm, double scale, char *dst, const char *src, ptrdiff_t n);
   void (*softmax_backward)(int logarithm, char *dst, const char *grad_y, const char *y, ptrdiff_t n);

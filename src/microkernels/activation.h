@@ -93,3 +93,10 @@ static void NAME(activate_backward)(int kind, double alpha, char *dst, const cha
   switch (kind) { EACH_ACTIVATION(CASE) }
 #undef CASE
 }
+
+/* A plain loop: the compiler widens the bytes to lane masks. */
+static void NAME(masked)(double scale, char *dst, const char *src, const char *mask, ptrdiff_t n) {
+  real *y = (real *)dst;
+  const real *x = (const real *)src, factor = (real)scale;
+  for (ptrdiff_t i = 0; i < n; i++) y[i] = mask[i] ? x[i] * factor : 0;
+}

@@ -38,6 +38,7 @@
       .pack_matrix = pack_matrix_##dtype,                         \
       .activate = activate_##dtype,                               \
       .activate_backward = activate_backward_##dtype,             \
+      .masked = masked_##dtype,                                   \
       .softmax = softmax_##dtype,                                 \
       .softmax_backward = softmax_backward_##dtype,               \
       .log_sum_exp = log_sum_exp_##dtype,                         \
