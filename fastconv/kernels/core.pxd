@@ -37,6 +37,8 @@ cdef extern from "table.h" nogil:
         int columns
         int accumulate
         const fastconv_epilogue *epilogue
+        const char *prefetch
+        Py_ssize_t prefetch_step
 
     ctypedef struct fastconv_run:
         Py_ssize_t start "from"
@@ -82,6 +84,8 @@ cdef extern from "table.h" nogil:
         void (*products)(const char *grad_y, const char *src, Py_ssize_t rows, Py_ssize_t columns, int per_row,
                          const char *mean, double *sum, double *product) noexcept nogil
         void (*affine)(const fastconv_affine *block) noexcept nogil
+        double (*probe_fma)(Py_ssize_t steps) noexcept nogil
+        void (*probe_copy)(char *dst, const char *src, Py_ssize_t n) noexcept nogil
 
 # The table of the current ISA for a dtype: 0 is float32, 1 is float64.
 cdef const fastconv_kernels *kernels(int dtype) noexcept nogil

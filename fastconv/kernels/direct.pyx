@@ -6,7 +6,7 @@ One macro-kernel for forward (destination y, source x) and for backward_input an
 grad_x, source grad_y, a phase per stride residue: see fastconv.sources). A register tile is MR rows by NR columns:
 
 channels_first  rows are destination channels, columns are pixels. For a block of pixels the source is packed into
-                panels [tap][channel][NR] that stay in L2 while the rows pass over them; weights are [row][tap][channel].
+                panels [tap][channel][NR] that stay in L2 while the rows pass over them; weights are [row][tap][channel] for each KC channels.
                 Where there are too few blocks to keep many threads busy, all threads pack a stretch of blocks together
                 and then share out its rows. Small planes and strided destinations accumulate in a contiguous scratch
                 block, copied out once.
@@ -14,7 +14,8 @@ channels_last   rows are pixels, read in place through pointers (a row of zeros 
                 are destination channels; weights are panels [tap][channel][NR]. Pixels run on across images.
 
 Taps x channels are cut into blocks (KC channels) so that a panel keeps to half of L2; the destination holds the partial
-sums between blocks. The cut depends on the geometry alone, so the bits do not depend on the number of threads.
+sums between blocks. That cut depends on the geometry alone, and it alone decides the order of the additions; how rows
+and pixels are shared out does not, so it may follow the number of threads without a bit changing.
 """
 
 import numpy as np
@@ -46,8 +47,8 @@ cdef enum:
     BLOCK_BYTES = 512 * 1024   # the panels of one block of pixels (channels_first)
     SHARED_BYTES = 8 * 1024 * 1024  # the panels that a team packs together
     BLOCK_TILES = 4            # register tiles of pixels a block, channels_first
-    BLOCK_PIXELS = 96          # pixels a block, channels_last: 16 register tiles
-    MANY_TASKS = 128           # below so many tasks the rows are cut, too: 64 threads should find work
+    BLOCK_PIXELS = 240         # pixels a block, channels_last: 40 register tiles
+    TASKS = 4                  # tasks a thread that make for an even load; with fewer blocks the rows are cut, too
     FEW_CHANNELS = 8           # below so many channels a pixel's taps are copied side by side (channels_last)
 
 
@@ -67,8 +68,6 @@ cdef struct Phase:
     Py_ssize_t weight_offset   # bytes into the packed weights
     Py_ssize_t block           # columns (channels_first) or rows (channels_last) a block
     Py_ssize_t blocks, slices  # blocks a slice; a slice is an image of a group or, if blocks run across images, a group
-    Py_ssize_t part, parts     # destination channels a task
-    Py_ssize_t stretch         # blocks whose panels all threads pack together before they share the rows out; or 0
     bint scratch               # channels_first: columns run across images and rows, copied out at the end
 
 cdef struct Problem:
@@ -79,6 +78,10 @@ cdef struct Problem:
     int phases
     Phase *phase
     const fastconv_kernels *kernels
+
+cdef struct Cut:               # how a phase is shared out among so many threads
+    Py_ssize_t part, parts     # destination channels a task
+    Py_ssize_t stretch         # blocks whose panels all threads pack together before they share the rows out; or 0
     Py_ssize_t workspace, shared  # bytes a thread, bytes a team
 
 cdef struct Position:          # a destination pixel of a phase
@@ -178,7 +181,7 @@ cdef void rows_by_panels(const Problem *p, const Phase *f, const Call *call, con
                          Py_ssize_t row, Py_ssize_t stop, Py_ssize_t k, Py_ssize_t done, const char *panels,
                          Py_ssize_t panel, char *c, Py_ssize_t c_row, Py_ssize_t columns, bint last) noexcept nogil:
     """c[row .. stop][columns] (+)= weight rows x panels for one block of k = taps x channels."""
-    cdef Py_ssize_t nr = p.kernels.nr, zero = 0, tile, i, first = row
+    cdef Py_ssize_t nr = p.kernels.nr, zero = 0, tile, i, first = row, tiles = ceil_div(columns, nr)
     cdef const char *a[FASTCONV_MAX_ROWS]
     cdef char *rows[FASTCONV_MAX_ROWS]
     cdef fastconv_epilogue epilogue = call.epilogue
@@ -189,17 +192,20 @@ cdef void rows_by_panels(const Problem *p, const Phase *f, const Call *call, con
     while row < stop:
         t.rows = <int> min(even_part(stop - row, p.kernels.mr, 1), stop - row)
         for i in range(t.rows):
-            a[i] = weight + ((row + i) * f.all_taps * p.kin + done) * p.itemsize
+            a[i] = weight + (p.kout * done + (row + i) * k) * p.itemsize
             rows[i] = c + (row + i - first) * c_row
         if call.epilogue.shift != NULL:
             epilogue.shift = call.epilogue.shift + (group * p.kout + row) * p.itemsize
         if call.epilogue.scale != NULL:
             epilogue.scale = call.epilogue.scale + (group * p.kout + row) * p.itemsize
-        for tile in range(ceil_div(columns, nr)):
+        t.prefetch = a[0] + t.rows * k * p.itemsize
+        t.prefetch_step = t.rows * p.itemsize // tiles
+        for tile in range(tiles):
             t.columns = <int> min(nr, columns - tile * nr)
             t.b = panels + tile * panel
             t.c_offset = tile * nr * p.itemsize
             p.kernels.gemm(&t)
+            t.prefetch += t.rows * k * p.itemsize // tiles
         row += t.rows
 
 
@@ -273,15 +279,15 @@ cdef void pack_shared(const Problem *p, const Phase *f, const Call *call, Py_ssi
                   min(f.kc, p.kin - channel), panels + unit * panel_stride(p, f), <fastconv_run *> workspace)
 
 
-cdef void channels_first_task(const Problem *p, const Phase *f, const Call *call, Py_ssize_t index, Py_ssize_t part,
-                              const char *shared, char *workspace) noexcept nogil:
+cdef void channels_first_task(const Problem *p, const Phase *f, Cut cut, const Call *call, Py_ssize_t index,
+                              Py_ssize_t part, const char *shared, char *workspace) noexcept nogil:
     """The rows of one part for the columns of one block; `shared` are the block's panels, or NULL to pack them here."""
     cdef Block b = block_of(p, f, call, index)
-    cdef Py_ssize_t row = part * f.part, stop = min(p.kout, row + f.part), nr = p.kernels.nr, isz = p.itemsize
+    cdef Py_ssize_t row = part * cut.part, stop = min(p.kout, row + cut.part), nr = p.kernels.nr, isz = p.itemsize
     cdef Py_ssize_t channel = 0, kc, tile, tiles = f.block // nr, panel = panel_stride(p, f)
     cdef Py_ssize_t c_row = (f.block if f.scratch else p.destination_plane) * isz
     cdef char *own = workspace + run_bytes(p)
-    cdef char *c = own + (0 if f.stretch else tiles * panel)
+    cdef char *c = own + (0 if cut.stretch else tiles * panel)
     cdef const char *weight = call.weight + f.weight_offset + b.group * p.kout * f.all_taps * p.kin * isz
     if not f.scratch:
         c = call.destination + (((b.n * p.groups + b.group) * p.kout + row) * p.destination_plane + b.q) * isz
@@ -399,12 +405,12 @@ cdef inline bint copies_taps(const Problem *p, const Phase *f) noexcept nogil:
     return p.kin < FEW_CHANNELS and f.all_taps > 1
 
 
-cdef void channels_last_task(const Problem *p, const Phase *f, const Call *call, Py_ssize_t index, Py_ssize_t part,
-                             char *workspace) noexcept nogil:
+cdef void channels_last_task(const Problem *p, const Phase *f, Cut cut, const Call *call, Py_ssize_t index,
+                             Py_ssize_t part, char *workspace) noexcept nogil:
     """The columns of one part for the pixels of one block."""
     cdef Py_ssize_t group = index // f.blocks, q = index % f.blocks * f.block, pixels = min(f.block, f.pixels * p.batch - q)
-    cdef Py_ssize_t mr = p.kernels.mr, tiles = ceil_div(pixels, mr), tile, column = part * f.part, channel, kc
-    cdef Py_ssize_t stop = min(p.kout, column + f.part)
+    cdef Py_ssize_t mr = p.kernels.mr, tiles = ceil_div(pixels, mr), tile, column = part * cut.part, channel, kc
+    cdef Py_ssize_t stop = min(p.kout, column + cut.part)
     cdef bint few = copies_taps(p, f)
     cdef Py_ssize_t entries = 1 if few else f.all_taps
     cdef Rows *rows = <Rows *> workspace
@@ -452,12 +458,15 @@ cdef void pixels_by_panel(const Problem *p, const Phase *f, const Call *call, Py
         epilogue.shift += (group * p.kout + column) * isz
     if epilogue.scale != NULL:
         epilogue.scale += (group * p.kout + column) * isz
+    t.prefetch = t.b + f.all_taps * kc * nr * isz
+    t.prefetch_step = nr * isz // tiles
     for tile in range(tiles):
         t.entries, t.rows, t.a = rows[tile].entries, rows[tile].rows, rows[tile].a
         t.c = <char *const *> rows[tile].c
         for e in range(t.entries):
             b_offsets[e] = rows[tile].taps[e] * kc * nr * isz
         p.kernels.gemm(&t)
+        t.prefetch += f.all_taps * kc * t.prefetch_step
 
 
 cdef Py_ssize_t rows_bytes(const Problem *p, const Phase *f) noexcept nogil:
@@ -508,7 +517,7 @@ cdef class DirectPlan:
         for i in range(p.phases):
             f = &p.phase[i]
             self._describe(f, sources[i], kernel)
-            self._cut(f)
+            self._block(f)
             self.work += <double> batch * groups * kout * kin * f.pixels * f.all_taps
 
     cdef _describe(self, Phase *f, axes, kernel):
@@ -536,69 +545,35 @@ cdef class DirectPlan:
         f.segments = <const Segment *> cnp.PyArray_DATA(segments)
         f.first_segment = <const Py_ssize_t *> cnp.PyArray_DATA(first)
 
-    cdef _cut(self, Phase *f):
-        """Blocks of pixels, of channels and of rows; a function of the geometry and the register tile alone."""
+    cdef _block(self, Phase *f):
+        """Blocks of channels and of pixels; a function of the geometry and the register tile alone."""
         cdef Problem *p = &self.problem
-        cdef Py_ssize_t taps = max(1, f.all_taps)
+        cdef Py_ssize_t taps = max(1, f.all_taps), nr = p.kernels.nr, rows = f.pixels * p.batch
         f.weight_offset = self.packed_bytes
-        f.kc = max(1, PANEL_BYTES // (taps * p.kernels.nr * p.itemsize))
+        f.kc = p.kin
+        if not (self.channels_last and copies_taps(p, f)):
+            f.kc = even_part(p.kin, max(1, PANEL_BYTES // (taps * nr * p.itemsize)), 1)
         if self.channels_last:
-            if copies_taps(p, f):
-                f.kc = p.kin
-            f.kc = even_part(p.kin, f.kc, 1)
-            self._cut_channels_last(f)
+            f.block = even_part(max(1, rows), BLOCK_PIXELS, p.kernels.mr)
+            f.blocks, f.slices = ceil_div(rows, f.block), p.groups
+            self.packed_bytes += p.groups * ceil_div(p.kout, nr) * nr * f.all_taps * p.kin * p.itemsize
         else:
-            f.kc = even_part(p.kin, f.kc, 1)
-            self._cut_channels_first(f, taps)
+            f.scratch = f.step[2] != 1 or p.phases > 1 or (p.batch > 1 and f.pixels % nr and f.pixels < 4 * nr)
+            columns = rows if f.scratch else f.pixels
+            tiles = max(1, min(<Py_ssize_t> BLOCK_TILES, BLOCK_BYTES // (taps * f.kc * nr * p.itemsize)))
+            f.block = min(tiles, ceil_div(max(1, columns), nr)) * nr
+            f.blocks, f.slices = ceil_div(columns, f.block), p.groups * (1 if f.scratch else p.batch)
+            self.packed_bytes += p.groups * p.kout * f.all_taps * p.kin * p.itemsize
         self.packed_bytes = ceil_div(self.packed_bytes, 64) * 64
-        p.workspace = ceil_div(max(p.workspace, self._task_bytes(f)), 64) * 64
 
-    cdef _cut_channels_last(self, Phase *f):
-        cdef Problem *p = &self.problem
-        cdef Py_ssize_t nr = p.kernels.nr, rows = f.pixels * p.batch
-        f.block = even_part(max(1, rows), BLOCK_PIXELS, p.kernels.mr)
-        f.blocks, f.slices = ceil_div(rows, f.block), p.groups
-        self._cut_rows(f, nr, nr)
-        self.packed_bytes += p.groups * ceil_div(p.kout, nr) * nr * f.all_taps * p.kin * p.itemsize
-
-    cdef _cut_channels_first(self, Phase *f, Py_ssize_t taps):
-        cdef Problem *p = &self.problem
-        cdef Py_ssize_t nr = p.kernels.nr, tiles, shared
-        f.scratch = f.step[2] != 1 or p.phases > 1 or (p.batch > 1 and f.pixels % nr and f.pixels < 4 * nr)
-        tiles = max(1, min(<Py_ssize_t> BLOCK_TILES, BLOCK_BYTES // (taps * f.kc * nr * p.itemsize)))
-        columns = f.pixels * p.batch if f.scratch else f.pixels
-        f.block = min(tiles, ceil_div(max(1, columns), nr)) * nr
-        f.blocks, f.slices = ceil_div(columns, f.block), p.groups * (1 if f.scratch else p.batch)
-        self._cut_rows(f, 4 * p.kernels.mr, p.kernels.mr)
-        if f.parts > 1:
-            shared = f.block // nr * ceil_div(p.kin, f.kc) * panel_stride(p, f)
-            f.stretch = max(1, min(f.blocks * f.slices, SHARED_BYTES // shared))
-            p.shared = max(p.shared, f.stretch * shared)
-        self.packed_bytes += p.groups * p.kout * f.all_taps * p.kin * p.itemsize
-
-    cdef _cut_rows(self, Phase *f, Py_ssize_t least, Py_ssize_t unit):
-        """Destination channels a task: all, or parts of at least `least` where there are few blocks."""
-        cdef Problem *p = &self.problem
-        f.parts = max(1, min(ceil_div(MANY_TASKS, max(1, f.blocks * f.slices)), p.kout // least))
-        f.part = even_part(p.kout, ceil_div(p.kout, f.parts), unit)
-        f.parts = ceil_div(p.kout, f.part)
-
-    cdef Py_ssize_t _task_bytes(self, Phase *f) noexcept:
-        cdef Problem *p = &self.problem
-        cdef Py_ssize_t own
-        if self.channels_last:
-            return rows_bytes(p, f)
-        own = 0 if f.stretch else f.block // p.kernels.nr * panel_stride(p, f)
-        return run_bytes(p) + own + (f.part * f.block * p.itemsize if f.scratch else 0)
-
-    @property
-    def workspace_bytes(self):
-        """Scratch memory a thread, and what the team shares."""
-        return self.problem.workspace, self.problem.shared
+    def workspace_bytes(self, int threads):
+        """Scratch memory of a call with so many threads, all together."""
+        return workspace(&self.problem, self.channels_last, threads)
 
     def pack(self, cnp.ndarray weight):
         """The weight, of PyTorch's shape, in the order in which the register tiles read it."""
-        cdef cnp.ndarray packed = np.empty(max(1, self.packed_bytes), np.uint8)
+        cdef cnp.ndarray packed = np.empty(self.packed_bytes + 64, np.uint8)
+        packed = packed[63 - (<size_t> cnp.PyArray_DATA(packed) + 63) % 64:]  # vectors that cross no cache line
         weight = cnp.PyArray_GETCONTIGUOUS(weight)
         self._pack(<const char *> cnp.PyArray_DATA(weight), <char *> cnp.PyArray_DATA(packed))
         return packed
@@ -626,7 +601,7 @@ cdef class DirectPlan:
         cdef Problem *p = &self.problem
         cdef Call call
         cdef char *own = NULL
-        cdef char *workspace = NULL
+        cdef char *scratch = NULL
         cdef int threads = team(self.work)
         source, weight = cnp.PyArray_GETCONTIGUOUS(source), cnp.PyArray_GETCONTIGUOUS(weight)
         if bias is not None:
@@ -645,42 +620,76 @@ cdef class DirectPlan:
                 call.weight = own
             else:
                 call.weight = <const char *> cnp.PyArray_DATA(packed)
-            workspace = acquire(p.shared + threads * p.workspace, 1)
+            scratch = acquire(workspace(p, self.channels_last, threads), 1)
             with nogil:
-                run(p, &call, self.channels_last, workspace, threads)
+                run(p, &call, self.channels_last, scratch, threads)
         finally:
-            release(workspace)
+            release(scratch)
             release(own)
+
+
+cdef Cut cut_for(const Problem *p, const Phase *f, bint channels_last, int threads) noexcept nogil:
+    """All rows a task where there are blocks enough; else parts of them, of panels packed once for all."""
+    cdef Py_ssize_t unit = p.kernels.nr if channels_last else p.kernels.mr
+    cdef Py_ssize_t blocks = max(1, f.blocks * f.slices), block_bytes = panels_of_block(p, f) * panel_stride(p, f)
+    cdef Cut cut
+    cut.parts = 1 if threads == 1 else max(1, min(ceil_div(TASKS * threads, blocks), p.kout // (4 * p.kernels.mr)))
+    cut.part = even_part(p.kout, ceil_div(p.kout, cut.parts), unit)
+    cut.parts = ceil_div(p.kout, cut.part)
+    cut.stretch, cut.shared = 0, 0
+    if channels_last:
+        cut.workspace = rows_bytes(p, f)
+        return cut
+    cut.workspace = run_bytes(p) + (cut.part * f.block * p.itemsize if f.scratch else 0)
+    if cut.parts > 1:
+        cut.stretch = max(1, min(blocks, SHARED_BYTES // block_bytes))
+        cut.shared = cut.stretch * block_bytes
+    else:
+        cut.workspace += f.block // p.kernels.nr * panel_stride(p, f)
+    cut.workspace = ceil_div(cut.workspace, 64) * 64
+    cut.shared = ceil_div(cut.shared, 64) * 64
+    return cut
+
+
+cdef Py_ssize_t workspace(const Problem *p, bint channels_last, int threads) noexcept nogil:
+    cdef Py_ssize_t i, most = 0
+    cdef Cut cut
+    for i in range(p.phases):
+        cut = cut_for(p, &p.phase[i], channels_last, threads)
+        most = max(most, cut.shared + threads * cut.workspace)
+    return most
 
 
 cdef void run(const Problem *p, const Call *call, bint channels_last, char *shared, int threads) noexcept nogil:
     """All phases; workers round as their caller does."""
     cdef fenv_t environment
     cdef const Phase *f = NULL
-    cdef char *workspace = NULL
-    cdef Py_ssize_t i = 0, s = 0, first = 0, count = 0, unit
+    cdef char *own = NULL
+    cdef Py_ssize_t i = 0, s = 0, first = 0, count = 0, panels = 0, unit
+    cdef Cut cut = cut_for(p, &p.phase[0], channels_last, threads)
     fegetenv(&environment)
     with parallel(num_threads=threads):
         fesetenv(&environment)
-        workspace = shared + p.shared + threadid() * p.workspace
         for i in range(p.phases):
             f = &p.phase[i]
+            cut = cut_for(p, f, channels_last, threads)
+            own = shared + cut.shared + threadid() * cut.workspace
             if channels_last:
-                for unit in prange(f.slices * f.blocks * f.parts, schedule="dynamic"):
-                    channels_last_task(p, f, call, unit // f.parts, unit % f.parts, workspace)
-            elif f.stretch == 0:
+                for unit in prange(f.slices * f.blocks * cut.parts, schedule="dynamic"):
+                    channels_last_task(p, f, cut, call, unit // cut.parts, unit % cut.parts, own)
+            elif cut.stretch == 0:
                 for unit in prange(f.slices * f.blocks, schedule="dynamic"):
-                    channels_first_task(p, f, call, unit, 0, NULL, workspace)
+                    channels_first_task(p, f, cut, call, unit, 0, NULL, own)
             else:
-                for s in range(ceil_div(f.slices * f.blocks, f.stretch)):
-                    first = s * f.stretch
-                    count = min(f.stretch, f.slices * f.blocks - first)
-                    for unit in prange(count * panels_of_block(p, f), schedule="dynamic"):
-                        pack_shared(p, f, call, first, unit, shared, workspace)
-                    for unit in prange(count * f.parts, schedule="dynamic"):
-                        channels_first_task(p, f, call, first + unit // f.parts, unit % f.parts,
-                                            shared + unit // f.parts * panels_of_block(p, f) * panel_stride(p, f),
-                                            workspace)
+                panels = panels_of_block(p, f)
+                for s in range(ceil_div(f.slices * f.blocks, cut.stretch)):
+                    first = s * cut.stretch
+                    count = min(cut.stretch, f.slices * f.blocks - first)
+                    for unit in prange(count * panels, schedule="dynamic"):
+                        pack_shared(p, f, call, first, unit, shared, own)
+                    for unit in prange(count * cut.parts, schedule="dynamic"):
+                        channels_first_task(p, f, cut, call, first + unit // cut.parts, unit % cut.parts,
+                                            shared + unit // cut.parts * panels * panel_stride(p, f), own)
 
 
 cdef const char *weight_group(const Problem *p, const char *weight, Py_ssize_t group) noexcept nogil:
@@ -689,16 +698,19 @@ cdef const char *weight_group(const Problem *p, const char *weight, Py_ssize_t g
 
 cdef void pack_row(const Problem *p, const Phase *f, const char *weight, char *packed, Py_ssize_t group,
                    Py_ssize_t row, bint backward) noexcept nogil:
-    """packed[group][row][block of channels][tap][kc] from weight[C_out][C_in / groups][kernel]."""
+    """packed[group][block of channels][row][tap][kc] from weight[C_out][C_in / groups][kernel]."""
     cdef Py_ssize_t row_stride = p.kernel_taps if backward else p.kin * p.kernel_taps, isz = p.itemsize
     cdef Py_ssize_t stride = p.kout * p.kernel_taps if backward else p.kernel_taps, channel = 0, tap, kc
     cdef const char *source = weight_group(p, weight, group) + row * row_stride * isz
-    cdef char *to = packed + f.weight_offset + (group * p.kout + row) * p.kin * f.all_taps * isz
+    cdef char *block = packed + f.weight_offset + group * p.kout * p.kin * f.all_taps * isz
+    cdef char *to
     while channel < p.kin:
         kc = min(f.kc, p.kin - channel)
+        to = block + row * f.all_taps * kc * isz
         for tap in range(f.all_taps):
             p.kernels.pack_matrix(to, kc, source + (channel * stride + f.weight_taps[tap]) * isz, 0, stride, 1, kc)
             to += kc * isz
+        block += p.kout * f.all_taps * kc * isz
         channel += kc
 
 

@@ -41,6 +41,8 @@ typedef struct {
   int rows, columns; /* 1 .. mr, 1 .. nr */
   int accumulate;
   const fastconv_epilogue *epilogue; /* NULL: the sum is partial and stored as it is */
+  const char *prefetch;              /* what a later tile reads: a step of k brings prefetch_step bytes of it into L2 */
+  ptrdiff_t prefetch_step;
 } fastconv_gemm_tile;
 
 /* Elements that a packed row takes from one stretch of a plane: dst[to + i] = plane[from + i * step], i < length. */
@@ -104,6 +106,9 @@ typedef struct {
                    double *sum, double *product);
 
   void (*affine)(const fastconv_affine *block);
+  /* Ceilings for benchmarks, see probe.h. */
+  double (*probe_fma)(ptrdiff_t steps);
+  void (*probe_copy)(char *dst, const char *src, ptrdiff_t n);
 } fastconv_kernels;
 
 

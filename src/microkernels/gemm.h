@@ -27,14 +27,11 @@ INLINE vec NAME(finish)(vec sum, const fastconv_epilogue *e, int row, const char
 INLINE void NAME(gemm_tile)(const fastconv_gemm_tile *t, const int mr, const int nv, const int masked) {
   const ptrdiff_t tail = t->columns - (nv - 1) * VLEN;
   vec sum[GEMM_MR][GEMM_NV];
-  UNROLL for (int i = 0; i < mr; i++) {
-    const real *c = (const real *)(t->c[i] + t->c_offset);
-    UNROLL for (int j = 0; j < nv; j++) {
-      if (!t->accumulate) sum[i][j] = (vec){0};
-      else if (masked && j == nv - 1) sum[i][j] = NAME(load_tail)(c + j * VLEN, tail);
-      else sum[i][j] = NAME(load)(c + j * VLEN);
-    }
+  UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) {
+    sum[i][j] = (vec){0};
+    PREFETCH_WRITE(t->c[i] + t->c_offset + j * VEC_BYTES); /* c is met only after the sums, by then it has come */
   }
+  const char *prefetch = t->prefetch;
   for (ptrdiff_t e = 0; e < t->entries; e++) {
     const real *a[GEMM_MR];
     UNROLL for (int i = 0; i < mr; i++) a[i] = (const real *)(t->a[e * FASTCONV_MAX_ROWS + i] + t->a_offset);
@@ -42,6 +39,8 @@ INLINE void NAME(gemm_tile)(const fastconv_gemm_tile *t, const int mr, const int
     for (ptrdiff_t k = 0; k < t->k; k++, b += t->ldb) {
       vec bk[GEMM_NV];
       UNROLL for (int j = 0; j < nv; j++) bk[j] = NAME(load)(b + j * VLEN);
+      PREFETCH_L2(prefetch);
+      prefetch += t->prefetch_step;
       UNROLL for (int i = 0; i < mr; i++) {
         const vec aik = NAME(splat)(a[i][k]);
         UNROLL for (int j = 0; j < nv; j++) sum[i][j] += aik * bk[j];
@@ -52,9 +51,10 @@ INLINE void NAME(gemm_tile)(const fastconv_gemm_tile *t, const int mr, const int
     real *c = (real *)(t->c[i] + t->c_offset);
     const char *residual = t->epilogue && t->epilogue->residual ? t->epilogue->residual[i] + t->c_offset : NULL;
     UNROLL for (int j = 0; j < nv; j++) {
-      const ptrdiff_t n = masked && j == nv - 1 ? tail : VLEN;
-      if (t->epilogue) sum[i][j] = NAME(finish)(sum[i][j], t->epilogue, i, residual, j * VLEN, n);
-      if (masked && j == nv - 1) NAME(store_tail)(c + j * VLEN, sum[i][j], tail);
+      const int last = masked && j == nv - 1;
+      if (t->accumulate) sum[i][j] += last ? NAME(load_tail)(c + j * VLEN, tail) : NAME(load)(c + j * VLEN);
+      if (t->epilogue) sum[i][j] = NAME(finish)(sum[i][j], t->epilogue, i, residual, j * VLEN, last ? tail : VLEN);
+      if (last) NAME(store_tail)(c + j * VLEN, sum[i][j], tail);
       else NAME(store)(c + j * VLEN, sum[i][j]);
     }
   }

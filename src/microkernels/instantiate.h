@@ -45,6 +45,8 @@
       .moments = moments_##dtype,                                 \
       .products = products_##dtype,                               \
       .affine = affine_##dtype,                                   \
+      .probe_fma = probe_fma_##dtype,                             \
+      .probe_copy = probe_copy_##dtype,                           \
   }
 
 extern const fastconv_kernels JOIN(fastconv_, ISA)[FASTCONV_DTYPES];

@@ -6,6 +6,7 @@
 #include "activation.h"
 #include "softmax.h"
 #include "normalize.h"
+#include "probe.h"
 
 #undef vec
 #undef uvec
