@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastconv.geometry import as_int, as_padding, as_tuple, check_array, check_choice, check_same_dtype, is_batched
+from fastconv.geometry import as_bool, as_int, as_padding, as_tuple, check_array, check_choice, check_same_dtype, is_batched
 from fastconv.kernels import rowwise
 
 Array = NDArray[Any]
@@ -60,10 +60,9 @@ def batched_shape(x: Array, ndim: int) -> tuple[int, ...]:
 
 def clamp_of(activation: str | None) -> tuple[float, float]:
     """The range that the kernel clamps to; raises ValueError for an unknown activation."""
-    if activation in CLAMPS:
-        return CLAMPS[activation]
-    check_choice(activation, "activation", ACTIVATIONS)
-    return CLAMPS[None]
+    if activation is not None:
+        check_choice(activation, "activation", ACTIVATIONS)
+    return CLAMPS.get(activation, CLAMPS[None])
 
 
 def finish(y: Array, activation: str | None) -> Array:
@@ -75,7 +74,17 @@ def finish(y: Array, activation: str | None) -> Array:
 
 def flip(weight: Array, flip_kernel: bool) -> Array:
     """The weight as it correlates: turned about along every kernel axis for a true convolution."""
-    return weight[(..., *(slice(None, None, -1),) * (weight.ndim - 2))] if flip_kernel else weight
+    if flip_kernel is False or not as_bool(flip_kernel, "flip_kernel"):
+        return weight
+    return weight[(..., *(slice(None, None, -1),) * (weight.ndim - 2))]
+
+
+def check_need(need: Any) -> None:
+    """Raise unless `need` holds one bool for each of (grad_x, grad_weight, grad_bias)."""
+    if not isinstance(need, (tuple, list)) or not all(isinstance(n, (bool, np.bool_)) for n in need):
+        raise TypeError(f"need must be three bools (grad_x, grad_weight, grad_bias), got need={need!r}")
+    if len(need) != 3:
+        raise ValueError(f"need must be three bools (grad_x, grad_weight, grad_bias), got need={need!r}")
 
 
 RANKS = {

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fastconv.functional._convolution import (
     batched_shape,
+    check_need,
     check_operands,
     clamp_of,
     documented,
@@ -112,7 +113,10 @@ def _plan(
         isa_index(), ndim, x.shape, x.dtype, weight.shape, weight.dtype, bias is None or (bias.shape, bias.dtype),
         stride, padding, dilation, groups, padding_mode, data_format, resolve_algorithm(algorithm),
     )  # fmt: skip
-    plan = _plans.get(key)
+    try:
+        plan = _plans.get(key)
+    except TypeError:  # an option that cannot be hashed: its error is raised below
+        plan = None
     if plan is not None:
         return plan
     dtype = check_operands(ndim, x, weight, bias)
@@ -131,10 +135,10 @@ def _conv(
     if type(x) is not np.ndarray or type(weight) is not np.ndarray or not (bias is None or type(bias) is np.ndarray):
         check_operands(ndim, x, weight, bias)
     plan = _plan(ndim, x, weight, bias, stride, padding, dilation, groups, padding_mode, data_format, algorithm)
-    lower, upper = clamp_of(activation)
+    weight, (lower, upper) = flip(weight, flip_kernel), clamp_of(activation)
     shape = plan.y_shape if x.ndim == ndim + 2 else plan.y_shape[1:]
     y = np.empty(shape, plan.dtype) if out is None else output_array(out, shape, plan.dtype, x, weight, bias)
-    plan.forward(x, flip(weight, flip_kernel), bias, y, lower, upper)
+    plan.forward(x, weight, bias, y, lower, upper)
     return y if activation is None else finish(y, activation)
 
 
@@ -143,11 +147,13 @@ def _conv_backward(
     need: tuple[bool, bool, bool], padding_mode: str, data_format: str, flip_kernel: bool, algorithm: str | None,
 ) -> Gradients:  # fmt: skip
     check_operands(ndim, x, weight, None)
+    check_need(need)
+    weight = flip(weight, flip_kernel)
     plan = _plan(ndim, x, weight, None, stride, padding, dilation, groups, padding_mode, data_format, algorithm)
     check_array(grad_y, "grad_y")
     check_same_dtype(x=x, grad_y=grad_y)
     check_like(grad_y, "grad_y", plan.y_shape if x.ndim == ndim + 2 else plan.y_shape[1:], "x and weight")
-    grad_x = _backward_input(plan, grad_y, flip(weight, flip_kernel)).reshape(x.shape) if need[0] else None
+    grad_x = _backward_input(plan, grad_y, weight).reshape(x.shape) if need[0] else None
     grad_weight = grad_bias = None
     if need[1] or need[2]:
         grad_weight, grad_bias = plan.backward_weight(grad_y, x, need[1], need[2])

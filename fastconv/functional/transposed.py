@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fastconv.functional._convolution import (
     batched_shape,
+    check_need,
     check_operands,
     clamp_of,
     documented,
@@ -114,7 +115,10 @@ def _plan(
         exact_tuple(output_padding, ndim, "output_padding"), exact_int(groups, "groups"),
         exact_tuple(dilation, ndim, "dilation"), data_format, resolve_algorithm(algorithm),
     )  # fmt: skip
-    plan = _plans.get(key)
+    try:
+        plan = _plans.get(key)
+    except TypeError:  # an option that cannot be hashed: its error is raised below
+        plan = None
     if plan is not None:
         return plan
     dtype = check_operands(ndim, x, weight, bias)
@@ -143,6 +147,7 @@ def _conv_transpose_backward(
     dilation: Any, need: tuple[bool, bool, bool], data_format: str, algorithm: str | None,
 ) -> Gradients:  # fmt: skip
     check_operands(ndim, x, weight, None)
+    check_need(need)
     plan = _plan(ndim, x, weight, None, stride, padding, output_padding, groups, dilation, data_format, algorithm)
     check_array(grad_y, "grad_y")
     check_same_dtype(x=x, grad_y=grad_y)
