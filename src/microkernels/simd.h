@@ -102,9 +102,29 @@ INLINE void NAME(store_tail)(real *p, vec v, ptrdiff_t n) {
 /* mask ? a : b, lane by lane; mask is what a vector comparison yields (all ones or all zeros). */
 INLINE vec NAME(select)(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
 
-/* The larger (smaller) of limit and v; a NaN in v stays NaN, as IEEE comparisons have it. */
+/* The larger (smaller) of limit and v; a NaN in v stays NaN: x86's max and min give their second operand then. */
+#if VEC_BYTES == 64 && REAL_BITS == 32
+INLINE vec NAME(at_least)(vec v, vec limit) { return (vec)_mm512_max_ps((__m512)limit, (__m512)v); }
+INLINE vec NAME(at_most)(vec v, vec limit) { return (vec)_mm512_min_ps((__m512)limit, (__m512)v); }
+#elif VEC_BYTES == 64
+INLINE vec NAME(at_least)(vec v, vec limit) { return (vec)_mm512_max_pd((__m512d)limit, (__m512d)v); }
+INLINE vec NAME(at_most)(vec v, vec limit) { return (vec)_mm512_min_pd((__m512d)limit, (__m512d)v); }
+#elif VEC_BYTES == 32 && REAL_BITS == 32
+INLINE vec NAME(at_least)(vec v, vec limit) { return (vec)_mm256_max_ps((__m256)limit, (__m256)v); }
+INLINE vec NAME(at_most)(vec v, vec limit) { return (vec)_mm256_min_ps((__m256)limit, (__m256)v); }
+#elif VEC_BYTES == 32
+INLINE vec NAME(at_least)(vec v, vec limit) { return (vec)_mm256_max_pd((__m256d)limit, (__m256d)v); }
+INLINE vec NAME(at_most)(vec v, vec limit) { return (vec)_mm256_min_pd((__m256d)limit, (__m256d)v); }
+#elif defined(__SSE2__) && REAL_BITS == 32
+INLINE vec NAME(at_least)(vec v, vec limit) { return (vec)_mm_max_ps((__m128)limit, (__m128)v); }
+INLINE vec NAME(at_most)(vec v, vec limit) { return (vec)_mm_min_ps((__m128)limit, (__m128)v); }
+#elif defined(__SSE2__)
+INLINE vec NAME(at_least)(vec v, vec limit) { return (vec)_mm_max_pd((__m128d)limit, (__m128d)v); }
+INLINE vec NAME(at_most)(vec v, vec limit) { return (vec)_mm_min_pd((__m128d)limit, (__m128d)v); }
+#else
 INLINE vec NAME(at_least)(vec v, vec limit) { return NAME(select)(v < limit, limit, v); }
 INLINE vec NAME(at_most)(vec v, vec limit) { return NAME(select)(v > limit, limit, v); }
+#endif
 
 /* Pairwise, so that the order of the additions is the same for every use of a lane count. */
 INLINE real NAME(sum_lanes)(vec v) {

@@ -4,27 +4,34 @@
  * alone, and one with +inf or NaN, comes out as NaN: inf - inf meets exp.
  */
 
-INLINE real NAME(largest)(const real *x, ptrdiff_t n) {
-  real peak = -__builtin_inf();
-  ptrdiff_t i = 0;
-  if (n >= VLEN) {
-    vec peaks = NAME(load)(x);
-    for (i = VLEN; i + VLEN <= n; i += VLEN) peaks = NAME(at_least)(NAME(load)(x + i), peaks);
-    for (int lane = 0; lane < VLEN; lane++) peak = peaks[lane] > peak ? peaks[lane] : peak;
-  }
-  for (; i < n; i++) peak = x[i] > peak ? x[i] : peak;
-  return peak;
+/* The first n lanes of v, the others of rest. */
+INLINE vec NAME(first_lanes)(vec v, ptrdiff_t n, vec rest) {
+  vec lane;
+  UNROLL for (int i = 0; i < VLEN; i++) lane[i] = i;
+  return NAME(select)(lane < NAME(splat)((real)n), v, rest);
 }
 
-/* The first n lanes, the others 0. */
-INLINE vec NAME(keep)(vec v, ptrdiff_t n) {
-  real lanes[VLEN] = {0};
-  NAME(store_tail)(lanes, v, n);
-  return NAME(load)(lanes);
+/* Every lane the sum (the largest) of all, neighbours first; no trip through memory as a scalar result would take. */
+INLINE vec NAME(sum_everywhere)(vec v) {
+  UNROLL for (int width = VLEN; width > 1; width /= 2) v = NAME(even_lanes)(v, v) + NAME(odd_lanes)(v, v);
+  return v;
+}
+INLINE vec NAME(largest_everywhere)(vec v) {
+  UNROLL for (int width = VLEN; width > 1; width /= 2) v =
+      NAME(at_least)(NAME(even_lanes)(v, v), NAME(odd_lanes)(v, v));
+  return v;
+}
+
+INLINE vec NAME(largest)(const real *x, ptrdiff_t n) {
+  vec peak = NAME(splat)(-(real)__builtin_inf());
+  ptrdiff_t i = 0;
+  for (; i + VLEN <= n; i += VLEN) peak = NAME(at_least)(NAME(load)(x + i), peak);
+  if (i < n) peak = NAME(at_least)(NAME(first_lanes)(NAME(load_tail)(x + i, n - i), n - i, peak), peak);
+  return NAME(largest_everywhere)(peak);
 }
 
 /* Sum of exp(x[i] - peak), those stored to dst unless it is NULL. */
-INLINE real NAME(exponentials)(real *dst, const real *x, real peak, ptrdiff_t n) {
+INLINE vec NAME(exponentials)(real *dst, const real *x, vec peak, ptrdiff_t n) {
   vec sum = {0};
   ptrdiff_t i = 0;
   for (; i + VLEN <= n; i += VLEN) {
@@ -35,28 +42,28 @@ INLINE real NAME(exponentials)(real *dst, const real *x, real peak, ptrdiff_t n)
   if (i < n) {
     const vec e = NAME(exp)(NAME(load_tail)(x + i, n - i) - peak);
     if (dst) NAME(store_tail)(dst + i, e, n - i);
-    sum += NAME(keep)(e, n - i);
+    sum += NAME(first_lanes)(e, n - i, (vec){0});
   }
-  return NAME(sum_lanes)(sum);
+  return NAME(sum_everywhere)(sum);
 }
 
 static void NAME(log_sum_exp)(const char *src, ptrdiff_t n, double *peak, double *log_sum) {
-  const real largest = NAME(largest)((const real *)src, n);
-  *peak = largest;
-  *log_sum = log(NAME(exponentials)(NULL, (const real *)src, largest, n));
+  const vec largest = NAME(largest)((const real *)src, n);
+  *peak = largest[0];
+  *log_sum = log(NAME(exponentials)(NULL, (const real *)src, largest, n)[0]);
 }
 
 static void NAME(softmax)(int logarithm, double scale, char *dst, const char *src, ptrdiff_t n) {
   real *y = (real *)dst;
   const real *x = (const real *)src;
-  const real peak = NAME(largest)(x, n);
-  const real sum = NAME(exponentials)(logarithm ? NULL : y, x, peak, n);
-  const vec shift = NAME(splat)(logarithm ? (real)log(sum) : 0), factor = NAME(splat)((real)(scale / sum));
+  const vec peak = NAME(largest)(x, n);
   ptrdiff_t i = 0;
   if (logarithm) {
+    const vec shift = NAME(splat)((real)log(NAME(exponentials)(NULL, x, peak, n)[0]));
     for (; i + VLEN <= n; i += VLEN) NAME(store)(y + i, (NAME(load)(x + i) - peak) - shift);
     if (i < n) NAME(store_tail)(y + i, (NAME(load_tail)(x + i, n - i) - peak) - shift, n - i);
   } else {
+    const vec factor = (real)scale / NAME(exponentials)(y, x, peak, n);
     for (; i + VLEN <= n; i += VLEN) NAME(store)(y + i, NAME(load)(y + i) * factor);
     if (i < n) NAME(store_tail)(y + i, NAME(load_tail)(y + i, n - i) * factor, n - i);
   }
@@ -66,21 +73,24 @@ INLINE vec NAME(softmax_gradient)(int logarithm, vec grad_y, vec y, vec sum) {
   return logarithm ? grad_y - NAME(exp)(y) * sum : (grad_y - sum) * y;
 }
 
-static void NAME(softmax_backward)(int logarithm, char *dst, const char *grad_y, const char *y, ptrdiff_t n) {
-  real *grad_x = (real *)dst;
-  const real *g = (const real *)grad_y, *p = (const real *)y;
-  vec sums = {0};
+INLINE void NAME(softmax_backward_row)(const int logarithm, real *grad_x, const real *g, const real *y, ptrdiff_t n) {
+  vec sum = {0};
   ptrdiff_t i = 0;
-  for (; i + VLEN <= n; i += VLEN) sums += logarithm ? NAME(load)(g + i) : NAME(load)(g + i) * NAME(load)(p + i);
+  for (; i + VLEN <= n; i += VLEN) sum += logarithm ? NAME(load)(g + i) : NAME(load)(g + i) * NAME(load)(y + i);
   if (i < n) {
     const vec tail = NAME(load_tail)(g + i, n - i);
-    sums += logarithm ? tail : tail * NAME(load_tail)(p + i, n - i);
+    sum += logarithm ? tail : tail * NAME(load_tail)(y + i, n - i);
   }
-  const vec sum = NAME(splat)(NAME(sum_lanes)(sums));
+  sum = NAME(sum_everywhere)(sum);
   for (i = 0; i + VLEN <= n; i += VLEN)
-    NAME(store)(grad_x + i, NAME(softmax_gradient)(logarithm, NAME(load)(g + i), NAME(load)(p + i), sum));
+    NAME(store)(grad_x + i, NAME(softmax_gradient)(logarithm, NAME(load)(g + i), NAME(load)(y + i), sum));
   if (i < n) {
-    const vec gi = NAME(load_tail)(g + i, n - i), pi = NAME(load_tail)(p + i, n - i);
-    NAME(store_tail)(grad_x + i, NAME(softmax_gradient)(logarithm, gi, pi, sum), n - i);
+    const vec gi = NAME(load_tail)(g + i, n - i), yi = NAME(load_tail)(y + i, n - i);
+    NAME(store_tail)(grad_x + i, NAME(softmax_gradient)(logarithm, gi, yi, sum), n - i);
   }
+}
+
+static void NAME(softmax_backward)(int logarithm, char *dst, const char *grad_y, const char *y, ptrdiff_t n) {
+  if (logarithm) NAME(softmax_backward_row)(1, (real *)dst, (const real *)grad_y, (const real *)y, n);
+  else NAME(softmax_backward_row)(0, (real *)dst, (const real *)grad_y, (const real *)y, n);
 }
