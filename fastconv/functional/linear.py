@@ -1,4 +1,7 @@
-"""The fully connected layer: one matrix product of BLAS each way."""
+"""The fully connected layer: one matrix product of NumPy's BLAS each way.
+
+BLAS has threads of its own: `fastconv.set_num_threads` neither sets them nor changes a bit here.
+"""
 
 from __future__ import annotations
 
