@@ -15,15 +15,17 @@ from fastconv.kernels import rowwise
 Array = NDArray[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-CLAMPS = {None: (-inf, inf), "relu": (0.0, inf), "relu6": (0.0, 6.0)}
-# The others, with their parameter, run over the finished output.
-CURVES = {
-    "leaky_relu": (rowwise.LEAKY_RELU, 0.01),
-    "elu": (rowwise.ELU, 1.0),
-    "sigmoid": (rowwise.SIGMOID, 0.0),
-    "tanh": (rowwise.TANH, 0.0),
+# What a kernel is told of an activation: the range it clamps to, a curve of rowwise (or -1) and the curve's alpha.
+EPILOGUES: dict[str | None, tuple[float, float, int, float]] = {
+    None: (-inf, inf, -1, 0.0),
+    "relu": (0.0, inf, -1, 0.0),
+    "relu6": (0.0, 6.0, -1, 0.0),
+    "leaky_relu": (-inf, inf, rowwise.LEAKY_RELU, 0.01),
+    "elu": (-inf, inf, rowwise.ELU, 1.0),
+    "sigmoid": (-inf, inf, rowwise.SIGMOID, 0.0),
+    "tanh": (-inf, inf, rowwise.TANH, 0.0),
 }
-ACTIVATIONS = (*(name for name in CLAMPS if name), *CURVES)
+ACTIVATIONS = tuple(name for name in EPILOGUES if name)
 
 
 def exact_int(value: Any, name: str) -> int:
@@ -58,18 +60,11 @@ def batched_shape(x: Array, ndim: int) -> tuple[int, ...]:
     return x.shape if is_batched(x.ndim, ndim) else (1, *x.shape)
 
 
-def clamp_of(activation: str | None) -> tuple[float, float]:
-    """The range that the kernel clamps to; raises ValueError for an unknown activation."""
+def epilogue(activation: str | None) -> tuple[float, float, int, float]:
+    """What a kernel is told of an activation; raises ValueError for an unknown one."""
     if activation is not None:
         check_choice(activation, "activation", ACTIVATIONS)
-    return CLAMPS.get(activation, CLAMPS[None])
-
-
-def finish(y: Array, activation: str | None) -> Array:
-    """Apply, in place, an activation that is not a clamp."""
-    if activation in CURVES:
-        rowwise.activate(*CURVES[activation], y, y)
-    return y
+    return EPILOGUES[activation]
 
 
 def flip(weight: Array, flip_kernel: bool) -> Array:

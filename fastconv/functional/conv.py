@@ -11,12 +11,11 @@ from fastconv.functional._convolution import (
     batched_shape,
     check_need,
     check_operands,
-    clamp_of,
     documented,
+    epilogue,
     exact_int,
     exact_padding,
     exact_tuple,
-    finish,
     flip,
 )
 from fastconv.functional._output import check_like, output_array
@@ -135,11 +134,11 @@ def _conv(
     if type(x) is not np.ndarray or type(weight) is not np.ndarray or not (bias is None or type(bias) is np.ndarray):
         check_operands(ndim, x, weight, bias)
     plan = _plan(ndim, x, weight, bias, stride, padding, dilation, groups, padding_mode, data_format, algorithm)
-    weight, (lower, upper) = flip(weight, flip_kernel), clamp_of(activation)
+    weight, curve = flip(weight, flip_kernel), epilogue(activation)
     shape = plan.y_shape if x.ndim == ndim + 2 else plan.y_shape[1:]
     y = np.empty(shape, plan.dtype) if out is None else output_array(out, shape, plan.dtype, x, weight, bias)
-    plan.forward(x, weight, bias, y, lower, upper)
-    return y if activation is None else finish(y, activation)
+    plan.forward(x, weight, bias, y, *curve)
+    return y
 
 
 def _conv_backward(

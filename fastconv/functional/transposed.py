@@ -11,12 +11,11 @@ from fastconv.functional._convolution import (
     batched_shape,
     check_need,
     check_operands,
-    clamp_of,
     documented,
+    epilogue,
     exact_int,
     exact_padding,
     exact_tuple,
-    finish,
 )
 from fastconv.functional._output import check_like, output_array
 from fastconv.geometry import check_array, check_same_dtype, conv_transpose_geometry
@@ -136,10 +135,10 @@ def _conv_transpose(
 ) -> Array:  # fmt: skip
     check_operands(ndim, x, weight, bias)
     plan = _plan(ndim, x, weight, bias, stride, padding, output_padding, groups, dilation, data_format, algorithm)
-    lower, upper = clamp_of(activation)
+    curve = epilogue(activation)
     y = output_array(out, plan.x_shape if x.ndim == ndim + 2 else plan.x_shape[1:], plan.dtype, x, weight, bias)
-    plan.backward_input(x, weight, bias, y, lower, upper)
-    return finish(y, activation)
+    plan.backward_input(x, weight, bias, y, *curve)
+    return y
 
 
 def _conv_transpose_backward(

@@ -93,6 +93,8 @@ cdef struct Call:
     const char *zeros          # as long as a pixel of all channels
     char *destination
     fastconv_epilogue epilogue
+    int activation             # of table.h, applied to a finished tile while it is in L1; or -1
+    double alpha
 
 
 cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
@@ -102,6 +104,12 @@ cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
 cdef inline Py_ssize_t even_part(Py_ssize_t total, Py_ssize_t limit, Py_ssize_t unit) noexcept nogil:
     """The size of a part when `total` is cut into equal parts of at most `limit`, in whole units."""
     return ceil_div(ceil_div(total, ceil_div(total, limit)), unit) * unit
+
+
+cdef void activate_tile(const Problem *p, const Call *call, const fastconv_gemm_tile *t) noexcept nogil:
+    cdef int i
+    for i in range(t.rows):
+        p.kernels.activate(call.activation, call.alpha, t.c[i] + t.c_offset, t.c[i] + t.c_offset, t.columns)
 
 
 # ---------------------------------------------------------------------------------------------- channels_first
@@ -205,6 +213,8 @@ cdef void rows_by_panels(const Problem *p, const Phase *f, const Call *call, con
             t.b = panels + tile * panel
             t.c_offset = tile * nr * p.itemsize
             p.kernels.gemm(&t)
+            if last and call.activation >= 0:
+                activate_tile(p, call, &t)
             t.prefetch += t.rows * k * p.itemsize // tiles
         row += t.rows
 
@@ -466,6 +476,8 @@ cdef void pixels_by_panel(const Problem *p, const Phase *f, const Call *call, Py
         for e in range(t.entries):
             b_offsets[e] = rows[tile].taps[e] * kc * nr * isz
         p.kernels.gemm(&t)
+        if t.epilogue != NULL and call.activation >= 0:
+            activate_tile(p, call, &t)
         t.prefetch += f.all_taps * kc * t.prefetch_step
 
 
@@ -593,8 +605,10 @@ cdef class DirectPlan:
                     pack_row(p, f, weight, packed, unit // units, unit % units, backward)
 
     def __call__(self, cnp.ndarray source, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray destination,
-                 double lower=-INFINITY, double upper=INFINITY, cnp.ndarray packed=None):
-        """destination = clamp(convolution + bias, lower, upper); `packed` saves packing the weight again.
+                 double lower=-INFINITY, double upper=INFINITY, int activation=-1, double alpha=0, cnp.ndarray packed=None):
+        """destination = activation(clamp(convolution + bias, lower, upper)).
+
+        `activation` is one of table.h, or -1 for none; `packed` saves packing the weight again.
 
         The arrays are of one dtype and checked by the caller; what is not C-contiguous is copied, but for `destination`.
         """
@@ -613,6 +627,7 @@ cdef class DirectPlan:
         call.epilogue.shift = <const char *> cnp.PyArray_DATA(bias) if bias is not None else NULL
         call.epilogue.per_row = not self.channels_last
         call.epilogue.lower, call.epilogue.upper = lower, upper
+        call.activation, call.alpha = activation, alpha
         try:
             if packed is None:
                 own = acquire(self.packed_bytes + 64, 1)
