@@ -9,7 +9,16 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastconv.geometry import as_bool, as_int, as_padding, as_tuple, check_array, check_choice, check_same_dtype, is_batched
+from fastconv.geometry import (
+    as_bool,
+    as_int,
+    as_padding,
+    as_tuple,
+    check_array,
+    check_choice,
+    check_same_dtype,
+    is_batched,
+)
 from fastconv.kernels import rowwise
 
 Array = NDArray[Any]
