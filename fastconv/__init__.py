@@ -7,7 +7,13 @@ __version__ = "0.1.0"
 
 from fastconv import functional, geometry, runtime
 from fastconv.functional import *  # noqa: F403
-from fastconv.geometry import conv_output_size, conv_transpose_output_size, parameter_count, pool_output_size, receptive_field
+from fastconv.geometry import (
+    conv_output_size,
+    conv_transpose_output_size,
+    parameter_count,
+    pool_output_size,
+    receptive_field,
+)
 from fastconv.runtime import algorithm, get_num_threads, set_num_threads
 
 __all__ = [

@@ -72,7 +72,8 @@ class ConvPlan:
     def forward(self) -> DirectPlan:
         """y from (x, weight, bias)."""
         g = self.geometry
-        return self._direct(False, g.in_channels, g.out_channels, g.in_size, g.out_size, forward_sources(g, self.padding_mode))
+        sources = forward_sources(g, self.padding_mode)
+        return self._direct(False, g.in_channels, g.out_channels, g.in_size, g.out_size, sources)
 
     @cached_property
     def backward_input(self) -> DirectPlan:
@@ -80,7 +81,9 @@ class ConvPlan:
         g = self.geometry
         return self._direct(True, g.out_channels, g.in_channels, g.out_size, g.in_size, backward_input_sources(g))
 
-    def _direct(self, backward: bool, source: int, destination: int, source_size: Any, size: Any, sources: Any) -> DirectPlan:
+    def _direct(
+        self, backward: bool, source: int, destination: int, source_size: Any, size: Any, sources: Any
+    ) -> DirectPlan:
         g = self.geometry
         return DirectPlan(
             dtype=int(self.dtype == np.float64),

@@ -29,7 +29,9 @@ class AxisSources:
     map: np.ndarray
 
 
-def axis_map(size: int, out: int, kernel: int, stride: int, before: int, dilation: int, mode: str = "zeros") -> np.ndarray:
+def axis_map(
+    size: int, out: int, kernel: int, stride: int, before: int, dilation: int, mode: str = "zeros"
+) -> np.ndarray:
     """Source position of each tap and output position, int64[kernel][out]: o * stride + t * dilation - before.
 
     Positions outside 0 .. size - 1 become PADDING for mode "zeros" and fold back for reflect, replicate and circular.

@@ -33,8 +33,10 @@ Gradients = tuple[Array | None, Array | None, Array | None]
 
 _FORWARD = """{ndim}-D convolution (cross-correlation), with bias and activation.
 
-    ``y[n, f, o] = activation(bias[f] + sum over c, t of weight[f, c, t] * x[n, c, o * stride + t * dilation - padding])``,
-    c running over the C_in / groups channels of f's group; out = floor((in + padding - dilation (K - 1) - 1) / stride) + 1.
+    ``y[n, f, o] = activation(bias[f] + sum over c, t
+    of weight[f, c, t] * x[n, c, o * stride + t * dilation - before])``,
+    c running over the C_in / groups channels of f's group and
+    ``out = floor((in + before + after - dilation (K - 1) - 1) / stride) + 1``.
 
     Parameters
     ----------
@@ -71,8 +73,9 @@ _FORWARD = """{ndim}-D convolution (cross-correlation), with bias and activation
 
 _BACKWARD = """Gradients of `conv{ndim}d` (without activation) with respect to x, weight and bias.
 
-    ``grad_x[n, c, i] = sum over f, t, o with o * stride + t * dilation - padding = i of weight[f, c, t] * grad_y[n, f, o]``,
-    ``grad_weight[f, c, t] = sum over n, o of grad_y[n, f, o] * x[n, c, o * stride + t * dilation - padding]``,
+    ``grad_x[n, c, i] = sum over f, t, o with o * stride + t * dilation - before = i
+    of weight[f, c, t] * grad_y[n, f, o]``,
+    ``grad_weight[f, c, t] = sum over n, o of grad_y[n, f, o] * x[n, c, o * stride + t * dilation - before]``,
     ``grad_bias[f] = sum over n, o of grad_y[n, f, o]``
 
     Parameters

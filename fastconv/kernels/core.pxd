@@ -77,7 +77,8 @@ cdef extern from "table.h" nogil:
                                   Py_ssize_t n) noexcept nogil
         void (*masked)(double scale, char *dst, const char *src, const char *mask, Py_ssize_t n) noexcept nogil
         void (*softmax)(int logarithm, double scale, char *dst, const char *src, Py_ssize_t n) noexcept nogil
-        void (*softmax_backward)(int logarithm, char *dst, const char *grad_y, const char *y, Py_ssize_t n) noexcept nogil
+        void (*softmax_backward)(int logarithm, char *dst, const char *grad_y, const char *y,
+                                 Py_ssize_t n) noexcept nogil
         void (*log_sum_exp)(const char *src, Py_ssize_t n, double *peak, double *log_sum) noexcept nogil
         void (*moments)(const char *src, Py_ssize_t rows, Py_ssize_t columns, int per_row, double before, double *mean,
                         double *squares) noexcept nogil

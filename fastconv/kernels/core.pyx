@@ -27,7 +27,9 @@ cdef extern from *:
 
     /* Both runtimes may serve the same build: Clang's library answers to GCC's entry points. */
     #include <dlfcn.h>
-    static const char *openmp_runtime(void) { return dlsym(RTLD_DEFAULT, "__kmpc_fork_call") ? "LLVM libomp" : "GNU libgomp"; }
+    static const char *openmp_runtime(void) {
+        return dlsym(RTLD_DEFAULT, "__kmpc_fork_call") ? "LLVM libomp" : "GNU libgomp";
+    }
     """
     const char *FASTCONV_COMPILER
     const char *openmp_runtime()
@@ -61,7 +63,7 @@ def built_isas() -> tuple[str, ...]:
 
 def supported_isas() -> tuple[str, ...]:
     """Those of them that this machine can run."""
-    return tuple([fastconv_isa_kernels(i).isa.decode() for i in range(fastconv_isa_count()) if fastconv_isa_supported(i)])
+    return tuple([name for i, name in enumerate(built_isas()) if fastconv_isa_supported(i)])
 
 
 def use_isa(name: str) -> None:

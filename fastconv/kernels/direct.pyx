@@ -6,7 +6,8 @@ One macro-kernel for forward (destination y, source x) and for backward_input an
 grad_x, source grad_y, a phase per stride residue: see fastconv.sources). A register tile is MR rows by NR columns:
 
 channels_first  rows are destination channels, columns are pixels. For a block of pixels the source is packed into
-                panels [tap][channel][NR] that stay in L2 while the rows pass over them; weights are [row][tap][channel] for each KC channels.
+                panels [tap][channel][NR] that stay in L2 while the rows pass over them; weights are
+                [row][tap][channel] for each KC channels.
                 Where there are too few blocks to keep many threads busy, all threads pack a stretch of blocks together
                 and then share out its rows. Small planes and strided destinations accumulate in a contiguous scratch
                 block, copied out once.
@@ -418,7 +419,8 @@ cdef inline bint copies_taps(const Problem *p, const Phase *f) noexcept nogil:
 cdef void channels_last_task(const Problem *p, const Phase *f, Cut cut, const Call *call, Py_ssize_t index,
                              Py_ssize_t part, char *workspace) noexcept nogil:
     """The columns of one part for the pixels of one block."""
-    cdef Py_ssize_t group = index // f.blocks, q = index % f.blocks * f.block, pixels = min(f.block, f.pixels * p.batch - q)
+    cdef Py_ssize_t group = index // f.blocks, q = index % f.blocks * f.block
+    cdef Py_ssize_t pixels = min(f.block, f.pixels * p.batch - q)
     cdef Py_ssize_t mr = p.kernels.mr, tiles = ceil_div(pixels, mr), tile, column = part * cut.part, channel, kc
     cdef Py_ssize_t stop = min(p.kout, column + cut.part)
     cdef bint few = copies_taps(p, f)
@@ -605,12 +607,13 @@ cdef class DirectPlan:
                     pack_row(p, f, weight, packed, unit // units, unit % units, backward)
 
     def __call__(self, cnp.ndarray source, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray destination,
-                 double lower=-INFINITY, double upper=INFINITY, int activation=-1, double alpha=0, cnp.ndarray packed=None):
+                 double lower=-INFINITY, double upper=INFINITY, int activation=-1, double alpha=0,
+                 cnp.ndarray packed=None):
         """destination = activation(clamp(convolution + bias, lower, upper)).
 
         `activation` is one of table.h, or -1 for none; `packed` saves packing the weight again.
 
-        The arrays are of one dtype and checked by the caller; what is not C-contiguous is copied, but for `destination`.
+        The arrays are of one dtype and checked by the caller; inputs that are not C-contiguous are copied.
         """
         cdef Problem *p = &self.problem
         cdef Call call

@@ -1,4 +1,4 @@
-"""The ceilings of this machine, measured with the microkernels' own vectors: what benchmarks hold their rates against."""
+"""The ceilings of this machine, measured with the microkernels' own vectors: what benchmarks hold rates against."""
 
 import time
 
@@ -14,9 +14,9 @@ def fma_rate(str dtype="float32", int threads=1, Py_ssize_t steps=200_000) -> fl
     """Floating-point operations a second of independent multiply-adds in registers, all threads together."""
     cdef const fastconv_kernels *k = kernels(dtype == "float64")
     cdef double operations = 0
-    cdef int i
+    cdef int _i
     start = time.perf_counter()
-    for i in prange(threads, nogil=True, num_threads=threads, schedule="static"):
+    for _i in prange(threads, nogil=True, num_threads=threads, schedule="static"):
         operations += k.probe_fma(steps)
     return operations / (time.perf_counter() - start)
 
@@ -27,9 +27,9 @@ def copy_rate(cnp.ndarray destination, cnp.ndarray source, int threads=1, int ti
     cdef char *to = <char *> cnp.PyArray_DATA(destination)
     cdef const char *data = <const char *> cnp.PyArray_DATA(source)
     cdef Py_ssize_t part = cnp.PyArray_SIZE(source) // (64 * threads) * 64
-    cdef int i, t
+    cdef int i, _t
     start = time.perf_counter()
     for i in prange(threads, nogil=True, num_threads=threads, schedule="static"):
-        for t in range(times):
+        for _t in range(times):
             k.probe_copy(to + i * part * 4, data + i * part * 4, part)
     return 2.0 * part * 4 * threads * times / (time.perf_counter() - start)

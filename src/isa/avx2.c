@@ -1,3 +1,4 @@
 #define ISA avx2
-#define ISA_SUPPORTED (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"))
+#define ISA_SUPPORTED \
+  (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"))
 #include "../microkernels/instantiate.h"

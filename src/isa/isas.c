@@ -1,8 +1,7 @@
 /* The ISAs that this build holds, widest first. setup.py defines FASTCONV_ISAS as ISA(avx512) ISA(avx2) ... */
 #include "isas.h"
 
-
-#define ISA(name)                                               \
+#define ISA(name)                                                 \
   extern const fastconv_kernels fastconv_##name[FASTCONV_DTYPES]; \
   int fastconv_##name##_supported(void);
 FASTCONV_ISAS

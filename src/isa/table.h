@@ -15,11 +15,11 @@ enum { FASTCONV_F32 = 0, FASTCONV_F64 = 1, FASTCONV_DTYPES = 2 };
 
 /* What happens to a finished sum before its only store: clamp(sum * scale + shift + residual, lower, upper). */
 typedef struct {
-  const char *scale;         /* factors, or NULL for 1 */
-  const char *shift;         /* addends (bias), or NULL for 0 */
+  const char *scale;           /* factors, or NULL for 1 */
+  const char *shift;           /* addends (bias), or NULL for 0 */
   const char *const *residual; /* like gemm's c: a row pointer each, offset by c_offset; or NULL */
-  int per_row;               /* scale and shift run along the tile's rows (1) or along its columns (0) */
-  double lower, upper;       /* -inf and inf where nothing is clamped; NaN passes */
+  int per_row;                 /* scale and shift run along the tile's rows (1) or along its columns (0) */
+  double lower, upper;         /* -inf and inf where nothing is clamped; NaN passes */
 } fastconv_epilogue;
 
 /* One register tile of a batch-reduce GEMM:  c[i][j] (+)= sum over e, k of a[e][i][k] * b[e][k][j].
@@ -77,7 +77,7 @@ typedef struct {
   void (*pack_runs)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_t plane_stride, ptrdiff_t planes,
                     const fastconv_run *runs, ptrdiff_t count, const char *mask);
 
-  /* dst[i * ld + j] = src[i * row_stride + j * column_stride] for i < rows, j < columns; zeros for columns <= j < ld. */
+  /* dst[i * ld + j] = src[i * row_stride + j * column_stride], i < rows, j < columns; zeros for columns <= j < ld. */
   void (*pack_matrix)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_t row_stride, ptrdiff_t column_stride,
                       ptrdiff_t rows, ptrdiff_t columns);
 
@@ -97,19 +97,19 @@ typedef struct {
   /* log(sum of exp(src[i])) = *peak + *log_sum, where *peak is the largest element. */
   void (*log_sum_exp)(const char *src, ptrdiff_t n, double *peak, double *log_sum);
 
-  /* Merges a block [rows][columns] into each channel's mean and sum of squared deviations; `before` values are in them. */
+  /* Merges a block [rows][columns] into each channel's mean and sum of squared deviations, of `before` values so far.
+   */
   void (*moments)(const char *src, ptrdiff_t rows, ptrdiff_t columns, int per_row, double before, double *mean,
                   double *squares);
 
   /* Adds a block's sum of grad_y and of grad_y * (src - mean) to those of each channel. */
-  void (*products)(const char *grad_y, const char *src, ptrdiff_t rows, ptrdiff_t columns, int per_row, const char *mean,
-                   double *sum, double *product);
+  void (*products)(const char *grad_y, const char *src, ptrdiff_t rows, ptrdiff_t columns, int per_row,
+                   const char *mean, double *sum, double *product);
 
   void (*affine)(const fastconv_affine *block);
   /* Ceilings for benchmarks, see probe.h. */
   double (*probe_fma)(ptrdiff_t steps);
   void (*probe_copy)(char *dst, const char *src, ptrdiff_t n);
 } fastconv_kernels;
-
 
 #endif

@@ -3,7 +3,7 @@
  * Rows are broadcast, columns are vectors: output channels by pixels for channels_first, pixels by output channels for
  * channels_last. A row's k elements are contiguous, so pixels of channels_last and weights need no packing; a step of
  * k loads NV vectors and broadcasts MR scalars for MR * NV multiply-adds, fewer loads than the two ports give.
- * 32 registers: 6 x 4 sums + 4 + 1; 16 registers: 6 x 2 sums + 2 + 1 (as BLIS's Haswell kernel, Van Zee & van de Geijn 2015).
+ * 32 registers: 6 x 4 sums + 4 + 1; 16 registers: 6 x 2 sums + 2 + 1 (BLIS on Haswell: Van Zee, van de Geijn 2015).
  */
 #if VEC_REGISTERS == 32
 #define GEMM_NV 4
@@ -12,10 +12,17 @@
 #endif
 #define GEMM_MR 6
 
-INLINE vec NAME(finish)(vec sum, const fastconv_epilogue *e, int row, const char *residual, ptrdiff_t column, ptrdiff_t n) {
+/* n elements of a scale or shift: one for the whole row, or the columns' own. */
+INLINE vec NAME(channel_values)(const real *values, int per_row, int row, ptrdiff_t column, ptrdiff_t n) {
+  if (per_row) return NAME(splat)(values[row]);
+  return n < VLEN ? NAME(load_tail)(values + column, n) : NAME(load)(values + column);
+}
+
+INLINE vec NAME(finish)(vec sum, const fastconv_epilogue *e, int row, const char *residual, ptrdiff_t column,
+                        ptrdiff_t n) {
   const real *scale = (const real *)e->scale, *shift = (const real *)e->shift;
-  if (scale) sum *= e->per_row ? NAME(splat)(scale[row]) : n < VLEN ? NAME(load_tail)(scale + column, n) : NAME(load)(scale + column);
-  if (shift) sum += e->per_row ? NAME(splat)(shift[row]) : n < VLEN ? NAME(load_tail)(shift + column, n) : NAME(load)(shift + column);
+  if (scale) sum *= NAME(channel_values)(scale, e->per_row, row, column, n);
+  if (shift) sum += NAME(channel_values)(shift, e->per_row, row, column, n);
   if (residual) {
     const real *r = (const real *)residual + column;
     sum += n < VLEN ? NAME(load_tail)(r, n) : NAME(load)(r);
@@ -60,10 +67,11 @@ INLINE void NAME(gemm_tile)(const fastconv_gemm_tile *t, const int mr, const int
   }
 }
 
-#define GEMM_TILE(MR, NV) \
+#define GEMM_TILE(MR, NV)                                                                            \
   static void NAME(gemm_##MR##x##NV)(const fastconv_gemm_tile *t) { NAME(gemm_tile)(t, MR, NV, 0); } \
   static void NAME(gemm_##MR##x##NV##_masked)(const fastconv_gemm_tile *t) { NAME(gemm_tile)(t, MR, NV, 1); }
-#define GEMM_ROWS(NV) GEMM_TILE(1, NV) GEMM_TILE(2, NV) GEMM_TILE(3, NV) GEMM_TILE(4, NV) GEMM_TILE(5, NV) GEMM_TILE(6, NV)
+#define GEMM_ROWS(NV) \
+  GEMM_TILE(1, NV) GEMM_TILE(2, NV) GEMM_TILE(3, NV) GEMM_TILE(4, NV) GEMM_TILE(5, NV) GEMM_TILE(6, NV)
 GEMM_ROWS(1)
 GEMM_ROWS(2)
 #if GEMM_NV == 4
@@ -73,11 +81,16 @@ GEMM_ROWS(4)
 
 static void NAME(gemm)(const fastconv_gemm_tile *t) {
 #define GEMM_ENTRY(MR, NV) {NAME(gemm_##MR##x##NV), NAME(gemm_##MR##x##NV##_masked)}
-#define GEMM_ENTRIES(NV) {GEMM_ENTRY(1, NV), GEMM_ENTRY(2, NV), GEMM_ENTRY(3, NV), GEMM_ENTRY(4, NV), GEMM_ENTRY(5, NV), GEMM_ENTRY(6, NV)}
+#define GEMM_ENTRIES(NV)                                                                                             \
+  {                                                                                                                  \
+    GEMM_ENTRY(1, NV), GEMM_ENTRY(2, NV), GEMM_ENTRY(3, NV), GEMM_ENTRY(4, NV), GEMM_ENTRY(5, NV), GEMM_ENTRY(6, NV) \
+  }
   static void (*const tiles[GEMM_NV][GEMM_MR][2])(const fastconv_gemm_tile *) = {
-      GEMM_ENTRIES(1), GEMM_ENTRIES(2),
+      GEMM_ENTRIES(1),
+      GEMM_ENTRIES(2),
 #if GEMM_NV == 4
-      GEMM_ENTRIES(3), GEMM_ENTRIES(4),
+      GEMM_ENTRIES(3),
+      GEMM_ENTRIES(4),
 #endif
   };
   tiles[(t->columns - 1) / VLEN][t->rows - 1][t->columns % VLEN != 0](t);

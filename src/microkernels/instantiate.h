@@ -24,29 +24,29 @@
 #undef REAL_BITS
 #undef NAME
 
-#define KERNELS(dtype, real)                                      \
-  {                                                               \
-      .isa = STRING(ISA),                                         \
-      .mr = GEMM_MR,                                              \
-      .nr = GEMM_NV * (int)(VEC_BYTES / sizeof(real)),            \
-      .vlen = (int)(VEC_BYTES / sizeof(real)),                    \
-      .kr = 1,                                                    \
-      .storage_bytes = sizeof(real),                              \
-      .accumulate_bytes = sizeof(real),                           \
-      .gemm = gemm_##dtype,                                       \
-      .pack_runs = pack_runs_##dtype,                             \
-      .pack_matrix = pack_matrix_##dtype,                         \
-      .activate = activate_##dtype,                               \
-      .activate_backward = activate_backward_##dtype,             \
-      .masked = masked_##dtype,                                   \
-      .softmax = softmax_##dtype,                                 \
-      .softmax_backward = softmax_backward_##dtype,               \
-      .log_sum_exp = log_sum_exp_##dtype,                         \
-      .moments = moments_##dtype,                                 \
-      .products = products_##dtype,                               \
-      .affine = affine_##dtype,                                   \
-      .probe_fma = probe_fma_##dtype,                             \
-      .probe_copy = probe_copy_##dtype,                           \
+#define KERNELS(dtype, real)                           \
+  {                                                    \
+      .isa = STRING(ISA),                              \
+      .mr = GEMM_MR,                                   \
+      .nr = GEMM_NV * (int)(VEC_BYTES / sizeof(real)), \
+      .vlen = (int)(VEC_BYTES / sizeof(real)),         \
+      .kr = 1,                                         \
+      .storage_bytes = sizeof(real),                   \
+      .accumulate_bytes = sizeof(real),                \
+      .gemm = gemm_##dtype,                            \
+      .pack_runs = pack_runs_##dtype,                  \
+      .pack_matrix = pack_matrix_##dtype,              \
+      .activate = activate_##dtype,                    \
+      .activate_backward = activate_backward_##dtype,  \
+      .masked = masked_##dtype,                        \
+      .softmax = softmax_##dtype,                      \
+      .softmax_backward = softmax_backward_##dtype,    \
+      .log_sum_exp = log_sum_exp_##dtype,              \
+      .moments = moments_##dtype,                      \
+      .products = products_##dtype,                    \
+      .affine = affine_##dtype,                        \
+      .probe_fma = probe_fma_##dtype,                  \
+      .probe_copy = probe_copy_##dtype,                \
   }
 
 extern const fastconv_kernels JOIN(fastconv_, ISA)[FASTCONV_DTYPES];

@@ -1,4 +1,5 @@
-/* Copies into panels: runs of a plane (channels_first pixels) and matrices, transposed where that makes rows contiguous. */
+/* Copies into panels: runs of a plane (channels_first pixels), and matrices, transposed where rows come out contiguous.
+ */
 
 /* Each may write up to a vector past dst + n: packed rows are written front to back, so what follows covers it. */
 INLINE void NAME(zero_run)(real *dst, ptrdiff_t n) {
@@ -16,8 +17,7 @@ INLINE void NAME(copy_run)(real *dst, const real *src, ptrdiff_t n) {
 
 INLINE void NAME(copy_run_masked)(real *dst, const real *src, ptrdiff_t n, const real *mask) {
   ptrdiff_t i = 0;
-  for (; i + VLEN <= n; i += VLEN)
-    NAME(store)(dst + i, (vec)((ivec)NAME(load)(src + i) & (ivec)NAME(load)(mask + i)));
+  for (; i + VLEN <= n; i += VLEN) NAME(store)(dst + i, (vec)((ivec)NAME(load)(src + i) & (ivec)NAME(load)(mask + i)));
   if (i < n) NAME(store)(dst + i, (vec)((ivec)NAME(load_tail)(src + i, n - i) & (ivec)NAME(load)(mask + i)));
 }
 
@@ -27,21 +27,17 @@ INLINE void NAME(copy_run_step2)(real *dst, const real *src, ptrdiff_t n) {
   ptrdiff_t i = 0;
   for (; i + VLEN < n; i += VLEN)
     NAME(store)(dst + i, NAME(even_lanes)(NAME(load)(src + 2 * i), NAME(load)(src + 2 * i + VLEN)));
-  const ptrdiff_t rest = 2 * (n - i) - 1; /* source elements from the first to the last that are left, at most 2 VLEN - 1 */
+  const ptrdiff_t rest = 2 * (n - i) - 1; /* source elements from the first to the last that are left, < 2 VLEN */
   if (rest > VLEN)
     NAME(store)(dst + i, NAME(even_lanes)(NAME(load)(src + 2 * i), NAME(load_tail)(src + 2 * i + VLEN, rest - VLEN)));
-  else if (rest > 0)
-    NAME(store)(dst + i, NAME(even_lanes)(NAME(load_some)(src + 2 * i, rest), (vec){0}));
+  else if (rest > 0) NAME(store)(dst + i, NAME(even_lanes)(NAME(load_some)(src + 2 * i, rest), (vec){0}));
 }
 
 INLINE void NAME(copy_any_run)(real *dst, const real *plane, const fastconv_run *run, const real *mask) {
   const real *src = plane + run->from;
-  if (run->masked)
-    NAME(copy_run_masked)(dst, src, run->length, mask + run->to);
-  else if (run->step == 1)
-    NAME(copy_run)(dst, src, run->length);
-  else if (run->step == 2)
-    NAME(copy_run_step2)(dst, src, run->length);
+  if (run->masked) NAME(copy_run_masked)(dst, src, run->length, mask + run->to);
+  else if (run->step == 1) NAME(copy_run)(dst, src, run->length);
+  else if (run->step == 2) NAME(copy_run_step2)(dst, src, run->length);
   else
     for (ptrdiff_t i = 0; i < run->length; i++) dst[i] = src[i * run->step];
 }
@@ -61,8 +57,8 @@ static void NAME(pack_runs)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_t 
   }
 }
 
-static void NAME(pack_rows_of_columns)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t column_stride, ptrdiff_t rows,
-                                       ptrdiff_t columns) {
+static void NAME(pack_rows_of_columns)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t column_stride,
+                                       ptrdiff_t rows, ptrdiff_t columns) {
   ptrdiff_t i = 0;
   for (; i + VLEN <= rows; i += VLEN) {
     ptrdiff_t j = 0;
@@ -83,10 +79,10 @@ static void NAME(pack_matrix)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_
                               ptrdiff_t rows, ptrdiff_t columns) {
   real *to = (real *)dst;
   const real *from = (const real *)src;
-  if (row_stride == 1 && column_stride != 1)
-    NAME(pack_rows_of_columns)(to, ld, from, column_stride, rows, columns);
+  if (row_stride == 1 && column_stride != 1) NAME(pack_rows_of_columns)(to, ld, from, column_stride, rows, columns);
   else
     for (ptrdiff_t i = 0; i < rows; i++)
       for (ptrdiff_t j = 0; j < columns; j++) to[i * ld + j] = from[i * row_stride + j * column_stride];
-  for (ptrdiff_t i = 0; i < rows && columns < ld; i++) memset(to + i * ld + columns, 0, (size_t)(ld - columns) * sizeof(real));
+  for (ptrdiff_t i = 0; i < rows && columns < ld; i++)
+    memset(to + i * ld + columns, 0, (size_t)(ld - columns) * sizeof(real));
 }

@@ -11,7 +11,7 @@ int fastconv_get_threads(void);
  * elements moved, whichever is larger. Results never depend on the answer. */
 int fastconv_team(double work);
 
-/* libgomp's pool does not survive fork: the parent lets its idle workers go before, so that the child starts its own. */
+/* libgomp's pool does not survive fork: the parent lets its idle workers go before, the child starts its own. */
 void fastconv_install_fork_handler(void);
 
 #endif
