@@ -29,8 +29,8 @@ class PlanCache(Generic[Plan]):
 
     def __init__(self, size: int = 1024) -> None:
         self.size = size
-        self.get = (plans := {}).get
-        self._plans: dict[Any, Plan] = plans
+        self._plans: dict[Any, Plan] = {}
+        self.get = self._plans.get
         self._lock = threading.Lock()
 
     def put(self, key: Any, plan: Plan) -> Plan:

@@ -710,7 +710,7 @@ cdef void run(const Problem *p, const Call *call, bint channels_last, char *shar
                                             shared + unit // cut.parts * panels * panel_stride(p, f), own)
 
 
-cdef const char *weight_group(const Problem *p, const char *weight, Py_ssize_t group) noexcept nogil:
+cdef inline const char *weight_group(const Problem *p, const char *weight, Py_ssize_t group) noexcept nogil:
     return weight + group * p.kin * p.kout * p.kernel_taps * p.itemsize
 
 
@@ -735,7 +735,8 @@ cdef void pack_row(const Problem *p, const Phase *f, const char *weight, char *p
 cdef void pack_panel(const Problem *p, const Phase *f, const char *weight, char *packed, Py_ssize_t group,
                      Py_ssize_t panel, bint backward) noexcept nogil:
     """packed[group][panel of NR rows][block of channels][tap][kc][NR] from weight[C_out][C_in / groups][kernel]."""
-    cdef Py_ssize_t row_stride = p.kernel_taps if backward else p.kin * p.kernel_taps, nr = p.kernels.nr, isz = p.itemsize
+    cdef Py_ssize_t row_stride = p.kernel_taps if backward else p.kin * p.kernel_taps
+    cdef Py_ssize_t nr = p.kernels.nr, isz = p.itemsize
     cdef Py_ssize_t stride = p.kout * p.kernel_taps if backward else p.kernel_taps, channel = 0, tap, kc
     cdef Py_ssize_t panels = ceil_div(p.kout, nr), columns = min(nr, p.kout - panel * nr)
     cdef const char *source = weight_group(p, weight, group) + panel * nr * row_stride * isz
