@@ -1,13 +1,15 @@
-"""Where each output position of a convolution finds its input, axis by axis: the index maps all macro-kernels share.
+"""Where each output position of a convolution finds its input, axis by axis: the tables all macro-kernels share.
 
-One map covers every stride, dilation and padding mode, so that macro-kernels have one loop for all of them; the
-gradient with respect to the input is the same loop over maps of its stride phases.
+One table covers every stride, dilation and padding mode, so that macro-kernels have one loop for all of them; the
+gradient with respect to the input is the same loop over tables of its stride phases. Along an axis all taps read the
+same line, each shifted: a table is as long as the padded axis, whatever the kernel.
 """
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from math import gcd
 
 import numpy as np
 
@@ -18,45 +20,74 @@ PADDING = -1
 
 @dataclass(frozen=True, slots=True)
 class AxisSources:
-    """The positions start, start + step, ... of a destination axis and what their taps read.
+    """The positions start, start + step, ... of a destination axis, `count` of them, and what their taps read.
 
-    `map[i, j]` is the source position that kernel tap `taps[i]` reads for the j-th destination position, or PADDING.
+    Kernel tap `taps[i]` reads for the j-th position the source position table[first + i * tap_step + j * stride], or
+    nothing where that is PADDING.
     """
 
     start: int
     step: int
+    count: int
     taps: tuple[int, ...]
-    map: np.ndarray
+    table: np.ndarray
+    first: int
+    tap_step: int
+    stride: int
+
+    def segments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Stretches of positions whose sources are evenly spaced, tap by tap.
+
+        Returns rows (start, stop, source, step), positions start .. stop - 1 reading source, source + step, ..., and
+        for each tap the index of its first row (and behind the last tap the number of rows).
+        """
+        pieces = _pieces(self.table)
+        rows, first = [], [0]
+        for i in range(len(self.taps)):
+            at = self.first + i * self.tap_step
+            for start, stop, step in pieces:
+                begin = max(0, -((at - start) // self.stride))
+                end = min(self.count, -((at - stop) // self.stride))
+                if begin < end:
+                    step = step * self.stride if end - begin > 1 else 1
+                    rows.append((begin, end, int(self.table[at + begin * self.stride]), step))
+            first.append(len(rows))
+        return np.array(rows, np.intp).reshape(-1, 4), np.array(first, np.intp)
 
 
-def axis_map(
-    size: int, out: int, kernel: int, stride: int, before: int, dilation: int, mode: str = "zeros"
-) -> np.ndarray:
-    """Source position of each tap and output position, int64[kernel][out]: o * stride + t * dilation - before.
+def _pieces(table: np.ndarray) -> list[tuple[int, int, int]]:
+    """(start, stop, step) of stretches of a table that are padding, or sources evenly spaced."""
+    edge = np.iinfo(np.intp).max  # a step no source takes: into or out of the padding
+    steps = np.where((table[1:] == PADDING) == (table[:-1] == PADDING), np.diff(table), edge)
+    changes = np.append(np.flatnonzero(np.diff(steps)) + 1, len(steps))
+    pieces, start = [], 0
+    while start < len(table):
+        step = int(steps[start]) if start < len(steps) else edge
+        stop = start + 1 if step == edge else int(changes[np.searchsorted(changes, start, "right")]) + 1
+        pieces.append((start, stop, 1 if step == edge else step))
+        start = stop
+    return pieces
 
-    Positions outside 0 .. size - 1 become PADDING for mode "zeros" and fold back for reflect, replicate and circular.
-    """
-    position = np.arange(kernel, dtype=np.int64)[:, None] * dilation + np.arange(out, dtype=np.int64) * stride - before
+
+def fold_back(position: np.ndarray, size: int, mode: str = "zeros") -> np.ndarray:
+    """Where positions along an unpadded axis are found in x; those outside 0 .. size - 1 are PADDING or fold back."""
     if mode == "reflect" and size > 1:
-        position = np.abs((position + size - 1) % (2 * size - 2) - (size - 1))
-    elif mode in ("replicate", "reflect"):
-        position = np.clip(position, 0, size - 1)
-    elif mode == "circular":
-        position %= size
-    else:
-        position[(position < 0) | (position >= size)] = PADDING
-    return np.ascontiguousarray(position)
+        return np.abs((position + size - 1) % (2 * size - 2) - (size - 1))
+    if mode in ("replicate", "reflect"):
+        return np.clip(position, 0, size - 1)
+    if mode == "circular":
+        return position % size
+    return np.where((position < 0) | (position >= size), PADDING, position)
 
 
 def forward_sources(geometry: ConvGeometry, mode: str = "zeros") -> list[tuple[AxisSources, ...]]:
-    """The one phase of a forward convolution: every output position, every tap."""
+    """The one phase of a forward convolution: o reads for tap t the input at o * stride + t * dilation - before."""
     g = geometry
-    return [
-        tuple(
-            AxisSources(0, 1, tuple(range(k)), axis_map(i, o, k, s, p[0], d, mode))
-            for i, o, k, s, p, d in zip(g.in_size, g.out_size, g.kernel, g.stride, g.padding, g.dilation, strict=True)
-        )
-    ]
+    axes = []
+    for i, o, k, s, p, d in zip(g.in_size, g.out_size, g.kernel, g.stride, g.padding, g.dilation, strict=True):
+        reach = np.arange((o - 1) * s + (k - 1) * d + 1, dtype=np.intp) - p[0]
+        axes.append(AxisSources(0, 1, o, tuple(range(k)), fold_back(reach, i, mode), 0, d, s))
+    return [tuple(axes)]
 
 
 def backward_input_sources(geometry: ConvGeometry) -> list[tuple[AxisSources, ...]]:
@@ -64,19 +95,26 @@ def backward_input_sources(geometry: ConvGeometry) -> list[tuple[AxisSources, ..
 
     Input positions r, r + stride, ... meet the same taps, those t with (r + before - t * dilation) divisible by the
     stride, at output position (i + before - t * dilation) / stride: each phase is a small dense convolution of
-    grad_y (Dumoulin & Visin 2016, section 4), and no product with a stuffed zero is computed.
+    grad_y (Dumoulin & Visin 2016, section 4), and no product with a stuffed zero is computed. Positions that no tap
+    meets have no phase, so that there are never more phases than taps.
     """
     g = geometry
     axes = [
-        [_axis_phase(r, *axis) for r in range(min(axis[3], axis[0]))]
+        _axis_phases(*axis)
         for axis in zip(g.in_size, g.out_size, g.kernel, g.stride, (p[0] for p in g.padding), g.dilation, strict=True)
     ]
     return list(itertools.product(*axes))
 
 
-def _axis_phase(r: int, size: int, out: int, kernel: int, stride: int, before: int, dilation: int) -> AxisSources:
-    position = np.arange(r, size, stride, dtype=np.int64)
-    taps = tuple(t for t in range(kernel) if (r + before - t * dilation) % stride == 0)
-    source = (position + before - np.array(taps, dtype=np.int64)[:, None] * dilation) // stride
-    source[(source < 0) | (source >= out)] = PADDING
-    return AxisSources(r, stride, taps, np.ascontiguousarray(source.reshape(len(taps), len(position))))
+def _axis_phases(size: int, out: int, kernel: int, stride: int, before: int, dilation: int) -> list[AxisSources]:
+    taps: dict[int, list[int]] = {}
+    for t in range(kernel):
+        taps.setdefault((t * dilation - before) % stride, []).append(t)
+    tap_step = -(dilation // gcd(stride, dilation))
+    phases = []
+    for r in sorted(r for r in taps if r < size):
+        count = -((r - size) // stride)
+        nearest, farthest = ((r + before - t * dilation) // stride for t in (taps[r][0], taps[r][-1]))
+        table = fold_back(np.arange(farthest, nearest + count, dtype=np.intp), out)
+        phases.append(AxisSources(r, stride, count, tuple(taps[r]), table, nearest - farthest, tap_step, 1))
+    return phases

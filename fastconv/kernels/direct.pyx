@@ -26,6 +26,8 @@ from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
+from fastconv.sources import AxisSources
+
 from fastconv.kernels.core cimport (
     FASTCONV_MAX_ROWS,
     acquire,
@@ -42,6 +44,8 @@ from fastconv.kernels.core cimport (
 )
 
 cnp.import_array()
+
+ALONE = AxisSources(0, 1, 1, (0,), np.zeros(1, np.intp), 0, 1, 1)  # an axis that the convolution does not have
 
 cdef enum:
     PANEL_BYTES = 256 * 1024   # one packed panel [taps][KC][NR]: a quarter of a 1 MB L2
@@ -61,8 +65,10 @@ cdef struct Phase:
     Py_ssize_t offset[3]       # where they start in the destination and how far apart they are
     Py_ssize_t step[3]
     Py_ssize_t taps[3]
-    const Py_ssize_t *map[3]   # [taps][count]: source position or -1
-    const Segment *segments    # [taps of W] runs of map[2], first_segment[t] .. first_segment[t + 1]
+    const Py_ssize_t *table[3]  # source position or -1 of tap t and destination position i at t * tap_step + i * stride
+    Py_ssize_t tap_step[3]
+    Py_ssize_t stride[3]
+    const Segment *segments    # [taps of W] runs of W's table, first_segment[t] .. first_segment[t + 1]
     const Py_ssize_t *first_segment
     const Py_ssize_t *weight_taps  # [taps]: element offset of each tap in the weight's kernel
     Py_ssize_t all_taps, pixels, kc
@@ -92,6 +98,7 @@ cdef struct Call:
     const char *source
     const char *weight         # packed
     const char *zeros          # as long as a pixel of all channels
+    const char *background     # what a pixel holds that no tap meets, channel by channel; or NULL if there is none
     char *destination
     fastconv_epilogue epilogue
     int activation             # of table.h, applied to a finished tile while it is in L1; or -1
@@ -105,6 +112,11 @@ cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
 cdef inline Py_ssize_t even_part(Py_ssize_t total, Py_ssize_t limit, Py_ssize_t unit) noexcept nogil:
     """The size of a part when `total` is cut into equal parts of at most `limit`, in whole units."""
     return ceil_div(ceil_div(total, ceil_div(total, limit)), unit) * unit
+
+
+cdef inline Py_ssize_t source_of(const Phase *f, int axis, Py_ssize_t tap, Py_ssize_t i) noexcept nogil:
+    """Where a tap finds its source for the i-th destination position of an axis, or -1 for padding."""
+    return f.table[axis][tap * f.tap_step[axis] + i * f.stride[axis]]
 
 
 cdef void activate_tile(const Problem *p, const Call *call, const fastconv_gemm_tile *t) noexcept nogil:
@@ -148,7 +160,7 @@ cdef Py_ssize_t tile_runs(const Problem *p, const Phase *f, Py_ssize_t td, Py_ss
     memset(mask, 0, p.kernels.nr * p.itemsize)
     while to < columns:
         length = min(f.count[2] - at.w, columns - to)
-        d, h = f.map[0][td * f.count[0] + at.d], f.map[1][th * f.count[1] + at.h]
+        d, h = source_of(f, 0, td, at.d), source_of(f, 1, th, at.h)
         if d >= 0 and h >= 0:
             base = at.n * image + (d * p.source_size[1] + h) * p.source_size[2]
             s = f.segments + f.first_segment[tw]
@@ -302,7 +314,7 @@ cdef void channels_first_task(const Problem *p, const Phase *f, Cut cut, const C
     cdef const char *weight = call.weight + f.weight_offset + b.group * p.kout * f.all_taps * p.kin * isz
     if not f.scratch:
         c = call.destination + (((b.n * p.groups + b.group) * p.kout + row) * p.destination_plane + b.q) * isz
-    while True:  # at least once: a phase without taps is stored, too
+    while channel < p.kin:
         kc = min(f.kc, p.kin - channel)
         if shared == NULL:
             for tile in range(ceil_div(b.columns, nr)):
@@ -312,8 +324,6 @@ cdef void channels_first_task(const Problem *p, const Phase *f, Cut cut, const C
                        shared + channel // f.kc * tiles * panel if shared != NULL else own, panel, c, c_row, b.columns,
                        channel + kc == p.kin)
         channel += kc
-        if channel == p.kin:
-            break
     if f.scratch:
         copy_out(p, f, call.destination, b.group, row, stop, b.q, b.columns, c, c_row)
 
@@ -345,7 +355,7 @@ cdef void place_rows(const Problem *p, const Phase *f, const Call *call, Positio
 cdef inline Py_ssize_t source_line(const Problem *p, const Phase *f, Py_ssize_t td, Py_ssize_t th,
                                    const Position *at) noexcept nogil:
     """Index of the first pixel of the line that a tap reads, counted from the first image, or -1 for padding."""
-    cdef Py_ssize_t d = f.map[0][td * f.count[0] + at.d], h = f.map[1][th * f.count[1] + at.h]
+    cdef Py_ssize_t d = source_of(f, 0, td, at.d), h = source_of(f, 1, th, at.h)
     if d < 0 or h < 0:
         return -1
     return at.n * p.source_plane + (d * p.source_size[1] + h) * p.source_size[2]
@@ -365,7 +375,7 @@ cdef void point_rows(const Problem *p, const Phase *f, const Call *call, Rows *r
             for tw in range(f.taps[2]):
                 inside = False
                 for i in range(r.rows):
-                    w = f.map[2][tw * f.count[2] + r.at[i].w]
+                    w = source_of(f, 2, tw, r.at[i].w)
                     if line[i] < 0 or w < 0:
                         a[i] = call.zeros
                     else:
@@ -396,20 +406,20 @@ cdef inline void copy_line_taps(const Problem *p, const Phase *f, const char *so
                                 char *to) noexcept nogil:
     """Taps of one line: to[tap][channel]; neighbouring pixels are copied as one."""
     cdef Py_ssize_t tw = 0, first, length = p.kin * p.itemsize
-    cdef const Py_ssize_t *map = f.map[2] + w
-    cdef Py_ssize_t width = f.count[2]
+    cdef const Py_ssize_t *table = f.table[2] + w * f.stride[2]
+    cdef Py_ssize_t step = f.tap_step[2]
     if line < 0:
         memset(to, 0, f.taps[2] * length)
         return
     while tw < f.taps[2]:
         first = tw
         tw += 1
-        if map[first * width] < 0:
+        if table[first * step] < 0:
             memset(to + first * length, 0, length)
             continue
-        while p.groups == 1 and tw < f.taps[2] and map[tw * width] == map[first * width] + tw - first:
+        while p.groups == 1 and tw < f.taps[2] and table[tw * step] == table[first * step] + tw - first:
             tw += 1
-        memcpy(to + first * length, source + (line + map[first * width]) * p.groups * length, (tw - first) * length)
+        memcpy(to + first * length, source + (line + table[first * step]) * p.groups * length, (tw - first) * length)
 
 
 cdef inline bint copies_taps(const Problem *p, const Phase *f) noexcept nogil:
@@ -507,6 +517,7 @@ cdef class DirectPlan:
     cdef object keep            # arrays that the pointers of `problem` look into
     cdef object zeros
     cdef readonly Py_ssize_t packed_bytes
+    cdef readonly bint covered  # whether every destination pixel belongs to a phase
     cdef double work
 
     def __init__(self, int dtype, bint channels_last, bint backward, Py_ssize_t batch, Py_ssize_t groups,
@@ -528,33 +539,35 @@ cdef class DirectPlan:
         p.phases, p.phase = len(sources), <Phase *> cnp.PyArray_DATA(phases)
         self.zeros = np.zeros(groups * kin if channels_last else 0, np.float64 if dtype else np.float32)
         self.work = 0
+        covered = 0
         for i in range(p.phases):
             f = &p.phase[i]
             self._describe(f, sources[i], kernel)
             self._block(f)
             self.work += <double> batch * groups * kout * kin * f.pixels * f.all_taps
+            covered += f.pixels
+        self.covered = covered == p.destination_plane
+        if not self.covered:
+            self.work += <double> batch * groups * kout * p.destination_plane
 
     cdef _describe(self, Phase *f, axes, kernel):
         """Copy an AxisSources a spatial axis into the phase, the missing leading axes as ones."""
         cdef int i, missing = 3 - len(axes)
-        one = np.zeros((1, 1), np.intp)
         f.all_taps, f.pixels = 1, 1
         taps = np.zeros(1, np.intp)
         for i in range(3):
-            if i < missing:
-                map, f.offset[i], f.step[i] = one, 0, 1
-            else:
-                axis = axes[i - missing]
-                map, f.offset[i], f.step[i] = np.ascontiguousarray(axis.map, np.intp), axis.start, axis.step
+            axis = axes[i - missing] if i >= missing else ALONE
+            if i >= missing:
                 taps = (taps[:, None] * kernel[i - missing] + np.array(axis.taps, np.intp)).ravel()
-            self.keep.append(map)
-            f.taps[i], f.count[i] = map.shape
-            f.map[i] = <const Py_ssize_t *> cnp.PyArray_DATA(map)
+            self.keep.append(axis.table)
+            f.offset[i], f.step[i], f.count[i], f.taps[i] = axis.start, axis.step, axis.count, len(axis.taps)
+            f.table[i] = <const Py_ssize_t *> cnp.PyArray_DATA(axis.table) + <Py_ssize_t> axis.first
+            f.tap_step[i], f.stride[i] = axis.tap_step, axis.stride
             f.all_taps *= f.taps[i]
             f.pixels *= f.count[i]
         self.keep.append(taps)
         f.weight_taps = <const Py_ssize_t *> cnp.PyArray_DATA(taps)
-        segments, first = runs_of(map)
+        segments, first = axis.segments()
         self.keep += [segments, first]
         f.segments = <const Segment *> cnp.PyArray_DATA(segments)
         f.first_segment = <const Py_ssize_t *> cnp.PyArray_DATA(first)
@@ -562,7 +575,7 @@ cdef class DirectPlan:
     cdef _block(self, Phase *f):
         """Blocks of channels and of pixels; a function of the geometry and the register tile alone."""
         cdef Problem *p = &self.problem
-        cdef Py_ssize_t taps = max(1, f.all_taps), nr = p.kernels.nr, rows = f.pixels * p.batch
+        cdef Py_ssize_t taps = f.all_taps, nr = p.kernels.nr, rows = f.pixels * p.batch
         f.weight_offset = self.packed_bytes
         f.kc = p.kin
         if not (self.channels_last and copies_taps(p, f)):
@@ -572,7 +585,7 @@ cdef class DirectPlan:
             f.blocks, f.slices = ceil_div(rows, f.block), p.groups
             self.packed_bytes += p.groups * ceil_div(p.kout, nr) * nr * f.all_taps * p.kin * p.itemsize
         else:
-            f.scratch = f.step[2] != 1 or p.phases > 1 or (p.batch > 1 and f.pixels % nr and f.pixels < 4 * nr)
+            f.scratch = f.pixels != p.destination_plane or (p.batch > 1 and f.pixels % nr and f.pixels < 4 * nr)
             columns = rows if f.scratch else f.pixels
             tiles = max(1, min(<Py_ssize_t> BLOCK_TILES, BLOCK_BYTES // (taps * f.kc * nr * p.itemsize)))
             f.block = min(tiles, ceil_div(max(1, columns), nr)) * nr
@@ -606,6 +619,18 @@ cdef class DirectPlan:
                 else:
                     pack_row(p, f, weight, packed, unit // units, unit % units, backward)
 
+    def _background(self, bias, double lower, double upper, int activation, double alpha):
+        """A pixel of the destination that no tap meets."""
+        cdef const Problem *p = &self.problem
+        cdef cnp.ndarray value = np.zeros(p.groups * p.kout, np.float64 if p.itemsize == 8 else np.float32)
+        if bias is not None:
+            value += bias
+        np.clip(value, lower, upper, out=value)
+        if activation >= 0:
+            p.kernels.activate(activation, alpha, <char *> cnp.PyArray_DATA(value), <char *> cnp.PyArray_DATA(value),
+                               p.groups * p.kout)
+        return value
+
     def __call__(self, cnp.ndarray source, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray destination,
                  double lower=-INFINITY, double upper=INFINITY, int activation=-1, double alpha=0,
                  cnp.ndarray packed=None):
@@ -631,6 +656,9 @@ cdef class DirectPlan:
         call.epilogue.per_row = not self.channels_last
         call.epilogue.lower, call.epilogue.upper = lower, upper
         call.activation, call.alpha = activation, alpha
+        if not self.covered:
+            background = self._background(bias, lower, upper, activation, alpha)
+            call.background = <const char *> cnp.PyArray_DATA(background)
         try:
             if packed is None:
                 own = acquire(self.packed_bytes + 64, 1)
@@ -684,10 +712,13 @@ cdef void run(const Problem *p, const Call *call, bint channels_last, char *shar
     cdef const Phase *f = NULL
     cdef char *own = NULL
     cdef Py_ssize_t i = 0, s = 0, first = 0, count = 0, panels = 0, unit
-    cdef Cut cut = cut_for(p, &p.phase[0], channels_last, threads)
+    cdef Cut cut
     fegetenv(&environment)
     with parallel(num_threads=threads):
         fesetenv(&environment)
+        if call.background != NULL:
+            for unit in prange(p.batch * (p.destination_plane if channels_last else p.groups * p.kout)):
+                fill(p, call, channels_last, unit)
         for i in range(p.phases):
             f = &p.phase[i]
             cut = cut_for(p, f, channels_last, threads)
@@ -708,6 +739,21 @@ cdef void run(const Problem *p, const Call *call, bint channels_last, char *shar
                     for unit in prange(count * cut.parts, schedule="dynamic"):
                         channels_first_task(p, f, cut, call, first + unit // cut.parts, unit % cut.parts,
                                             shared + unit // cut.parts * panels * panel_stride(p, f), own)
+
+
+cdef void fill(const Problem *p, const Call *call, bint channels_last, Py_ssize_t unit) noexcept nogil:
+    """The background of one pixel (channels_last) or of one plane."""
+    cdef Py_ssize_t channels = p.groups * p.kout, isz = p.itemsize, i
+    cdef char *to = call.destination + unit * (channels if channels_last else p.destination_plane) * isz
+    cdef const char *value = call.background + unit % channels * isz
+    if channels_last:
+        memcpy(to, call.background, channels * isz)
+    elif isz == 4:
+        for i in range(p.destination_plane):
+            (<float *> to)[i] = (<const float *> value)[0]
+    else:
+        for i in range(p.destination_plane):
+            (<double *> to)[i] = (<const double *> value)[0]
 
 
 cdef inline const char *weight_group(const Problem *p, const char *weight, Py_ssize_t group) noexcept nogil:
@@ -748,19 +794,3 @@ cdef void pack_panel(const Problem *p, const Phase *f, const char *weight, char 
                                   kc, columns)
             to += kc * nr * isz
         channel += kc
-
-
-def runs_of(map):
-    """Segments (start, stop, source, step) of each row of an index map, and the first segment of each row."""
-    segments, first = [], [0]
-    for row in map.tolist():
-        i = 0
-        while i < len(row):
-            j = i + 1
-            step = row[j] - row[i] if j < len(row) and row[i] >= 0 and row[j] >= 0 else 1
-            while j < len(row) and (row[j] == -1 if row[i] == -1 else row[j] >= 0 and row[j] - row[j - 1] == step):
-                j += 1
-            segments.append((i, j, row[i], step))
-            i = j
-        first.append(len(segments))
-    return np.array(segments, np.intp).reshape(-1, 4), np.array(first, np.intp)
