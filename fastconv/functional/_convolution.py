@@ -80,7 +80,8 @@ def flip(weight: Array, flip_kernel: bool) -> Array:
     """The weight as it correlates: turned about along every kernel axis for a true convolution."""
     if flip_kernel is False or not as_bool(flip_kernel, "flip_kernel"):
         return weight
-    return weight[(..., *(slice(None, None, -1),) * (weight.ndim - 2))]
+    turned: tuple[Any, ...] = (..., *(slice(None, None, -1),) * (weight.ndim - 2))
+    return weight[turned]
 
 
 def check_need(need: Any) -> None:
