@@ -8,6 +8,8 @@ import safetensors.numpy
 
 from fastconv import checkpoint
 
+pytestmark = pytest.mark.isa_independent
+
 STATE = {
     "features.0.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
     "features.0.bias": np.array([1.5, np.nan, np.inf]),

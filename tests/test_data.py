@@ -9,6 +9,8 @@ import pytest
 from fastconv import data
 from fastconv.data import DataError
 
+pytestmark = pytest.mark.isa_independent
+
 TRAIN_IMAGES, TRAIN_LABELS = data.IDX_FILES["train"]
 TEST_IMAGES, TEST_LABELS = data.IDX_FILES["test"]
 

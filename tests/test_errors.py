@@ -24,6 +24,8 @@ from fastconv.geometry import (
     unpool_geometry,
 )
 
+pytestmark = pytest.mark.isa_independent
+
 X2, W2 = (2, 4, 8, 9), (6, 4, 3, 3)
 HUGE = 2**62
 

@@ -28,6 +28,8 @@ from fastconv.geometry import (
     unpool_geometry,
 )
 
+pytestmark = pytest.mark.isa_independent
+
 SPATIAL = {1: (9,), 2: (8, 5), 3: (5, 6, 4)}
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}

@@ -6,6 +6,8 @@ import torch
 
 from fastconv import init
 
+pytestmark = pytest.mark.isa_independent
+
 SHAPE = (64, 32, 3, 3)
 
 

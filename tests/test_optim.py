@@ -6,6 +6,8 @@ import torch
 
 from fastconv.optim import SGD, Adam
 
+pytestmark = pytest.mark.isa_independent
+
 SHAPES = {"weight": (4, 3, 2), "bias": (4,), "scale": ()}
 
 

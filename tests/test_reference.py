@@ -11,6 +11,8 @@ import torch.nn.functional as F
 
 from fastconv import reference
 
+pytestmark = pytest.mark.isa_independent
+
 LAYOUTS = ["channels_first", "channels_last"]
 RANKS = [1, 2, 3]
 

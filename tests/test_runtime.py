@@ -19,6 +19,8 @@ import fastconv.functional as ff
 from fastconv import runtime
 from fastconv.kernels import core
 
+pytestmark = pytest.mark.isa_independent
+
 # Large enough for a team of threads, in every part of the kernels: rows in parts, blocks of channels.
 X, WEIGHT = values((2, 48, 24, 23), 0).astype(np.float32), values((64, 48, 3, 3), 1).astype(np.float32)
 HANGS = 300  # seconds after which a process counts as hanging, on a machine that is busy, too

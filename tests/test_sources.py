@@ -2,10 +2,13 @@
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 from hypothesis import assume, given
 
 from fastconv.geometry import conv_geometry
 from fastconv.sources import PADDING, backward_input_sources, forward_sources
+
+pytestmark = pytest.mark.isa_independent
 
 MODES = st.sampled_from(["zeros", "reflect", "replicate", "circular"])
 NUMPY_MODE = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}

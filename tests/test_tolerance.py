@@ -7,6 +7,8 @@ from tolerance import assert_within, bound
 
 from fastconv import reference
 
+pytestmark = pytest.mark.isa_independent
+
 SMALL = cases.Conv((2, 5, 9, 8), (6, 5, 3, 3), padding=1)
 LARGE = cases.Conv((1, 700, 9, 8), (4, 700, 3, 3), padding=1)
 
