@@ -613,11 +613,12 @@ cdef class DirectPlan:
         cdef bint channels_last = self.channels_last, backward = self.backward
         for i in range(p.phases):
             f = &p.phase[i]
-            for unit in prange(p.groups * units, nogil=True, num_threads=threads, schedule="static"):
-                if channels_last:
-                    pack_panel(p, f, weight, packed, unit // units, unit % units, backward)
-                else:
-                    pack_row(p, f, weight, packed, unit // units, unit % units, backward)
+            if threads == 1:
+                for unit in range(p.groups * units):
+                    pack_unit(p, f, weight, packed, channels_last, unit // units, unit % units, backward)
+            else:
+                for unit in prange(p.groups * units, nogil=True, num_threads=threads, schedule="static"):
+                    pack_unit(p, f, weight, packed, channels_last, unit // units, unit % units, backward)
 
     def _background(self, bias, double lower, double upper, int activation, double alpha):
         """A pixel of the destination that no tap meets."""
@@ -668,7 +669,10 @@ cdef class DirectPlan:
                 call.weight = <const char *> cnp.PyArray_DATA(packed)
             scratch = acquire(workspace(p, self.channels_last, threads), 1)
             with nogil:
-                run(p, &call, self.channels_last, scratch, threads)
+                if threads == 1:
+                    run_alone(p, &call, self.channels_last, scratch)
+                else:
+                    run(p, &call, self.channels_last, scratch, threads)
         finally:
             release(scratch)
             release(own)
@@ -706,8 +710,23 @@ cdef Py_ssize_t workspace(const Problem *p, bint channels_last, int threads) noe
     return most
 
 
+cdef void run_alone(const Problem *p, const Call *call, bint channels_last, char *own) noexcept nogil:
+    """All phases by the calling thread, without the price of a team."""
+    cdef const Phase *f
+    cdef Py_ssize_t i, unit
+    cdef Cut cut
+    for i in range(p.phases):
+        f = &p.phase[i]
+        cut = cut_for(p, f, channels_last, 1)
+        for unit in range(f.slices * f.blocks):
+            if channels_last:
+                channels_last_task(p, f, cut, call, unit, 0, own)
+            else:
+                channels_first_task(p, f, cut, call, unit, 0, NULL, own)
+
+
 cdef void run(const Problem *p, const Call *call, bint channels_last, char *shared, int threads) noexcept nogil:
-    """All phases; workers round as their caller does."""
+    """All phases by a team, whose workers round as their caller does."""
     cdef fenv_t environment
     cdef const Phase *f = NULL
     cdef char *own = NULL
@@ -758,6 +777,14 @@ cdef void fill(const Problem *p, const Call *call, bint channels_last, Py_ssize_
 
 cdef inline const char *weight_group(const Problem *p, const char *weight, Py_ssize_t group) noexcept nogil:
     return weight + group * p.kin * p.kout * p.kernel_taps * p.itemsize
+
+
+cdef inline void pack_unit(const Problem *p, const Phase *f, const char *weight, char *packed, bint channels_last,
+                           Py_ssize_t group, Py_ssize_t unit, bint backward) noexcept nogil:
+    if channels_last:
+        pack_panel(p, f, weight, packed, group, unit, backward)
+    else:
+        pack_row(p, f, weight, packed, group, unit, backward)
 
 
 cdef void pack_row(const Problem *p, const Phase *f, const char *weight, char *packed, Py_ssize_t group,
