@@ -2,12 +2,17 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
 
 from fastconv import runtime
+
+# benchmarks/ is tested, too; last, so that an installed fastconv is not hidden by the checkout's.
+sys.path.append(str(Path(__file__).parents[1]))
 
 hypothesis.settings.register_profile("fastconv", deadline=None, derandomize=True, max_examples=60, database=None)
 hypothesis.settings.load_profile("fastconv")
