@@ -9,6 +9,7 @@ cdef extern from "threads.h" nogil:
     void fastconv_set_threads(int count)
     int fastconv_get_threads()
     int fastconv_team(double work)
+    int fastconv_openmp_is_llvm()
     void fastconv_install_fork_handler()
 
 cdef extern from "workspace.h" nogil:
@@ -24,15 +25,8 @@ cdef extern from *:
     #else
     #define FASTCONV_COMPILER "GCC " __VERSION__
     #endif
-
-    /* Both runtimes may serve the same build: Clang's library answers to GCC's entry points. */
-    #include <dlfcn.h>
-    static const char *openmp_runtime(void) {
-        return dlsym(RTLD_DEFAULT, "__kmpc_fork_call") ? "LLVM libomp" : "GNU libgomp";
-    }
     """
     const char *FASTCONV_COMPILER
-    const char *openmp_runtime()
 
 cdef extern from "<omp.h>" nogil:
     int _OPENMP
@@ -112,7 +106,7 @@ def build_info() -> dict[str, str]:
     return {
         "compiler": FASTCONV_COMPILER.decode(),
         "openmp": str(_OPENMP),
-        "openmp_runtime": openmp_runtime().decode(),
+        "openmp_runtime": "LLVM libomp" if fastconv_openmp_is_llvm() else "GNU libgomp",
     }
 
 

@@ -11,7 +11,10 @@ int fastconv_get_threads(void);
  * elements moved, whichever is larger. Results never depend on the answer. */
 int fastconv_team(double work);
 
-/* libgomp's pool does not survive fork: the parent lets its idle workers go before, the child starts its own. */
+int fastconv_openmp_is_llvm(void); /* rather than GNU libgomp */
+
+/* libgomp's pool does not survive fork: the parent lets its idle workers go before, the child starts its own. LLVM's
+ * looks after itself, and holds a lock through fork under which any call of it from a new thread would wait forever. */
 void fastconv_install_fork_handler(void);
 
 #endif
