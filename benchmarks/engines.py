@@ -53,11 +53,11 @@ class Engine:
     def __init__(self, name: str, threads: int, isa: str | None = None) -> None:
         self.name = name
         environment = {**os.environ, **MEMORY, **{f"{k}_NUM_THREADS": str(threads) for k in ("OMP", "MKL", "OPENBLAS")}}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(ROOT)]))
+        environment["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # the same modules
         if isa is not None:
             environment |= {"FASTCONV_ISA": isa, **ISA_VARIABLES[isa]}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", name, str(threads)],
+            [sys.executable, "-P", "-m", "benchmarks.worker", name, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,

@@ -155,6 +155,8 @@ def smallest_calls(engine: Engine, peer: Engine | None, isa: str, rounds: int) -
 
 def show_shares(title: str, unit: str, floor: float, rows: list[dict[str, Any]]) -> None:
     """One table: a line a layer, ISA and dtype, a column a layout and number of threads."""
+    if not rows:
+        return
     columns = [(threads, layout) for threads in ceilings.thread_counts() for layout in LAYOUTS]
     table = Table("layer", "isa", "dtype", title=title)
     for threads, layout in columns:

@@ -39,10 +39,13 @@ class Spread(NamedTuple):
 def time_calls(call: Callable[[], Any], seconds: float) -> Timing:
     """Call again and again for about so many seconds, after one call that wakes threads and fills caches.
 
-    Short calls are timed many at a time. However slow a call is, it is timed once at least.
+    Short calls are timed many at a time; one that lasts so many seconds is timed once.
     """
     call()
+    faults = _page_faults()
     once = _elapsed(call, 1)
+    if once >= seconds:
+        return Timing(once, _page_faults() - faults)
     at_once = max(1, round(CHUNK / max(once, 1e-9)))
     chunks = max(1, round(seconds / max(once * at_once, CHUNK)))
     faults = _page_faults()
