@@ -1,5 +1,7 @@
 """What every macro-kernel leans on: the table of the current ISA, the team of threads, workspace."""
 
+from libc.stdint cimport int64_t
+
 cdef extern from "<fenv.h>" nogil:
     ctypedef struct fenv_t:
         pass
@@ -59,6 +61,44 @@ cdef extern from "table.h" nogil:
         Py_ssize_t columns
         int per_row
 
+    enum:
+        FASTCONV_POOL_MAX
+        FASTCONV_POOL_MEAN
+        FASTCONV_POOL_SQUARE
+        FASTCONV_POOL_POWER
+        FASTCONV_POOL_SPREAD
+
+    ctypedef struct fastconv_windows:
+        Py_ssize_t size "in"
+        Py_ssize_t out
+        const int64_t *first
+        const int64_t *count
+        Py_ssize_t step
+        Py_ssize_t stride
+        Py_ssize_t before
+        Py_ssize_t taps
+        const char *divisor
+
+    ctypedef struct fastconv_pool:
+        int kind
+        Py_ssize_t channels
+        fastconv_windows axis[3]
+        double power
+        double whole
+        int apart
+        int cover
+
+    ctypedef struct fastconv_pool_rows:
+        Py_ssize_t begin
+        Py_ssize_t end
+        Py_ssize_t channel
+        Py_ssize_t channels
+        const char *x
+        char *y
+        int64_t *indices
+        const char *slope
+        char *scratch
+
     ctypedef struct fastconv_kernels:
         const char *isa
         int mr
@@ -87,6 +127,10 @@ cdef extern from "table.h" nogil:
         void (*affine)(const fastconv_affine *block) noexcept nogil
         double (*probe_fma)(Py_ssize_t steps) noexcept nogil
         void (*probe_copy)(char *dst, const char *src, Py_ssize_t n) noexcept nogil
+        void (*pool)(const fastconv_pool *pool, const fastconv_pool_rows *rows) noexcept nogil
+        size_t (*pool_scratch)(const fastconv_pool *pool) noexcept nogil
+        int (*pool_route)(const fastconv_pool *pool, const fastconv_pool_rows *rows) noexcept nogil
+        void (*times_power)(char *dst, const char *x, Py_ssize_t n, double power) noexcept nogil
 
 # The table of the current ISA for a dtype: 0 is float32, 1 is float64.
 cdef const fastconv_kernels *kernels(int dtype) noexcept nogil

@@ -63,6 +63,49 @@ typedef struct {
   int per_row;
 } fastconv_affine;
 
+/* How a pool sees one axis: output o sees the inputs first[o] + t * step, t < count[o], clipped to 0 .. in - 1.
+ *
+ * stride > 0: before clipping, windows start at o * stride - before and have `taps` positions.
+ * stride < 0: the adjoint of windows of that stride: output o sees the inputs (o + before - t) / -stride for the t <
+ * taps that divide; step is 1. stride = 0: nothing but the lists is known; first[o] and first[o] + count[o] never fall,
+ * step is 1. `taps` is at least every count[o]. */
+typedef struct {
+  ptrdiff_t in, out;
+  const int64_t *first, *count; /* [out] */
+  ptrdiff_t step, stride, before, taps;
+  const char *divisor; /* elements of the array's dtype; see fastconv_pool.kind */
+} fastconv_windows;
+
+enum {
+  FASTCONV_POOL_MAX,    /* NaN before all, the last of several; the first of equals */
+  FASTCONV_POOL_MEAN,   /* sum / divisor, the product of divisor[o] over the axes */
+  FASTCONV_POOL_SQUARE, /* sqrt(sum of x * x * whole / divisor) */
+  FASTCONV_POOL_POWER,  /* (sum of x ** power * whole / divisor) ** (1 / power) */
+  FASTCONV_POOL_SPREAD, /* sum of x / divisor, the product of divisor[i] over the axes of input i: the mean's adjoint */
+};
+
+/* A pool over axes D, H, W (1 where there are fewer), of pixels of `channels` elements: one for channels_first. */
+typedef struct {
+  int kind;
+  ptrdiff_t channels;
+  fastconv_windows axis[3];
+  double power, whole;
+  int apart; /* no input is seen by two outputs */
+  int cover; /* and each by one */
+} fastconv_pool;
+
+/* Output rows begin .. end - 1 of a pool, counted over [plane][D][H] (planes of channels_first, images of
+ * channels_last); of each pixel, elements channel .. channel + channels - 1. */
+typedef struct {
+  ptrdiff_t begin, end, channel, channels;
+  const char *x;    /* the whole input */
+  char *y;          /* where row `begin` goes; and so for indices and slope */
+  int64_t *indices; /* of a maximum: flat in the plane, -1 for a window without inputs; or NULL */
+  const char
+      *slope;    /* p-norms: y = slope * sum ** (1 / power - 1), 0 where the sum is, in place of the root; or NULL */
+  char *scratch; /* pool_scratch bytes, aligned to 64 */
+} fastconv_pool_rows;
+
 typedef struct {
   const char *isa;
   int mr, nr, vlen; /* register tile rows x columns, elements of a vector */
@@ -110,6 +153,19 @@ typedef struct {
   /* Ceilings for benchmarks, see probe.h. */
   double (*probe_fma)(ptrdiff_t steps);
   void (*probe_copy)(char *dst, const char *src, ptrdiff_t n);
+
+  /* A maximum with indices needs planes below 2^31 elements where the dtype has 32 bits. */
+  void (*pool)(const fastconv_pool *pool, const fastconv_pool_rows *rows);
+  size_t (*pool_scratch)(const fastconv_pool *pool);
+
+  /* The adjoint of a maximum: rows of grad_y (x, from row `begin` on) to the elements of grad_x (y, the whole) that
+   * `indices` name. Rows of one plane come in order; each call zeroes the part of grad_x that its rows reach first,
+   * that of the last row the rest. Indices that are neither -1 nor in the plane are left out; returns whether there
+   * were any. */
+  int (*pool_route)(const fastconv_pool *pool, const fastconv_pool_rows *rows);
+
+  /* dst[i] *= x[i] ** power */
+  void (*times_power)(char *dst, const char *x, ptrdiff_t n, double power);
 } fastconv_kernels;
 
 #endif

@@ -47,6 +47,10 @@
       .affine = affine_##dtype,                        \
       .probe_fma = probe_fma_##dtype,                  \
       .probe_copy = probe_copy_##dtype,                \
+      .pool = pool_##dtype,                            \
+      .pool_scratch = pool_scratch_##dtype,            \
+      .pool_route = pool_route_##dtype,                \
+      .times_power = times_power_##dtype,              \
   }
 
 extern const fastconv_kernels JOIN(fastconv_, ISA)[FASTCONV_DTYPES];

@@ -7,9 +7,12 @@
 #include "softmax.h"
 #include "normalize.h"
 #include "probe.h"
+#include "pool.h"
+#include "pool_route.h"
 
 #undef vec
 #undef uvec
 #undef ivec
 #undef uivec
+#undef ilane
 #undef VLEN

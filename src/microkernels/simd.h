@@ -39,6 +39,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define PREFETCH_L2(p) __builtin_prefetch((const void *)(p), 0, 2)
 #define PREFETCH_WRITE(p) __builtin_prefetch((const void *)(p), 1, 3)
+#define OUTLINE static __attribute__((noinline))
 
 #endif
 
@@ -47,17 +48,19 @@
 typedef real NAME(vec) __attribute__((vector_size(VEC_BYTES)));
 typedef real NAME(uvec) __attribute__((vector_size(VEC_BYTES), aligned(REAL_BITS / 8), may_alias));
 #if REAL_BITS == 32
-typedef int32_t NAME(ivec) __attribute__((vector_size(VEC_BYTES)));
+typedef int32_t NAME(ilane);
 typedef uint32_t NAME(uivec) __attribute__((vector_size(VEC_BYTES)));
 #else
-typedef int64_t NAME(ivec) __attribute__((vector_size(VEC_BYTES)));
+typedef int64_t NAME(ilane);
 typedef uint64_t NAME(uivec) __attribute__((vector_size(VEC_BYTES)));
 #endif
+typedef NAME(ilane) NAME(ivec) __attribute__((vector_size(VEC_BYTES)));
 
 #define vec NAME(vec)
 #define uvec NAME(uvec)
 #define ivec NAME(ivec)
 #define uivec NAME(uivec)
+#define ilane NAME(ilane)
 
 INLINE vec NAME(load)(const real *p) { return *(const uvec *)p; }
 INLINE void NAME(store)(real *p, vec v) { *(uvec *)p = v; }
@@ -97,6 +100,32 @@ INLINE void NAME(store_tail)(real *p, vec v, ptrdiff_t n) {
 #else
   for (ptrdiff_t i = 0; i < n; i++) p[i] = v[i];
 #endif
+}
+
+/* p[index] for every lane; indices of float64 have 64 bits. */
+INLINE vec NAME(gather)(const real *p, ivec index) {
+#if VEC_BYTES == 64 && REAL_BITS == 32
+  return (vec)_mm512_i32gather_ps((__m512i)index, p, 4);
+#elif VEC_BYTES == 64
+  return (vec)_mm512_i64gather_pd((__m512i)index, p, 8);
+#elif VEC_BYTES == 32 && REAL_BITS == 32
+  return (vec)_mm256_i32gather_ps(p, (__m256i)index, 4);
+#elif VEC_BYTES == 32
+  return (vec)_mm256_i64gather_pd(p, (__m256i)index, 8);
+#else
+  vec v = {0};
+  UNROLL for (int i = 0; i < VLEN; i++) v[i] = p[index[i]];
+  return v;
+#endif
+}
+
+INLINE ivec NAME(splat_index)(ptrdiff_t i) { return (ilane)i - (ivec){0}; }
+
+/* 0, 1, 2, ... */
+INLINE ivec NAME(lane_numbers)(void) {
+  ivec v = {0};
+  UNROLL for (int i = 0; i < VLEN; i++) v[i] = i;
+  return v;
 }
 
 /* mask ? a : b, lane by lane; mask is what a vector comparison yields (all ones or all zeros). */
@@ -163,6 +192,25 @@ INLINE vec NAME(interleave_low)(vec a, vec b) { return SHUFFLE(a, b, LANES_LOW);
 INLINE vec NAME(interleave_high)(vec a, vec b) { return SHUFFLE(a, b, LANES_HIGH); }
 INLINE vec NAME(even_lanes)(vec a, vec b) { return SHUFFLE(a, b, LANES_EVEN); }
 INLINE vec NAME(odd_lanes)(vec a, vec b) { return SHUFFLE(a, b, LANES_ODD); }
+
+/* Indices of arrays are int64_t whatever the dtype; ours keep their low REAL_BITS. */
+INLINE ivec NAME(load_index)(const int64_t *p) {
+#if REAL_BITS == 32
+  return (ivec)NAME(even_lanes)(NAME(load)((const real *)p), NAME(load)((const real *)(p + VLEN / 2)));
+#else
+  return (ivec)NAME(load)((const real *)p);
+#endif
+}
+
+INLINE void NAME(store_index)(int64_t *p, ivec v) {
+#if REAL_BITS == 32
+  const vec sign = (vec)(v < 0);
+  NAME(store)((real *)p, NAME(interleave_low)((vec)v, sign));
+  NAME(store)((real *)(p + VLEN / 2), NAME(interleave_high)((vec)v, sign));
+#else
+  NAME(store)((real *)p, (vec)v);
+#endif
+}
 
 /* Transposes VLEN x VLEN in place: each of log2(VLEN) passes interleaves the upper with the lower half of the rows. */
 INLINE void NAME(transpose)(vec rows[VLEN]) {
