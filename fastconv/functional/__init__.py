@@ -2,11 +2,13 @@
 # ruff: noqa: F403
 
 from fastconv.functional.activation import *
+from fastconv.functional.adaptive import *
 from fastconv.functional.conv import *
 from fastconv.functional.linear import *
 from fastconv.functional.loss import *
 from fastconv.functional.normalization import *
 from fastconv.functional.padding import *
+from fastconv.functional.pool import *
 from fastconv.functional.transposed import *
 
 __all__ = sorted(name for name, value in globals().items() if callable(value) and not name.startswith("_"))
