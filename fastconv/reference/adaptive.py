@@ -98,7 +98,7 @@ def global_max_pool(x: Array, return_indices: bool = False, *, data_format: str 
     """y[n,c] = the largest x[n,c] (first of equals, else the last NaN), and its flat plane index."""
     ndim = x.ndim - 2
     found = _adaptive_max_pool(ndim, x, 1, True, data_format=data_format)
-    y, indices = (Layout(x, ndim, data_format).enter(a).reshape(a.shape[0], -1) for a in found)
+    y, indices = (a.reshape(a.shape[:2]) for a in map(Layout(x, ndim, data_format).enter, found))
     return (y, indices) if return_indices else y
 
 
