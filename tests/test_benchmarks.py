@@ -12,6 +12,8 @@ from benchmarks.engines import Contestant, Engine, EngineError, check_agreement,
 from benchmarks.layer import LAYOUTS, operands
 from benchmarks.shapes import conv, named, out_shape, transposed
 
+pytestmark = pytest.mark.isa_independent
+
 SMALL = conv("small", 3, 5, (9, 8), 3, stride=2, padding=1)
 
 
