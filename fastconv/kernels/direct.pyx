@@ -715,6 +715,9 @@ cdef void run_alone(const Problem *p, const Call *call, bint channels_last, char
     cdef const Phase *f
     cdef Py_ssize_t i, unit
     cdef Cut cut
+    if call.background != NULL:
+        for unit in range(p.batch * (p.destination_plane if channels_last else p.groups * p.kout)):
+            fill(p, call, channels_last, unit)
     for i in range(p.phases):
         f = &p.phase[i]
         cut = cut_for(p, f, channels_last, 1)
