@@ -57,16 +57,17 @@ def functional(layer: Layer, x: Array, weight: Any, bias: Any, data_format: str)
 
 
 def packed(layer: Layer, x: Array, weight: Any, bias: Any, data_format: str) -> Call:
-    """A plan whose weights are packed ahead and whose output is there already."""
+    """A plan whose output is there already and whose weights are packed ahead, where the kernel reads packed ones."""
     geometry = geometry_of(layer, data_format)
     assert isinstance(geometry, ConvGeometry)
     plan = ConvPlan(geometry, x.dtype)
     transposed = layer.operator == "conv_transpose"
     run, shape = (plan.backward_input, plan.x_shape) if transposed else (plan.forward, plan.y_shape)
-    y, ready = np.empty(shape, x.dtype), run.pack(weight)
+    y = np.empty(shape, x.dtype)
+    ready = {"packed": run.pack(weight)} if hasattr(run, "pack") else {}
 
     def call() -> Array:
-        run(x, weight, bias, y, packed=ready)
+        run(x, weight, bias, y, **ready)
         return y
 
     return call
