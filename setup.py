@@ -13,8 +13,11 @@ ARM = {"neon": "-march=armv8-a"}
 ISAS = ARM if platform.machine() in ("aarch64", "arm64") else X86  # name -> what its microkernels are compiled for
 
 STRICT = ["-Wall", "-Wextra", "-Werror"] if os.environ.get("FASTCONV_STRICT") else []
+# Which sanitizers to build for, e.g. "address,undefined"; see CONTRIBUTING.md.
+SANITIZE = os.environ.get("FASTCONV_SANITIZE")
+CHECKS = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-g", "-O1", "-DFASTCONV_SANITIZE"] if SANITIZE else []
 # FMA contraction stays on in the ISO modes too; -fno-math-errno changes no value.
-CFLAGS = ["-O3", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fPIC"]
+CFLAGS = ["-O3", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", *CHECKS]
 INCLUDES = ["src/isa", "src/runtime"]
 C_HEADERS = [str(p) for folder in ("isa", "microkernels", "runtime") for p in sorted(Path("src", folder).glob("*.h"))]
 
@@ -36,7 +39,7 @@ def macro_kernel(name: str, sources: tuple[str, ...] = (), **extra) -> Extension
         include_dirs=[*INCLUDES, numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), *extra.pop("define_macros", [])],
         extra_compile_args=[*CFLAGS, "-fopenmp"],
-        extra_link_args=["-fopenmp"],
+        extra_link_args=["-fopenmp", *CHECKS],
         **extra,
     )
 

@@ -5,7 +5,13 @@
 
 #define ALIGNMENT 64
 #define IDLE_BLOCKS 16
+#ifdef FASTCONV_SANITIZE /* fresh blocks of the very size, so that a step past the end is seen */
+#define GRANULE 64
+#define IDLE_BYTES ((size_t)0)
+#else
+#define GRANULE 4096
 #define IDLE_BYTES ((size_t)64 << 20)
+#endif
 
 typedef struct {
   void *data;
@@ -32,7 +38,7 @@ static void *take_smallest_that_fits(size_t bytes) {
 }
 
 void *fastconv_workspace_acquire(size_t bytes) {
-  bytes = (bytes + 4095) / 4096 * 4096;
+  bytes = (bytes + GRANULE - 1) / GRANULE * GRANULE;
   pthread_mutex_lock(&lock);
   void *data = take_smallest_that_fits(bytes);
   pthread_mutex_unlock(&lock);
