@@ -12,12 +12,15 @@ from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastconv.geometry import ConvGeometry
+from fastconv.kernels.backward_weight import BackwardWeightPlan
 from fastconv.kernels.direct import DirectPlan
 from fastconv.sources import backward_input_sources, forward_sources
 
 Plan = TypeVar("Plan")
+Array = NDArray[Any]
 
 
 class PlanCache(Generic[Plan]):
@@ -80,6 +83,19 @@ class ConvPlan:
         """grad_x from (grad_y, weight, None) where padding is zeros; a transposed y from (x, weight, bias)."""
         g = self.geometry
         return self._direct(True, g.out_channels, g.in_channels, g.out_size, g.in_size, backward_input_sources(g))
+
+    @cached_property
+    def _backward_weight(self) -> BackwardWeightPlan:
+        return BackwardWeightPlan(self.geometry, self.dtype, self.padding_mode)
+
+    def backward_weight(
+        self, grad_y: Array, x: Array, weight: bool = True, bias: bool = True
+    ) -> tuple[Array | None, Array | None]:
+        """(grad_weight, grad_bias), each None unless wanted; a transposed convolution swaps grad_y and x."""
+        grad_weight = np.empty(self.geometry.weight_shape, self.dtype) if weight else None
+        grad_bias = np.empty(self.geometry.out_channels, self.dtype) if bias else None
+        self._backward_weight(grad_y, x, grad_weight, grad_bias)
+        return grad_weight, grad_bias
 
     def _direct(
         self, backward: bool, source: int, destination: int, source_size: Any, size: Any, sources: Any

@@ -42,12 +42,32 @@ cdef extern from "table.h" nogil:
         const char *prefetch
         Py_ssize_t prefetch_step
 
+    ctypedef struct fastconv_pair:
+        int a
+        int b
+
+    ctypedef struct fastconv_pairs_tile:
+        Py_ssize_t count
+        const fastconv_pair *pairs
+        const char *a
+        const char *b
+        char *c
+        Py_ssize_t ldc
+        int rows
+        int vectors
+
     ctypedef struct fastconv_run:
         Py_ssize_t start "from"
         Py_ssize_t to
         Py_ssize_t length
         Py_ssize_t step
         int masked
+
+    ctypedef struct fastconv_piece:
+        Py_ssize_t start "from"
+        Py_ssize_t to
+        Py_ssize_t length
+        Py_ssize_t room
 
     ctypedef struct fastconv_affine:
         char *dst
@@ -108,10 +128,19 @@ cdef extern from "table.h" nogil:
         size_t storage_bytes
         size_t accumulate_bytes
         void (*gemm)(const fastconv_gemm_tile *tile) noexcept nogil
+        int pairs_mr
+        int pairs_nr
+        void (*gemm_pairs)(const fastconv_pairs_tile *tile) noexcept nogil
         void (*pack_runs)(char *dst, Py_ssize_t ld, const char *src, Py_ssize_t plane_stride, Py_ssize_t planes,
                           const fastconv_run *runs, Py_ssize_t count, const char *mask) noexcept nogil
+        void (*copy_matrix)(char *dst, Py_ssize_t ld, const char *src, Py_ssize_t row_stride, Py_ssize_t column_stride,
+                            Py_ssize_t rows, Py_ssize_t columns) noexcept nogil
         void (*pack_matrix)(char *dst, Py_ssize_t ld, const char *src, Py_ssize_t row_stride, Py_ssize_t column_stride,
                             Py_ssize_t rows, Py_ssize_t columns) noexcept nogil
+        void (*pack_pieces)(char *dst, Py_ssize_t ld, const char *src, Py_ssize_t step, Py_ssize_t rows,
+                            const fastconv_piece *pieces, Py_ssize_t count) noexcept nogil
+        void (*sum_rows)(char *dst, const char *src, Py_ssize_t ld, Py_ssize_t rows,
+                         Py_ssize_t columns) noexcept nogil
         void (*activate)(int kind, double alpha, char *dst, const char *src, Py_ssize_t n) noexcept nogil
         void (*activate_backward)(int kind, double alpha, char *dst, const char *grad_y, const char *saved,
                                   Py_ssize_t n) noexcept nogil

@@ -93,6 +93,12 @@ def register_tile(str dtype) -> dict[str, int]:
     return {"mr": k.mr, "nr": k.nr, "vlen": k.vlen}
 
 
+def pairs_tile(str dtype) -> dict[str, int]:
+    """The same of the register tile of weight gradients."""
+    cdef const fastconv_kernels *k = kernels(1 if dtype == "float64" else 0)
+    return {"mr": k.pairs_mr, "nr": k.pairs_nr, "vlen": k.vlen}
+
+
 def idle_workspace_bytes() -> int:
     return fastconv_workspace_idle()
 

@@ -45,11 +45,34 @@ typedef struct {
   ptrdiff_t prefetch_step;
 } fastconv_gemm_tile;
 
+/* One register tile of a sum of outer products:  c[i][j] += sum over p of a[p][i] * b[p][j].
+ *
+ * a[p]: `rows` contiguous elements at a + pairs[p].a bytes; b[p]: `vectors` whole vectors at b + pairs[p].b bytes.
+ * c: rows of `vectors` whole vectors, ldc elements apart; the sum over all pairs is added to it at the end.
+ */
+typedef struct {
+  int32_t a, b;
+} fastconv_pair;
+
+typedef struct {
+  ptrdiff_t count;
+  const fastconv_pair *pairs;
+  const char *a, *b;
+  char *c;
+  ptrdiff_t ldc;
+  int rows, vectors; /* 1 .. pairs_mr, 1 .. pairs_nr / vlen */
+} fastconv_pairs_tile;
+
 /* Elements that a packed row takes from one stretch of a plane: dst[to + i] = plane[from + i * step], i < length. */
 typedef struct {
   ptrdiff_t from, to, length, step;
   int masked; /* only where the row's mask is all ones; the other elements are zero. step is 1 */
 } fastconv_run;
+
+/* Elements copied from one place of a row to another, and how many from there on may be written at all. */
+typedef struct {
+  ptrdiff_t from, to, length, room;
+} fastconv_piece;
 
 enum { FASTCONV_RELU, FASTCONV_LEAKY_RELU, FASTCONV_ELU, FASTCONV_SIGMOID, FASTCONV_TANH };
 
@@ -114,15 +137,30 @@ typedef struct {
 
   void (*gemm)(const fastconv_gemm_tile *tile);
 
+  int pairs_mr, pairs_nr; /* gemm_pairs' tile */
+  void (*gemm_pairs)(const fastconv_pairs_tile *tile);
+
   /* dst[k * ld .. k * ld + ld) = the runs of plane k of src, in the order of `to`, zeros between and behind them.
    * Planes are plane_stride apart; mask has an integer of the element's size for each of ld columns. dst has a vector
    * of slack behind its last row. */
   void (*pack_runs)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_t plane_stride, ptrdiff_t planes,
                     const fastconv_run *runs, ptrdiff_t count, const char *mask);
 
-  /* dst[i * ld + j] = src[i * row_stride + j * column_stride], i < rows, j < columns; zeros for columns <= j < ld. */
+  /* dst[i * ld + j] = src[i * row_stride + j * column_stride] for i < rows, j < columns. */
+  void (*copy_matrix)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_t row_stride, ptrdiff_t column_stride,
+                      ptrdiff_t rows, ptrdiff_t columns);
+
+  /* The same, and zeros for columns <= j < ld. */
   void (*pack_matrix)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_t row_stride, ptrdiff_t column_stride,
                       ptrdiff_t rows, ptrdiff_t columns);
+
+  /* dst[i * ld + piece.to + j] = src[i * step + piece.from + j] for each piece in turn, i < rows, j < piece.length.
+   * Reads up to a vector beyond every piece. */
+  void (*pack_pieces)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_t step, ptrdiff_t rows,
+                      const fastconv_piece *pieces, ptrdiff_t count);
+
+  /* dst[j] += sum over i < rows of src[i * ld + j] for j < columns, in an order that depends on `rows` alone. */
+  void (*sum_rows)(char *dst, const char *src, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t columns);
 
   /* dst[i] = f(src[i]) for one of the activations above, dst may be src. alpha: slope of leaky_relu, factor of elu. */
   void (*activate)(int kind, double alpha, char *dst, const char *src, ptrdiff_t n);

@@ -34,8 +34,14 @@
       .storage_bytes = sizeof(real),                   \
       .accumulate_bytes = sizeof(real),                \
       .gemm = gemm_##dtype,                            \
+      .pairs_mr = PAIRS_MR,                            \
+      .pairs_nr = PAIRS_NV * VEC_BYTES / sizeof(real), \
+      .gemm_pairs = gemm_pairs_##dtype,                \
       .pack_runs = pack_runs_##dtype,                  \
+      .copy_matrix = copy_matrix_##dtype,              \
       .pack_matrix = pack_matrix_##dtype,              \
+      .pack_pieces = pack_pieces_##dtype,              \
+      .sum_rows = sum_rows_##dtype,                    \
       .activate = activate_##dtype,                    \
       .activate_backward = activate_backward_##dtype,  \
       .masked = masked_##dtype,                        \

@@ -1,7 +1,9 @@
 /* The microkernels of one dtype, in the order in which they lean on each other. */
 #include "simd.h"
 #include "gemm.h"
+#include "gemm_pairs.h"
 #include "pack.h"
+#include "sum.h"
 #include "exponential.h"
 #include "activation.h"
 #include "softmax.h"

@@ -57,32 +57,81 @@ static void NAME(pack_runs)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_t 
   }
 }
 
-static void NAME(pack_rows_of_columns)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t column_stride,
-                                       ptrdiff_t rows, ptrdiff_t columns) {
-  ptrdiff_t i = 0;
-  for (; i + VLEN <= rows; i += VLEN) {
-    ptrdiff_t j = 0;
-    for (; j + VLEN <= columns; j += VLEN) {
-      vec block[VLEN];
-      UNROLL for (int v = 0; v < VLEN; v++) block[v] = NAME(load)(src + i + (j + v) * column_stride);
-      NAME(transpose)(block);
-      UNROLL for (int v = 0; v < VLEN; v++) NAME(store)(dst + (i + v) * ld + j, block[v]);
-    }
-    for (; j < columns; j++)
-      for (int v = 0; v < VLEN; v++) dst[(i + v) * ld + j] = src[i + v + j * column_stride];
+/* dst[i * ld + j] = src[i + j * stride] for i < rows, j < columns, neither more than a vector; `whole` if both are one.
+ */
+INLINE void NAME(transpose_block)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t stride, ptrdiff_t rows,
+                                  ptrdiff_t columns, const int whole) {
+  vec block[VLEN];
+  UNROLL for (int v = 0; v < VLEN; v++) {
+    block[v] = whole ? NAME(load)(src) : NAME(load_tail)(src, rows);
+    src += whole || v + 1 < columns ? stride : 0; /* beyond the last column, the last again: it is not stored */
+    __asm__("" : "+r"(src));                      /* else the compiler keeps 15 multiples of stride in registers */
   }
-  for (; i < rows; i++)
-    for (ptrdiff_t j = 0; j < columns; j++) dst[i * ld + j] = src[i + j * column_stride];
+  NAME(transpose)(block);
+  UNROLL for (int v = 0; v < VLEN; v++) {
+    if (!whole && v == rows) break;
+    if (whole) NAME(store)(dst, block[v]);
+    else NAME(store_tail)(dst, block[v], columns);
+    dst += ld;
+    __asm__("" : "+r"(dst));
+  }
+}
+
+static void NAME(copy_transposed)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t stride, ptrdiff_t rows,
+                                  ptrdiff_t columns) {
+  for (ptrdiff_t i = 0; i < rows; i += VLEN)
+    for (ptrdiff_t j = 0; j < columns; j += VLEN) {
+      const ptrdiff_t m = rows - i < VLEN ? rows - i : VLEN, n = columns - j < VLEN ? columns - j : VLEN;
+      if (m == VLEN && n == VLEN) NAME(transpose_block)(dst + i * ld + j, ld, src + i + j * stride, stride, m, n, 1);
+      else NAME(transpose_block)(dst + i * ld + j, ld, src + i + j * stride, stride, m, n, 0);
+    }
+}
+
+static void NAME(copy_rows)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t row_stride, ptrdiff_t rows,
+                            ptrdiff_t columns) {
+  const ptrdiff_t whole = columns / VLEN * VLEN, tail = columns - whole;
+  for (ptrdiff_t i = 0; i < rows; i++, dst += ld, src += row_stride) {
+    for (ptrdiff_t j = 0; j < whole; j += VLEN) NAME(store)(dst + j, NAME(load)(src + j));
+    if (tail) NAME(store_tail)(dst + whole, NAME(load_tail)(src + whole, tail), tail);
+  }
+}
+
+static void NAME(copy_matrix)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_t row_stride, ptrdiff_t column_stride,
+                              ptrdiff_t rows, ptrdiff_t columns) {
+  real *to = (real *)dst;
+  const real *from = (const real *)src;
+  if (row_stride == 1 && ld == 1 && columns == 1) NAME(copy_rows)(to, 0, from, 0, 1, rows);
+  else if (column_stride == 1 && row_stride == columns && ld == columns)
+    NAME(copy_rows)(to, 0, from, 0, 1, rows * columns);
+  else if (column_stride == 1) NAME(copy_rows)(to, ld, from, row_stride, rows, columns);
+  else if (row_stride == 1) NAME(copy_transposed)(to, ld, from, column_stride, rows, columns);
+  else
+    for (ptrdiff_t i = 0; i < rows; i++)
+      for (ptrdiff_t j = 0; j < columns; j++) to[i * ld + j] = from[i * row_stride + j * column_stride];
 }
 
 static void NAME(pack_matrix)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_t row_stride, ptrdiff_t column_stride,
                               ptrdiff_t rows, ptrdiff_t columns) {
-  real *to = (real *)dst;
-  const real *from = (const real *)src;
-  if (row_stride == 1 && column_stride != 1) NAME(pack_rows_of_columns)(to, ld, from, column_stride, rows, columns);
-  else
-    for (ptrdiff_t i = 0; i < rows; i++)
-      for (ptrdiff_t j = 0; j < columns; j++) to[i * ld + j] = from[i * row_stride + j * column_stride];
+  NAME(copy_matrix)(dst, ld, src, row_stride, column_stride, rows, columns);
   for (ptrdiff_t i = 0; i < rows && columns < ld; i++)
-    memset(to + i * ld + columns, 0, (size_t)(ld - columns) * sizeof(real));
+    memset((real *)dst + i * ld + columns, 0, (size_t)(ld - columns) * sizeof(real));
+}
+
+/* n <= VLEN elements of every row; whole vectors where what lies behind them may be written. */
+INLINE void NAME(copy_column)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t step, ptrdiff_t rows, ptrdiff_t n,
+                              int spill) {
+  if (spill)
+    for (ptrdiff_t i = 0; i < rows; i++) NAME(store)(dst + i * ld, NAME(load)(src + i * step));
+  else
+    for (ptrdiff_t i = 0; i < rows; i++) NAME(store_tail)(dst + i * ld, NAME(load_tail)(src + i * step, n), n);
+}
+
+static void NAME(pack_pieces)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_t step, ptrdiff_t rows,
+                              const fastconv_piece *pieces, ptrdiff_t count) {
+  for (const fastconv_piece *p = pieces; p < pieces + count; p++)
+    for (ptrdiff_t j = 0; j < p->length; j += VLEN) {
+      const ptrdiff_t n = p->length - j < VLEN ? p->length - j : VLEN;
+      NAME(copy_column)((real *)dst + p->to + j, ld, (const real *)src + p->from + j, step, rows, n,
+                        p->room >= j + VLEN);
+    }
 }

@@ -66,7 +66,7 @@ INLINE vec NAME(load)(const real *p) { return *(const uvec *)p; }
 INLINE void NAME(store)(real *p, vec v) { *(uvec *)p = v; }
 INLINE vec NAME(splat)(real x) { return x - (vec){0}; }
 
-/* The first n < VLEN elements at p, the other lanes zero; never touches memory past p + n. */
+/* The first n <= VLEN elements at p, the other lanes zero; never touches memory past p + n. */
 INLINE vec NAME(load_tail)(const real *p, ptrdiff_t n) {
 #if VEC_BYTES == 64 && REAL_BITS == 32
   return (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
@@ -85,7 +85,7 @@ INLINE vec NAME(load_tail)(const real *p, ptrdiff_t n) {
 #endif
 }
 
-/* Stores the first n < VLEN lanes of v; never touches memory past p + n. */
+/* Stores the first n <= VLEN lanes of v; never touches memory past p + n. */
 INLINE void NAME(store_tail)(real *p, vec v, ptrdiff_t n) {
 #if VEC_BYTES == 64 && REAL_BITS == 32
   _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);

@@ -1,0 +1,13 @@
+import numpy as np
+from numpy.typing import NDArray
+
+from fastconv.geometry import ConvGeometry
+from fastconv.kernels.weight_blocks import WeightBlocks
+
+class BackwardWeightPlan:
+    def __init__(self, geometry: ConvGeometry, dtype: np.dtype, padding_mode: str = "zeros") -> None: ...
+    @property
+    def blocks(self) -> WeightBlocks: ...
+    @property
+    def workspace_bytes(self) -> tuple[int, int]: ...
+    def __call__(self, grad_y: NDArray, x: NDArray, out_weight: NDArray | None, out_bias: NDArray | None) -> None: ...
