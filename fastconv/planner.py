@@ -33,8 +33,14 @@ class PlanCache(Generic[Plan]):
     def __init__(self, size: int = 1024) -> None:
         self.size = size
         self._plans: dict[Any, Plan] = {}
-        self.get = self._plans.get
         self._lock = threading.Lock()
+
+    def get(self, key: Any) -> Plan | None:
+        """The plan of a key; None also for what cannot be hashed, an argument whose error the geometry raises."""
+        try:
+            return self._plans.get(key)
+        except TypeError:
+            return None
 
     def put(self, key: Any, plan: Plan) -> Plan:
         """Remember `plan`, forgetting the oldest when there are too many."""

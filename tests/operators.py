@@ -123,6 +123,6 @@ def calls(
 
 
 def run(module: ModuleType, name: str, arguments: Arguments) -> tuple[Any, ...]:
-    """Results of an operator of `fastconv.functional` or of the oracle, as a tuple; those not asked for are left out."""
+    """Results of an operator of `fastconv.functional` or of the oracle, as a tuple of those that were asked for."""
     results = getattr(module, name)(**arguments)
     return tuple(r for r in (results if isinstance(results, tuple) else (results,)) if r is not None)

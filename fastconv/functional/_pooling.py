@@ -11,13 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastconv.functional._output import check_like, contiguous, output_array
-from fastconv.geometry import AdaptivePoolGeometry, PoolGeometry, check_array, check_same_dtype
+from fastconv.geometry import AdaptivePoolGeometry, PoolGeometry, check_array, check_same_dtype, is_int
 from fastconv.kernels.pool import PoolPlan
 from fastconv.windows import AxisWindows, adjoint, is_apart, is_cover, leading_axes, rescaled
 
 Array = NDArray[Any]
 
 INDEX_LIMIT = {4: 2**31, 8: 2**63}  # elements of a plane that indices as wide as an element can tell apart
+
+
+def as_x_shape(x_shape: Any) -> tuple[int, ...]:
+    """The argument of backwards that need no x but its shape; raises TypeError unless it is a tuple of integers."""
+    if not isinstance(x_shape, (tuple, list)) or not all(is_int(size) for size in x_shape):
+        raise TypeError(f"x_shape must be a tuple of integers, got x_shape={x_shape!r}")
+    return tuple(int(size) for size in x_shape)
 
 
 @dataclass(frozen=True, eq=False)

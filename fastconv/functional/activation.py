@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastconv.functional._output import check_like, contiguous, output_array
-from fastconv.geometry import as_int, check_array, check_same_dtype
+from fastconv.geometry import as_float, as_int, check_array, check_same_dtype
 from fastconv.kernels import rowwise
 
 __all__ = [
@@ -105,7 +105,7 @@ def leaky_relu(x: Array, negative_slope: float = 0.01, *, out: Array | None = No
     ------
     Maas, Hannun, Ng: Rectifier Nonlinearities Improve Neural Network Acoustic Models (2013), section 2.
     """
-    return _activate(rowwise.LEAKY_RELU, negative_slope, x, out)
+    return _activate(rowwise.LEAKY_RELU, as_float(negative_slope, "negative_slope"), x, out)
 
 
 def leaky_relu_backward(grad_y: Array, x: Array, negative_slope: float = 0.01, *, out: Array | None = None) -> Array:
@@ -129,7 +129,7 @@ def leaky_relu_backward(grad_y: Array, x: Array, negative_slope: float = 0.01, *
     TypeError, ValueError
         The arrays differ in shape or dtype, or out does not fit them.
     """
-    return _activate_backward(rowwise.LEAKY_RELU, negative_slope, grad_y, x, "x", out)
+    return _activate_backward(rowwise.LEAKY_RELU, as_float(negative_slope, "negative_slope"), grad_y, x, "x", out)
 
 
 def elu(x: Array, alpha: float = 1.0, *, out: Array | None = None) -> Array:
@@ -158,7 +158,7 @@ def elu(x: Array, alpha: float = 1.0, *, out: Array | None = None) -> Array:
     Clevert, Unterthiner, Hochreiter: Fast and Accurate Deep Network Learning by Exponential Linear Units
     (2016), section 3.
     """
-    return _activate(rowwise.ELU, alpha, x, out)
+    return _activate(rowwise.ELU, as_float(alpha, "alpha"), x, out)
 
 
 def elu_backward(grad_y: Array, x: Array, alpha: float = 1.0, *, out: Array | None = None) -> Array:
@@ -182,7 +182,7 @@ def elu_backward(grad_y: Array, x: Array, alpha: float = 1.0, *, out: Array | No
     TypeError, ValueError
         The arrays differ in shape or dtype, or out does not fit them.
     """
-    return _activate_backward(rowwise.ELU, alpha, grad_y, x, "x", out)
+    return _activate_backward(rowwise.ELU, as_float(alpha, "alpha"), grad_y, x, "x", out)
 
 
 def sigmoid(x: Array, *, out: Array | None = None) -> Array:

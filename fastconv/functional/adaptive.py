@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 
 from fastconv.functional._convolution import documented
 from fastconv.functional._output import check_like, contiguous, output_array
-from fastconv.functional._pooling import Pool, batched, check_indices, maximum, maximum_backward, mean_backward
+from fastconv.functional._pooling import (
+    Pool,
+    as_x_shape,
+    batched,
+    check_indices,
+    maximum,
+    maximum_backward,
+    mean_backward,
+)
 from fastconv.geometry import adaptive_pool_geometry, as_bool, as_int, check_array
 from fastconv.kernels.core import isa_index
 from fastconv.planner import PlanCache
@@ -171,7 +179,7 @@ def _adaptive_avg_pool_backward(
     ndim: int, grad_y: Array, x_shape: Shape, output_size: Any, data_format: str, out: Array | None
 ) -> Array:
     check_array(grad_y, "grad_y", (ndim + 1, ndim + 2))
-    x_shape = tuple(x_shape)
+    x_shape = as_x_shape(x_shape)
     return mean_backward(_plan(ndim, x_shape, grad_y.dtype, output_size, data_format), grad_y, x_shape, out)
 
 
@@ -403,7 +411,7 @@ def global_avg_pool_backward(
     TypeError, ValueError
         As in `global_avg_pool`.
     """
-    x_shape = tuple(x_shape)
+    x_shape = as_x_shape(x_shape)
     check_array(grad_y, "grad_y", 2)
     if len(x_shape) not in (3, 4, 5):
         raise ValueError(f"x_shape must have 3 to 5 dimensions, got x_shape={x_shape}")

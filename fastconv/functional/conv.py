@@ -115,10 +115,7 @@ def _plan(
         isa_index(), ndim, x.shape, x.dtype, weight.shape, weight.dtype, bias is None or (bias.shape, bias.dtype),
         stride, padding, dilation, groups, padding_mode, data_format, resolve_algorithm(algorithm),
     )  # fmt: skip
-    try:
-        plan = _plans.get(key)
-    except TypeError:  # an option that cannot be hashed: its error is raised below
-        plan = None
+    plan = _plans.get(key)
     if plan is not None:
         return plan
     dtype = check_operands(ndim, x, weight, bias)

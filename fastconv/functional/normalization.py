@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastconv.functional._output import check_channel_values, check_like, contiguous, output_array
-from fastconv.geometry import as_int, check_array, check_same_dtype, is_channels_last
+from fastconv.geometry import as_bool, as_float, as_int, check_array, check_same_dtype, is_channels_last
 from fastconv.kernels import normalize, rowwise
 
 __all__ = [
@@ -76,7 +76,8 @@ def batch_norm(
     check_channel_values(
         x, x.shape[channel], running_mean=running_mean, running_var=running_var, weight=weight, bias=bias
     )
-    _check_statistics(x, channel, running_mean, running_var, training)
+    _check_statistics(x, channel, running_mean, running_var, training, eps)
+    as_float(momentum, "momentum")
     if training and not all(a is None or a.flags.writeable for a in (running_mean, running_var)):
         raise ValueError("running_mean and running_var must be writeable in training, got a read-only array")
     out = output_array(out, x.shape, x.dtype, x, running_mean, running_var, weight, bias)
@@ -126,7 +127,7 @@ def batch_norm_backward(
     check_channel_values(
         x, x.shape[channel], running_mean=running_mean, running_var=running_var, weight=weight, bias=bias
     )
-    _check_statistics(x, channel, running_mean, running_var, training)
+    _check_statistics(x, channel, running_mean, running_var, training, eps)
     grad_x = np.empty(x.shape, x.dtype)
     grad_weight, grad_bias = (None if a is None else np.zeros(len(a), x.dtype) for a in (weight, bias))
     if x.size:
@@ -179,7 +180,7 @@ def local_response_norm(
     Krizhevsky, Sutskever, Hinton: ImageNet Classification with Deep Convolutional Neural Networks (2012),
     section 3.3; the window and the division by size are PyTorch's.
     """
-    channel = _check_lrn(x, size, data_format)
+    channel = _check_lrn(x, size, alpha, beta, k, data_format)
     out = output_array(out, x.shape, x.dtype, x)
     _lrn_scale(x, channel, size, alpha, k, out=out)
     return np.multiply(_power(out, -beta, out=out), x, out=out)
@@ -218,7 +219,7 @@ def local_response_norm_backward(
     TypeError, ValueError
         As `local_response_norm`; also if grad_y differs from x in shape or dtype.
     """
-    channel = _check_lrn(x, size, data_format)
+    channel = _check_lrn(x, size, alpha, beta, k, data_format)
     _check_gradient(grad_y, x)
     out = output_array(out, x.shape, x.dtype, grad_y, x)
     scale = _lrn_scale(x, channel, size, alpha, k, out=np.empty_like(out))
@@ -272,6 +273,7 @@ def dropout(
     """
     check_array(x, "x")
     _check_probability(p)
+    as_bool(training, "training")
     out = output_array(out, x.shape, x.dtype, x)
     if not training:
         np.copyto(out, x)
@@ -327,7 +329,7 @@ def _drop(x: Array, mask: Array, p: float, out: Array) -> Array:
 
 
 def _check_probability(p: float) -> None:
-    if not 0 <= p <= 1:
+    if not 0 <= as_float(p, "p") <= 1:
         raise ValueError(f"p must be a probability within 0 .. 1, got {p!r}")
 
 
@@ -347,19 +349,25 @@ def _check_gradient(grad_y: Array, x: Array) -> None:
     check_like(grad_y, "grad_y", x.shape, "x")
 
 
-def _check_statistics(x: Array, channel: int, mean: Array | None, var: Array | None, training: bool) -> None:
+def _check_statistics(
+    x: Array, channel: int, mean: Array | None, var: Array | None, training: bool, eps: float
+) -> None:
+    as_bool(training, "training")
+    as_float(eps, "eps")
     if not training and (mean is None or var is None):
         raise ValueError("running_mean and running_var must be arrays outside training, got None")
     if training and x.size == x.shape[channel]:
         raise ValueError(f"x must have more than one value a channel in training, got x.shape={x.shape}")
 
 
-def _check_lrn(x: Array, size: int, data_format: str) -> int:
+def _check_lrn(x: Array, size: int, alpha: float, beta: float, k: float, data_format: str) -> int:
     """The channel axis of x."""
     channel = _check_batch(x, data_format)
     if x.ndim < 3:
         raise ValueError(f"x must have 3 dimensions or more, got x.shape={x.shape}")
     as_int(size, "size", 1)
+    for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
+        as_float(value, name)
     return channel
 
 

@@ -12,6 +12,7 @@ from fastconv.functional._convolution import documented, exact_padding, exact_tu
 from fastconv.functional._output import check_like, contiguous, output_array
 from fastconv.functional._pooling import (
     Pool,
+    as_x_shape,
     batched,
     check_indices,
     check_indices_within,
@@ -23,6 +24,7 @@ from fastconv.functional._pooling import (
 from fastconv.geometry import (
     PoolGeometry,
     as_bool,
+    as_float,
     check_array,
     check_divisor_override,
     check_same_dtype,
@@ -435,7 +437,7 @@ def _avg_pool_backward(
     count_include_pad: bool, divisor_override: int | None, data_format: str, out: Array | None,
 ) -> Array:  # fmt: skip
     check_array(grad_y, "grad_y", (ndim + 1, ndim + 2))
-    x_shape = tuple(x_shape)
+    x_shape = as_x_shape(x_shape)
     plan = _avg_plan(ndim, x_shape, grad_y.dtype, kernel_size, stride, padding, ceil_mode, count_include_pad,
                      divisor_override, data_format)  # fmt: skip
     return mean_backward(plan, grad_y, x_shape, out)
@@ -460,9 +462,7 @@ def _lp_plan(
 
 
 def _as_power(norm_type: Any) -> float:
-    if isinstance(norm_type, bool) or not isinstance(norm_type, (int, float, np.integer, np.floating)):
-        raise TypeError(f"norm_type must be a number, got norm_type={norm_type!r}")
-    power = float(norm_type)
+    power = as_float(norm_type, "norm_type")
     if power == 0 or not isfinite(power):
         raise ValueError(f"norm_type must be finite and not 0, got norm_type={norm_type}; max_pool is the limit of inf")
     return power

@@ -114,10 +114,7 @@ def _plan(
         exact_tuple(output_padding, ndim, "output_padding"), exact_int(groups, "groups"),
         exact_tuple(dilation, ndim, "dilation"), data_format, resolve_algorithm(algorithm),
     )  # fmt: skip
-    try:
-        plan = _plans.get(key)
-    except TypeError:  # an option that cannot be hashed: its error is raised below
-        plan = None
+    plan = _plans.get(key)
     if plan is not None:
         return plan
     dtype = check_operands(ndim, x, weight, bias)

@@ -14,6 +14,7 @@ from fastconv.geometry.arguments import (
     INT64_MAX,
     PADDING_MODES,
     as_bool,
+    as_float,
     as_int,
     as_padding,
     as_shape,
@@ -23,6 +24,7 @@ from fastconv.geometry.arguments import (
     check_int64,
     check_padding_mode,
     is_channels_last,
+    is_int,
 )
 from fastconv.geometry.arrays import check_array, check_out, check_same_dtype
 from fastconv.geometry.conv import (
@@ -64,6 +66,7 @@ __all__ = [
     "activation_shape",
     "adaptive_pool_geometry",
     "as_bool",
+    "as_float",
     "as_int",
     "as_padding",
     "as_shape",
@@ -84,6 +87,7 @@ __all__ = [
     "fold_geometry",
     "is_batched",
     "is_channels_last",
+    "is_int",
     "parameter_count",
     "pool_geometry",
     "pool_output_size",

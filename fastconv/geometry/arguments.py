@@ -44,6 +44,16 @@ def as_int(value: object, name: str, minimum: int | None = None) -> int:
     return check_int64(number, name, number)
 
 
+def as_float(value: object, name: str) -> float:
+    """A number as a plain float.
+
+    Raises: TypeError for anything but a Python or NumPy integer or float.
+    """
+    if not (is_int(value) or isinstance(value, (float, np.floating))):
+        raise TypeError(f"{name} must be a number, got {name}={reprlib.repr(value)}")
+    return float(value)
+
+
 def as_bool(value: object, name: str) -> bool:
     """A flag as a plain bool.
 
