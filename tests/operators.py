@@ -50,8 +50,6 @@ class Calls:
         known = arguments | {"y": y, "mask": result[1] if name == "dropout" else arguments.get("mask")}
         if np.ndim(y):
             known["grad_y"] = self.draw(*y.shape, seed=7)
-        if name.startswith("conv"):
-            known["need"] = (True, False, False)
         if "x" in arguments:
             known["x_shape"] = arguments["x"].shape
         if "return_indices" in inspect.signature(function).parameters:

@@ -42,7 +42,7 @@ class Call:
     def __call__(self, *args, **options):
         return self.function(*(args or (self.x, self.weight, self.bias)), **(self.options | options))
 
-    def backward(self, *args, need=(True, False, False), **options):
+    def backward(self, *args, need=(True, True, True), **options):
         args = args or (self.grad_y, self.x, self.weight)
         return [g for g in self.backward_function(*args, need=need, **(self.options | options)) if g is not None]
 

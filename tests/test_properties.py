@@ -64,12 +64,16 @@ def limit(case, factor=1):
 
 @given(case=convolutions(modes=ALL_MODES), layout=st.sampled_from(LAYOUTS))
 def test_backward_is_the_adjoint_of_forward(case, layout):
-    """<conv(x), y> = <x, backward_input(y)>."""
+    """<conv(x), y> = <x, backward_input(y)> = <w, backward_weight(y)>: conv is linear in x and in w."""
     x, weight = operands(case, layout)
     grad_y = laid_out(values(case.y, 3), layout, "float64")
     product = np.vdot(conv(case, x, weight, data_format=layout), grad_y)
-    grad_x, _, _ = conv_backward(case, grad_y, x, weight, need=(True, False, False), data_format=layout)
+    grad_x, grad_weight, grad_bias = conv_backward(case, grad_y, x, weight, data_format=layout)
     assert abs(product - np.vdot(x, grad_x)) <= limit(case, 30)
+    assert abs(product - np.vdot(weight, grad_weight)) <= limit(case, 30)
+    bias = values((case.channels,), 2)
+    with_bias = conv(case, x, weight, bias, data_format=layout)
+    assert abs(np.vdot(with_bias, grad_y) - product - bias @ grad_bias) <= limit(case, 30)
 
 
 @given(case=convolutions(modes=ALL_MODES), layout=st.sampled_from(LAYOUTS), a=st.sampled_from([-3.0, 0.5, 2.0]))

@@ -441,7 +441,7 @@ def calls(n):
     for i in range(n):
         ff.conv2d(x, w, b, out=out)
         y = ff.conv2d(strided, w, b, activation="tanh", padding=1)
-        ff.conv2d_backward(y, strided, w, padding=1, need=(True, False, False))
+        ff.conv2d_backward(y, strided, w, padding=1)
         for bad in ({"stride": 0}, {"out": y}, {"activation": "?"}):
             try:
                 ff.conv2d(x, w, **bad)

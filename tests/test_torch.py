@@ -109,11 +109,11 @@ def test_forward_and_backward(operator, index):
     ours = [laid_out(x, layout, dtype), weight.astype(dtype)]
     options = {"data_format": layout, **case.options}
     result = getattr(ff, operator)(*ours, bias.astype(dtype), **options)
-    gradients = getattr(ff, operator + "_backward")(
-        laid_out(grad_y, layout, dtype), *ours, need=(True, False, False), **options
-    )
+    gradients = getattr(ff, operator + "_backward")(laid_out(grad_y, layout, dtype), *ours, **options)
     # No output and no gradient sums more products than these, whatever the padding repeats.
     terms = max(np.prod(case.weight), np.prod(case.x), np.prod(case.y))
     limit = bound(dtype, terms, x, weight)
     for actual, exact in zip((result, gradients[0]), (y, leaves[0].grad), strict=True):
         assert_within(actual, laid_out(exact.detach().numpy(), layout, "float64"), limit, dtype)
+    for actual, leaf in zip(gradients[1:], leaves[1:], strict=True):
+        assert_within(actual, leaf.grad.numpy(), limit, dtype)

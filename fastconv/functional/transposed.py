@@ -17,7 +17,7 @@ from fastconv.functional._convolution import (
     exact_padding,
     exact_tuple,
 )
-from fastconv.functional._output import check_like, output_array
+from fastconv.functional._output import check_like, contiguous, output_array
 from fastconv.geometry import check_array, check_same_dtype, conv_transpose_geometry
 from fastconv.geometry.arguments import IntOrTuple, Padding
 from fastconv.kernels.core import isa_index
@@ -155,7 +155,7 @@ def _conv_transpose_backward(
     grad_weight = plan.backward_weight(x, grad_y, True, False)[0] if need[1] else None
     if need[2]:
         channel = grad_y.ndim - 1 if plan.geometry.channels_last else grad_y.ndim - 1 - ndim
-        grad_bias = grad_y.sum(tuple(axis for axis in range(grad_y.ndim) if axis != channel))
+        grad_bias = contiguous(grad_y).sum(tuple(axis for axis in range(grad_y.ndim) if axis != channel))
     return grad_x, grad_weight, grad_bias
 
 
