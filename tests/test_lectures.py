@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastconv import geometry, reference
+from fastconv import functional, geometry, reference
 
-IMPLEMENTATIONS = [reference]
+IMPLEMENTATIONS = [reference, functional]
 
 
 @pytest.fixture(params=IMPLEMENTATIONS, ids=lambda module: module.__name__)
