@@ -1,0 +1,157 @@
+"""Activations as layers, and the table of those that a convolution or a linear layer may end with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastconv import functional as F
+from fastconv.geometry import check_choice
+from fastconv.layers.base import Array, Layer
+
+
+def _elu_backward(grad_y: Array, y: Array) -> Array:
+    # Where x < 0, y = exp(x) - 1, so that the slope exp(x) is y + 1.
+    return grad_y * (np.minimum(y, 0) + 1)
+
+
+# name -> (y from x, gradient of x from grad_y and y): only y is at hand after a fused activation.
+_FROM_OUTPUT: dict[str, tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]] = {
+    "relu": (F.relu, F.relu_backward),
+    "leaky_relu": (F.leaky_relu, F.leaky_relu_backward),  # y has the sign of x
+    "elu": (F.elu, _elu_backward),
+    "sigmoid": (F.sigmoid, F.sigmoid_backward),
+    "tanh": (F.tanh, F.tanh_backward),
+}
+
+
+def check_activation(activation: str | None) -> None:
+    """Raise unless activation is None or the name of one that can be fused."""
+    if activation is not None:
+        check_choice(activation, "activation", tuple(_FROM_OUTPUT))
+
+
+def activate(x: Array, activation: str | None) -> Array:
+    """Return the activation of x, by name."""
+    return x if activation is None else _FROM_OUTPUT[activation][0](x)
+
+
+def activation_backward(grad_y: Array, y: Array, activation: str | None) -> Array:
+    """Return the gradient by an activation's x from its y."""
+    return grad_y if activation is None else _FROM_OUTPUT[activation][1](grad_y, y)
+
+
+class ReLU(Layer):
+    """y = max(x, 0), of any shape. `inplace` is accepted for PyTorch's signature; y is always a new array."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        pass
+
+    def forward(self, x: Array) -> Array:
+        y = F.relu(x)
+        self.save(y)
+        return y
+
+    def backward(self, grad_y: Array) -> Array:
+        (y,) = self.restore()
+        return F.relu_backward(grad_y, y)
+
+
+class LeakyReLU(Layer):
+    """y = x where x > 0, else negative_slope * x (default 0.01). `inplace` as in `ReLU`."""
+
+    def __init__(self, negative_slope: float = 0.01, inplace: bool = False) -> None:
+        self.negative_slope = negative_slope
+
+    def forward(self, x: Array) -> Array:
+        self.save(x)
+        return F.leaky_relu(x, self.negative_slope)
+
+    def backward(self, grad_y: Array) -> Array:
+        (x,) = self.restore()
+        return F.leaky_relu_backward(grad_y, x, self.negative_slope)
+
+    def extra_repr(self) -> str:
+        return f"negative_slope={self.negative_slope}"
+
+
+class ELU(Layer):
+    """y = x where x > 0, else alpha * (exp(x) - 1) (alpha 1 by default). `inplace` as in `ReLU`."""
+
+    def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
+        self.alpha = alpha
+
+    def forward(self, x: Array) -> Array:
+        self.save(x)
+        return F.elu(x, self.alpha)
+
+    def backward(self, grad_y: Array) -> Array:
+        (x,) = self.restore()
+        return F.elu_backward(grad_y, x, self.alpha)
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}"
+
+
+class Sigmoid(Layer):
+    """y = 1 / (1 + exp(-x)), of any shape."""
+
+    def forward(self, x: Array) -> Array:
+        y = F.sigmoid(x)
+        self.save(y)
+        return y
+
+    def backward(self, grad_y: Array) -> Array:
+        (y,) = self.restore()
+        return F.sigmoid_backward(grad_y, y)
+
+
+class Tanh(Layer):
+    """y = tanh(x), of any shape."""
+
+    def forward(self, x: Array) -> Array:
+        y = F.tanh(x)
+        self.save(y)
+        return y
+
+    def backward(self, grad_y: Array) -> Array:
+        (y,) = self.restore()
+        return F.tanh_backward(grad_y, y)
+
+
+class _AlongAxis(Layer):
+    """An activation that couples the values along one axis, `dim` as PyTorch calls it (default: the last)."""
+
+    _forward: Callable[..., Any]
+    _backward: Callable[..., Any]
+
+    def __init__(self, dim: int = -1) -> None:
+        self.dim = dim
+
+    def forward(self, x: Array) -> Array:
+        y = self._forward(x, self.dim)
+        self.save(y)
+        return y
+
+    def backward(self, grad_y: Array) -> Array:
+        (y,) = self.restore()
+        return self._backward(grad_y, y, self.dim)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}"
+
+
+class Softmax(_AlongAxis):
+    """y = exp(x) / sum of exp(x) along the axis dim."""
+
+    _forward = staticmethod(F.softmax)
+    _backward = staticmethod(F.softmax_backward)
+
+
+class LogSoftmax(_AlongAxis):
+    """y = x - log of the sum of exp(x) along the axis dim."""
+
+    _forward = staticmethod(F.log_softmax)
+    _backward = staticmethod(F.log_softmax_backward)
