@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from fastconv.geometry import ConvGeometry
 from fastconv.kernels.backward_weight import BackwardWeightPlan
+from fastconv.kernels.deformable import DeformablePlan
+from fastconv.kernels.deformable_backward import DeformableGradients
 from fastconv.kernels.direct import DirectPlan
 from fastconv.sources import backward_input_sources, forward_sources
 
@@ -120,3 +122,22 @@ class ConvPlan:
             sources=sources,
             kernel=g.kernel,
         )
+
+
+@dataclass(frozen=True)
+class DeformPlan:
+    """A deformable convolution and its gradients; each macro-kernel is planned when it is first needed."""
+
+    geometry: ConvGeometry
+    offset_groups: int
+    dtype: np.dtype[Any]
+
+    @cached_property
+    def forward(self) -> DeformablePlan:
+        """y from (x, offset, mask, weight, bias)."""
+        return DeformablePlan(int(self.dtype == np.float64), self.geometry, self.offset_groups)
+
+    @cached_property
+    def backward(self) -> DeformableGradients:
+        """The five gradients from (grad_y, x, offset, mask, weight, need)."""
+        return DeformableGradients(int(self.dtype == np.float64), self.geometry, self.offset_groups)

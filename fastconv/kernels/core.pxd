@@ -119,6 +119,39 @@ cdef extern from "table.h" nogil:
         const char *slope
         char *scratch
 
+    ctypedef struct fastconv_grid:
+        Py_ssize_t height
+        Py_ssize_t width
+        Py_ssize_t taps_y
+        Py_ssize_t taps_x
+        Py_ssize_t dilation_y
+        Py_ssize_t dilation_x
+        Py_ssize_t lanes
+        Py_ssize_t count
+        const char *origin
+        const char *offset
+
+    ctypedef struct fastconv_points:
+        Py_ssize_t taps
+        Py_ssize_t lanes
+        Py_ssize_t count
+        Py_ssize_t right
+        Py_ssize_t below
+        const char *pixel
+        const char *weight
+        const char *mask
+
+    ctypedef struct fastconv_sampling:
+        const char *x
+        Py_ssize_t x_stride
+        Py_ssize_t channels
+        const char *zeros
+        char *sample
+        const char *grad
+        Py_ssize_t stride
+        Py_ssize_t tap_stride
+        char *dots
+
     ctypedef struct fastconv_kernels:
         const char *isa
         int mr
@@ -160,6 +193,13 @@ cdef extern from "table.h" nogil:
         size_t (*pool_scratch)(const fastconv_pool *pool) noexcept nogil
         int (*pool_route)(const fastconv_pool *pool, const fastconv_pool_rows *rows) noexcept nogil
         void (*times_power)(char *dst, const char *x, Py_ssize_t n, double power) noexcept nogil
+        void (*locate_points)(const fastconv_grid *grid, char *pixel, char *weight) noexcept nogil
+        void (*sample_planes)(const fastconv_points *points, const fastconv_sampling *sampling) noexcept nogil
+        void (*sample_pixels)(const fastconv_points *points, const fastconv_sampling *sampling) noexcept nogil
+        void (*scatter_pixels)(const fastconv_points *points, const fastconv_sampling *sampling,
+                               char *grad_x) noexcept nogil
+        void (*point_gradients)(const fastconv_grid *grid, const char *mask, const char *dots, Py_ssize_t parts,
+                                Py_ssize_t part_stride, char *grad_offset, char *grad_mask) noexcept nogil
 
 # The table of the current ISA for a dtype: 0 is float32, 1 is float64.
 cdef const fastconv_kernels *kernels(int dtype) noexcept nogil

@@ -129,6 +129,37 @@ typedef struct {
   char *scratch; /* pool_scratch bytes, aligned to 64 */
 } fastconv_pool_rows;
 
+/* Where the taps of a tile of output pixels fall in an image: origin + tap * dilation + offset (see bilinear.h). */
+typedef struct {
+  ptrdiff_t height, width, taps_y, taps_x, dilation_y, dilation_x;
+  ptrdiff_t lanes, count; /* points a tap: room for whole vectors, and those in use */
+  const char *origin;     /* [2][lanes]: row and column of tap (0, 0); NaN from count on */
+  const char *offset;     /* [taps][2][lanes]: of row and column */
+} fastconv_grid;
+
+/* The same points as squares of 2 x 2 pixels. */
+typedef struct {
+  ptrdiff_t taps, lanes, count;
+  ptrdiff_t right,
+      below;          /* pixels from the square's first to its second column and row; 0 where the image has but one */
+  const char *pixel;  /* [taps][lanes] integers of the element's size: the square's first pixel in row-major order */
+  const char *weight; /* [taps][4][lanes]; negative: the pixel does not count, whatever it holds */
+  const char *mask;   /* [taps][lanes] factors, or NULL for ones */
+} fastconv_points;
+
+/* Channels that are sampled at points. Planes (pixels) of the image are x_stride apart; what belongs to a tap's point
+ * and channel is at tap * tap_stride + channel * stride + point, or with pixels at tap * tap_stride + point * stride +
+ * channel. */
+typedef struct {
+  const char *x;
+  ptrdiff_t x_stride, channels;
+  const char *zeros;            /* pixels: as many zeros as channels */
+  char *sample;                 /* out: the image at the points, times mask; or NULL */
+  const char *grad;             /* gradients of the samples; or NULL */
+  ptrdiff_t stride, tap_stride; /* of sample and grad */
+  char *dots;                   /* out, with grad: [taps][4][lanes] sums over channels of grad * pixel */
+} fastconv_sampling;
+
 typedef struct {
   const char *isa;
   int mr, nr, vlen; /* register tile rows x columns, elements of a vector */
@@ -204,6 +235,21 @@ typedef struct {
 
   /* dst[i] *= x[i] ** power */
   void (*times_power)(char *dst, const char *x, ptrdiff_t n, double power);
+
+  /* Points from a grid: pixel and weight as fastconv_points has them, for whole vectors of points. */
+  void (*locate_points)(const fastconv_grid *grid, char *pixel, char *weight);
+
+  void (*sample_planes)(const fastconv_points *points,
+                        const fastconv_sampling *sampling); /* reads whole vectors of points */
+  void (*sample_pixels)(const fastconv_points *points, const fastconv_sampling *sampling);
+
+  /* grad_x[pixel * x_stride + channel] += weight * mask * grad, point after point of a tap, tap after tap. */
+  void (*scatter_pixels)(const fastconv_points *points, const fastconv_sampling *sampling, char *grad_x);
+
+  /* Gradients by offset [taps][2][lanes] and mask [taps][lanes] (either may be NULL) from `parts` dots, part_stride
+   * elements apart, which are added in order. */
+  void (*point_gradients)(const fastconv_grid *grid, const char *mask, const char *dots, ptrdiff_t parts,
+                          ptrdiff_t part_stride, char *grad_offset, char *grad_mask);
 } fastconv_kernels;
 
 #endif

@@ -57,6 +57,11 @@
       .pool_scratch = pool_scratch_##dtype,            \
       .pool_route = pool_route_##dtype,                \
       .times_power = times_power_##dtype,              \
+      .locate_points = locate_points_##dtype,          \
+      .sample_planes = sample_planes_##dtype,          \
+      .sample_pixels = sample_pixels_##dtype,          \
+      .scatter_pixels = scatter_pixels_##dtype,        \
+      .point_gradients = point_gradients_##dtype,      \
   }
 
 extern const fastconv_kernels JOIN(fastconv_, ISA)[FASTCONV_DTYPES];

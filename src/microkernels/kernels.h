@@ -11,6 +11,7 @@
 #include "probe.h"
 #include "pool.h"
 #include "pool_route.h"
+#include "bilinear.h"
 
 #undef vec
 #undef uvec

@@ -224,8 +224,70 @@ INLINE void NAME(transpose)(vec rows[VLEN]) {
   }
 }
 
+/* first[l] = p[at[l]] and second[l] = p[at[l] + 1]: loads of two neighbours at once, put together in blocks of 16
+ * bytes. A third of the time of gather instructions where microcode guards these (Cascade Lake, 2 x 16 such pairs: 35
+ * cycles against 112). Merging broadcasts use two ports, inserts one: 35 cycles against 42. */
+typedef double NAME(block) __attribute__((vector_size(16), aligned(REAL_BITS / 8), may_alias));
+#if REAL_BITS == 32
+typedef double NAME(pair) __attribute__((aligned(REAL_BITS / 8), may_alias));
+#define PAIR(l) (*(const NAME(pair) *)(p + at[l]))
+#define PAIR_BLOCK(b, half) ((NAME(block)){PAIR(4 * (b) + 2 * (half)), PAIR(4 * (b) + 2 * (half) + 1)})
+#else
+#define PAIR_BLOCK(b, half) (*(const NAME(block) *)(p + at[2 * (b) + (half)]))
+#endif
+#if VEC_BYTES == 64 && REAL_BITS == 32
+#define PAIR_INTO(v, b, half, i) \
+  _mm512_mask_broadcastsd_pd(v, 1 << (2 * (b) + (i)), _mm_set_sd(PAIR(4 * (b) + 2 * (half) + (i))))
+#define PAIR_BLOCK_INTO(v, b, half) PAIR_INTO(PAIR_INTO(v, b, half, 0), b, half, 1)
+#define PAIR_BLOCKS(half)                                                                                          \
+  PAIR_BLOCK_INTO(                                                                                                 \
+      PAIR_BLOCK_INTO(PAIR_BLOCK_INTO(_mm512_castpd128_pd512((__m128d)PAIR_BLOCK(0, half)), 1, half), 2, half), 3, \
+      half)
+#elif VEC_BYTES == 64
+#define PAIR_INTO(v, b, half) _mm512_mask_broadcast_f64x2(v, 3 << (2 * (b)), (__m128d)PAIR_BLOCK(b, half))
+#define PAIR_BLOCKS(half) \
+  PAIR_INTO(PAIR_INTO(PAIR_INTO(_mm512_castpd128_pd512((__m128d)PAIR_BLOCK(0, half)), 1, half), 2, half), 3, half)
+#elif VEC_BYTES == 32
+#define PAIR_BLOCKS(half) SHUFFLE(PAIR_BLOCK(0, half), PAIR_BLOCK(1, half), 0, 1, 2, 3)
+#else
+#define PAIR_BLOCKS(half) PAIR_BLOCK(0, half)
+#endif
+#if VEC_BYTES == 16 && REAL_BITS == 32
+#define LANES_FIRST 0, 2, 4, 6
+#define LANES_SECOND 1, 3, 5, 7
+#elif VEC_BYTES == 16
+#define LANES_FIRST 0, 2
+#define LANES_SECOND 1, 3
+#elif VEC_BYTES == 32 && REAL_BITS == 32
+#define LANES_FIRST 0, 2, 8, 10, 4, 6, 12, 14
+#define LANES_SECOND 1, 3, 9, 11, 5, 7, 13, 15
+#elif VEC_BYTES == 32
+#define LANES_FIRST 0, 4, 2, 6
+#define LANES_SECOND 1, 5, 3, 7
+#elif REAL_BITS == 32
+#define LANES_FIRST 0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30
+#define LANES_SECOND 1, 3, 17, 19, 5, 7, 21, 23, 9, 11, 25, 27, 13, 15, 29, 31
+#else
+#define LANES_FIRST 0, 8, 2, 10, 4, 12, 6, 14
+#define LANES_SECOND 1, 9, 3, 11, 5, 13, 7, 15
+#endif
+
+INLINE void NAME(load_pairs)(const real *p, const ilane *at, vec *first, vec *second) {
+  __asm__ volatile("" : "+r"(at)); /* else the compiler keeps all indices for the next planes, and spills them */
+  const vec low = (vec)PAIR_BLOCKS(0), high = (vec)PAIR_BLOCKS(1);
+  *first = SHUFFLE(low, high, LANES_FIRST);
+  *second = SHUFFLE(low, high, LANES_SECOND);
+}
+
 #undef LANES_LOW
 #undef LANES_HIGH
 #undef LANES_EVEN
 #undef LANES_ODD
+#undef LANES_FIRST
+#undef LANES_SECOND
+#undef PAIR
+#undef PAIR_BLOCK
+#undef PAIR_BLOCKS
+#undef PAIR_INTO
+#undef PAIR_BLOCK_INTO
 #undef SHUFFLE
