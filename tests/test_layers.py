@@ -244,6 +244,39 @@ def test_global_pools_are_the_planes_mean_and_maximum(ndim, data_format):
     np.testing.assert_array_equal(largest.eval()(moved), planes.max(-1))
 
 
+def _difference(f, a, direction, step=1e-6):
+    return (f(a + step * direction) - f(a - step * direction)) / (2 * step)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_deformable_convolution_without_offsets_is_one_and_its_gradients_are_slopes(masked):
+    rng = np.random.default_rng(0)
+    layer = layers.DeformConv2d(2, 3, 3, padding=1, rng=0, **F64)
+    plain = layers.Conv2d(2, 3, 3, padding=1, **F64)
+    plain.load_state_dict(layer.state_dict())
+    x, offset = rng.standard_normal((2, 2, 5, 4)), rng.uniform(-0.7, 0.7, (2, 18, 5, 4))
+    mask = rng.uniform(0, 1, (2, 9, 5, 4)) if masked else None
+    np.testing.assert_allclose(layer(x, np.zeros_like(offset)), plain(x), rtol=1e-12, atol=1e-12)
+    layer.train()
+    grad_y = rng.standard_normal((2, 3, 5, 4))
+    y = layer(x, offset, mask)
+    assert y.shape == grad_y.shape
+    gradients = layer.backward(grad_y)
+    assert (gradients[2] is None) == (mask is None)
+    layer.eval()
+    inputs = [x, offset, mask]
+    for number, gradient in enumerate(gradients):
+        if gradient is None:
+            continue
+        direction = rng.standard_normal(gradient.shape)
+
+        def loss(value, number=number):
+            return float((layer(*inputs[:number], value, *inputs[number + 1 :]) * grad_y).sum())
+
+        assert (gradient * direction).sum() == pytest.approx(_difference(loss, inputs[number], direction), rel=1e-5)
+    np.testing.assert_allclose(layer.gradients()["bias"], grad_y.sum((0, 2, 3)), rtol=1e-12)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_losses_are_torchs(reduction):
     rng = np.random.default_rng(0)

@@ -2,6 +2,7 @@
 
     base.py        Layer: what every layer is, and how to write one
     conv.py        Conv1d-3d, ConvTranspose1d-3d
+    deform.py      DeformConv2d
     pool.py        MaxPool, AvgPool, LPPool, their adaptive and global forms, MaxUnpool
     dense.py       Linear
     norm.py        BatchNorm1d-3d, LocalResponseNorm, Dropout
@@ -25,6 +26,7 @@ from fastconv.layers.conv import (
     ConvTranspose2d,
     ConvTranspose3d,
 )
+from fastconv.layers.deform import DeformConv2d
 from fastconv.layers.dense import Linear
 from fastconv.layers.loss import CrossEntropyLoss, MSELoss
 from fastconv.layers.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, Dropout, LocalResponseNorm
@@ -91,6 +93,7 @@ __all__ = [
     "ConvTranspose2d",
     "ConvTranspose3d",
     "CrossEntropyLoss",
+    "DeformConv2d",
     "Dropout",
     "Flatten",
     "GlobalAvgPool",
