@@ -7,6 +7,8 @@ from fastconv.augment import distort
 
 pytestmark = pytest.mark.isa_independent
 
+pytestmark = pytest.mark.isa_independent
+
 STILL = {"rotation": 0.0, "scale": 0.0, "shear": 0.0, "shift": 0.0}
 
 
