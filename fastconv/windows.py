@@ -21,7 +21,7 @@ class AxisWindows:
     """Output o sees the `count[o]` inputs first[o], first[o] + step, ..., padding left out.
 
     `stride`, `before` and `taps` describe windows that are alike but for their place (see src/isa/table.h); stride 0
-    says that they are not. `divisor[o]` is how many positions of the axis a mean divides by.
+    says that they are not. `scale[o]` is how many positions of the axis a mean divides by.
     """
 
     size: int
@@ -31,7 +31,7 @@ class AxisWindows:
     stride: int
     before: int
     taps: int
-    divisor: NDArray[np.float64]
+    scale: NDArray[np.float64]
 
     @property
     def out(self) -> int:
@@ -88,7 +88,7 @@ def adaptive_windows(geometry: AdaptivePoolGeometry) -> tuple[AxisWindows, ...]:
 def adjoint(windows: AxisWindows) -> AxisWindows:
     """Inputs and outputs exchanged: which outputs see each input. The windows have step 1.
 
-    `divisor` stays that of the windows' outputs, which are the adjoint's inputs.
+    `scale` becomes what the adjoint multiplies each of its inputs by.
     """
     position = np.arange(windows.size, dtype=np.int64)
     first = np.searchsorted(windows.first + windows.count, position, "right")
@@ -98,7 +98,7 @@ def adjoint(windows: AxisWindows) -> AxisWindows:
         stride, before, taps = 1, windows.taps - 1 - windows.before, windows.taps
     elif windows.stride == 2:
         stride, before, taps = -2, windows.before, windows.taps
-    return AxisWindows(windows.out, first, count, 1, stride, before, taps, windows.divisor)
+    return AxisWindows(windows.out, first, count, 1, stride, before, taps, 1 / windows.scale)
 
 
 def leading_axes(axes: tuple[AxisWindows, ...]) -> tuple[AxisWindows, AxisWindows, AxisWindows]:
@@ -108,24 +108,24 @@ def leading_axes(axes: tuple[AxisWindows, ...]) -> tuple[AxisWindows, AxisWindow
     kept: list[AxisWindows] = []
     for axis in axes:
         if kept and kept[-1].whole and axis.whole:
-            size, divisor = kept[-1].size * axis.size, kept[-1].divisor * axis.divisor
-            kept[-1] = AxisWindows(size, one - 1, one * size, 1, 0, 0, size, divisor)
+            size, scale = kept[-1].size * axis.size, kept[-1].scale * axis.scale
+            kept[-1] = AxisWindows(size, one - 1, one * size, 1, 0, 0, size, scale)
         else:
             kept.append(axis)
-    kept = [axis for axis in kept if not (axis.whole and axis.size == 1 and axis.divisor[0] == 1)] or [trivial]
+    kept = [axis for axis in kept if not (axis.whole and axis.size == 1 and axis.scale[0] == 1)] or [trivial]
     d, h, w = [trivial] * (3 - len(kept)) + kept
     return d, h, w
 
 
 def rescaled(axes: tuple[AxisWindows, ...], factors: tuple[float, ...]) -> tuple[AxisWindows, ...]:
     """The same windows with each axis's divisors multiplied."""
-    return tuple(replace(axis, divisor=axis.divisor * f) for axis, f in zip(axes, factors, strict=True))
+    return tuple(replace(axis, scale=axis.scale * f) for axis, f in zip(axes, factors, strict=True))
 
 
 def divided_by(axes: tuple[AxisWindows, ...], divisor: float) -> tuple[AxisWindows, ...]:
     """The same windows with one divisor for all outputs."""
-    first, *others = (replace(axis, divisor=np.ones(axis.out)) for axis in axes)
-    return replace(first, divisor=np.full(first.out, float(divisor))), *others
+    first, *others = (replace(axis, scale=np.ones(axis.out)) for axis in axes)
+    return replace(first, scale=np.full(first.out, float(divisor))), *others
 
 
 def is_apart(axes: tuple[AxisWindows, ...]) -> bool:

@@ -10,6 +10,7 @@ cdef extern from "<fenv.h>" nogil:
 
 cdef extern from "table.h" nogil:
     enum:
+        FASTCONV_LIST_SLACK
         FASTCONV_MAX_ROWS
         FASTCONV_RELU
         FASTCONV_LEAKY_RELU
@@ -97,7 +98,7 @@ cdef extern from "table.h" nogil:
         Py_ssize_t stride
         Py_ssize_t before
         Py_ssize_t taps
-        const char *divisor
+        const char *scale
 
     ctypedef struct fastconv_pool:
         int kind

@@ -16,6 +16,7 @@ from libc.string cimport memset
 cimport numpy as cnp
 
 from fastconv.kernels.core cimport (
+    FASTCONV_LIST_SLACK,
     FASTCONV_POOL_MAX,
     FASTCONV_POOL_MEAN,
     FASTCONV_POOL_POWER,
@@ -49,6 +50,11 @@ cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     return (a + b - 1) // b
 
 
+def with_slack(positions):
+    """A list as the kernels read it."""
+    return np.concatenate([positions, np.zeros(FASTCONV_LIST_SLACK, np.int64)])
+
+
 cdef class PoolPlan:
     """One pool, ready to run any number of times, from any thread.
 
@@ -65,7 +71,7 @@ cdef class PoolPlan:
     def __init__(self, int dtype, Py_ssize_t planes, Py_ssize_t channels, axes, str kind, double power=1,
                  double whole=1, bint apart=False, bint cover=False):
         cdef fastconv_pool *p = &self.pool
-        cdef cnp.ndarray first, count, divisor
+        cdef cnp.ndarray first, count, scale
         cdef int i
         kinds = {"max": FASTCONV_POOL_MAX, "mean": FASTCONV_POOL_MEAN, "spread": FASTCONV_POOL_SPREAD,
                  "norm": FASTCONV_POOL_SQUARE if power == 2 else FASTCONV_POOL_POWER}
@@ -74,13 +80,13 @@ cdef class PoolPlan:
         self.keep = []
         for i in range(3):
             axis = axes[i]
-            first, count = np.ascontiguousarray(axis.first, np.int64), np.ascontiguousarray(axis.count, np.int64)
-            divisor = np.ascontiguousarray(axis.divisor, np.float64 if dtype else np.float32)
-            self.keep += [first, count, divisor]
+            first, count = with_slack(axis.first), with_slack(axis.count)
+            scale = np.ascontiguousarray(axis.scale, np.float64 if dtype else np.float32)
+            self.keep += [first, count, scale]
             p.axis[i].size, p.axis[i].out = axis.size, axis.out
             p.axis[i].first = <const int64_t *> data(first)
             p.axis[i].count = <const int64_t *> data(count)
-            p.axis[i].divisor = data(divisor)
+            p.axis[i].scale = data(scale)
             p.axis[i].step, p.axis[i].stride = axis.step, axis.stride
             p.axis[i].before, p.axis[i].taps = axis.before, axis.taps
         self.itemsize = self.kernels.storage_bytes

@@ -9,7 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define FASTCONV_MAX_ROWS 8 /* no ISA has a taller register tile */
+#define FASTCONV_LIST_SLACK 16 /* elements behind a list that vectors of any ISA may read */
+#define FASTCONV_MAX_ROWS 8    /* no ISA has a taller register tile */
 
 enum { FASTCONV_F32 = 0, FASTCONV_F64 = 1, FASTCONV_DTYPES = 2 };
 
@@ -86,25 +87,27 @@ typedef struct {
   int per_row;
 } fastconv_affine;
 
-/* How a pool sees one axis: output o sees the inputs first[o] + t * step, t < count[o], clipped to 0 .. in - 1.
+/* How a pool sees one axis: output o sees the inputs first[o] + t * step, t < count[o], those outside left out.
  *
- * stride > 0: before clipping, windows start at o * stride - before and have `taps` positions.
- * stride < 0: the adjoint of windows of that stride: output o sees the inputs (o + before - t) / -stride for the t <
- * taps that divide; step is 1. stride = 0: nothing but the lists is known; first[o] and first[o] + count[o] never fall,
- * step is 1. `taps` is at least every count[o]. */
+ * stride > 0   with those outside, windows start at o * stride - before and have `taps` inputs
+ * stride < 0   the adjoint of windows of that stride: output o sees the inputs (o + before - t) / -stride, t < taps,
+ *              that are whole numbers; step is 1
+ * stride = 0   nothing but the lists is known; first[o] and first[o] + count[o] never fall, step is 1
+ *
+ * No count[o] is above `taps`; those of an adjoint may be 0. */
 typedef struct {
   ptrdiff_t in, out;
-  const int64_t *first, *count; /* [out] */
+  const int64_t *first, *count; /* [out], and FASTCONV_LIST_SLACK more of any value */
   ptrdiff_t step, stride, before, taps;
-  const char *divisor; /* elements of the array's dtype; see fastconv_pool.kind */
+  const char *scale; /* elements of the array's dtype; see the kinds below */
 } fastconv_windows;
 
 enum {
   FASTCONV_POOL_MAX,    /* NaN before all, the last of several; the first of equals */
-  FASTCONV_POOL_MEAN,   /* sum / divisor, the product of divisor[o] over the axes */
+  FASTCONV_POOL_MEAN,   /* sum / divisor, the product of scale[o] over the axes */
   FASTCONV_POOL_SQUARE, /* sqrt(sum of x * x * whole / divisor) */
   FASTCONV_POOL_POWER,  /* (sum of x ** power * whole / divisor) ** (1 / power) */
-  FASTCONV_POOL_SPREAD, /* sum of x / divisor, the product of divisor[i] over the axes of input i: the mean's adjoint */
+  FASTCONV_POOL_SPREAD, /* the adjoint of a mean: sum of x[i] * the product of scale[i] over the axes */
 };
 
 /* A pool over axes D, H, W (1 where there are fewer), of pixels of `channels` elements: one for channels_first. */
@@ -121,12 +124,11 @@ typedef struct {
  * channels_last); of each pixel, elements channel .. channel + channels - 1. */
 typedef struct {
   ptrdiff_t begin, end, channel, channels;
-  const char *x;    /* the whole input */
-  char *y;          /* where row `begin` goes; and so for indices and slope */
-  int64_t *indices; /* of a maximum: flat in the plane, -1 for a window without inputs; or NULL */
-  const char
-      *slope;    /* p-norms: y = slope * sum ** (1 / power - 1), 0 where the sum is, in place of the root; or NULL */
-  char *scratch; /* pool_scratch bytes, aligned to 64 */
+  const char *x;     /* the whole input */
+  char *y;           /* where row `begin` goes; and so for indices and slope */
+  int64_t *indices;  /* of a maximum, flat in the plane; or NULL */
+  const char *slope; /* or NULL; of a p-norm: y = slope * sum ** (1 / power - 1) in place of the root, 0 where sum is */
+  char *scratch;     /* pool_scratch bytes, aligned to 64 */
 } fastconv_pool_rows;
 
 /* Where the taps of a tile of output pixels fall in an image: origin + tap * dilation + offset (see bilinear.h). */
@@ -229,8 +231,7 @@ typedef struct {
 
   /* The adjoint of a maximum: rows of grad_y (x, from row `begin` on) to the elements of grad_x (y, the whole) that
    * `indices` name. Rows of one plane come in order; each call zeroes the part of grad_x that its rows reach first,
-   * that of the last row the rest. Indices that are neither -1 nor in the plane are left out; returns whether there
-   * were any. */
+   * that of the last row the rest. Indices outside of the plane are left out; returns whether there were any. */
   int (*pool_route)(const fastconv_pool *pool, const fastconv_pool_rows *rows);
 
   /* dst[i] *= x[i] ** power */

@@ -25,19 +25,21 @@ INLINE void NAME(route_clear)(const fastconv_pool *p, const fastconv_pool_rows *
     memset(plane + i * p->channels + part->channel, 0, (size_t)part->channels * sizeof(real));
 }
 
-/* plane[index[i]] += grad_y[i]; returns whether an index was neither in the plane nor -1. */
-INLINE int NAME(route_scatter)(real *plane, ptrdiff_t pixels, const real *grad_y, const int64_t *index, ptrdiff_t n) {
-  int64_t wrong = 0;
+/* plane[index[i]] += grad_y[i], or = where all are apart; returns whether an index was outside of the plane. */
+INLINE int NAME(route_scatter)(const int apart, real *plane, ptrdiff_t pixels, const real *grad_y, const int64_t *index,
+                               ptrdiff_t n) {
+  int wrong = 0;
   for (ptrdiff_t i = 0; i < n; i++) {
-    if ((uint64_t)index[i] < (uint64_t)pixels) plane[index[i]] += grad_y[i];
-    else wrong |= ~index[i];
+    if ((uint64_t)index[i] >= (uint64_t)pixels) wrong = 1;
+    else if (apart) plane[index[i]] = grad_y[i];
+    else plane[index[i]] += grad_y[i];
   }
-  return wrong != 0;
+  return wrong;
 }
 
 INLINE int NAME(route_check)(const int64_t *index, ptrdiff_t n, ptrdiff_t pixels) {
   int wrong = 0;
-  for (ptrdiff_t i = 0; i < n; i++) wrong |= (uint64_t)index[i] + 1 > (uint64_t)pixels;
+  for (ptrdiff_t i = 0; i < n; i++) wrong |= (uint64_t)index[i] >= (uint64_t)pixels;
   return wrong;
 }
 
@@ -45,14 +47,16 @@ INLINE int NAME(route_check)(const int64_t *index, ptrdiff_t n, ptrdiff_t pixels
 INLINE void NAME(route_window)(const int apart, const fastconv_pool *p, const NAME(pool_window) * window, real *plane,
                                ptrdiff_t o, ptrdiff_t c, ptrdiff_t n, vec grad, ivec winner) {
   const fastconv_windows *w = &p->axis[2];
-  for (ptrdiff_t r = 0; r < window->rows; r++) {
-    ptrdiff_t index = window->index[r] + w->first[o];
-    real *to = plane + index * p->channels + c;
-    for (ptrdiff_t t = 0; t < w->count[o]; t++, index += w->step, to += w->step * p->channels) {
-      const vec share = NAME(select)(winner == NAME(splat_index)(index), grad, (vec){0});
-      NAME(store_some)(to, apart ? share : NAME(load_some)(to, n) + share, n);
+  const pool_pitch pitch = pool_pitch_of(p);
+  for (ptrdiff_t d = 0; d < window->planes; d++)
+    for (ptrdiff_t h = 0; h < window->rows; h++) {
+      ptrdiff_t index = window->index + d * pitch.d + h * pitch.h + w->first[o];
+      real *to = plane + index * p->channels + c;
+      for (ptrdiff_t t = 0; t < w->count[o]; t++, index += w->step, to += w->step * p->channels) {
+        const vec share = NAME(select)(winner == NAME(splat_index)(index), grad, (vec){0});
+        NAME(store_some)(to, apart ? share : NAME(load_some)(to, n) + share, n);
+      }
     }
-  }
 }
 
 INLINE int NAME(route_pixels)(const int apart, const fastconv_pool *p, const fastconv_pool_rows *part,
@@ -75,14 +79,12 @@ static int NAME(pool_route)(const fastconv_pool *p, const fastconv_pool_rows *pa
   const ptrdiff_t rows = p->axis[0].in * p->axis[1].in, pixels = rows * p->axis[2].in, out = p->axis[2].out;
   const real *grad_y = (const real *)part->x + part->channel;
   const int64_t *index = part->indices + part->channel;
-  char *scratch = part->scratch;
-  NAME(pool_window) window = NAME(pool_lists)(&scratch, pool_row_limit(p));
   pool_place at = pool_place_of(p, part->begin);
   int wrong = 0;
   ptrdiff_t reached = 0;
   if (at.d || at.h) {
     const ptrdiff_t last = (part->begin - 1) % (p->axis[0].out * p->axis[1].out);
-    reached = NAME(route_reach)(p, (pool_place){0, last / p->axis[1].out, last % p->axis[1].out});
+    reached = NAME(route_reach)(p, (pool_place){.d = last / p->axis[1].out, .h = last % p->axis[1].out});
   }
   for (ptrdiff_t row = part->begin; row < part->end; row++) {
     real *plane = (real *)part->y + at.plane * pixels * p->channels;
@@ -91,9 +93,10 @@ static int NAME(pool_route)(const fastconv_pool *p, const fastconv_pool_rows *pa
     if (!p->cover || p->channels == 1) NAME(route_clear)(p, part, plane, reached, reach);
     reached = last ? 0 : reach;
     if (p->channels == 1) {
-      wrong |= NAME(route_scatter)(plane, pixels, grad_y, index, out);
+      if (p->apart) wrong |= NAME(route_scatter)(1, plane, pixels, grad_y, index, out);
+      else wrong |= NAME(route_scatter)(0, plane, pixels, grad_y, index, out);
     } else {
-      NAME(pool_look)(p, (const real *)part->y, at, &window);
+      const NAME(pool_window) window = NAME(pool_look)(p, (const real *)part->y, at);
       if (p->apart) wrong |= NAME(route_pixels)(1, p, part, &window, plane, grad_y, index);
       else wrong |= NAME(route_pixels)(0, p, part, &window, plane, grad_y, index);
     }

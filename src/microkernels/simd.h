@@ -102,6 +102,30 @@ INLINE void NAME(store_tail)(real *p, vec v, ptrdiff_t n) {
 #endif
 }
 
+/* Lanes low .. high - 1 from p, the others from `otherwise`; never touches memory outside p + low .. p + high. */
+INLINE vec NAME(load_between)(const real *p, ptrdiff_t low, ptrdiff_t high, vec otherwise) {
+  low = low < 0 ? 0 : low > VLEN ? VLEN : low;
+  high = high < low ? low : high > VLEN ? VLEN : high;
+#if VEC_BYTES == 64 && REAL_BITS == 32
+  return (vec)_mm512_mask_loadu_ps((__m512)otherwise, (__mmask16)((1u << high) - (1u << low)), p);
+#elif VEC_BYTES == 64
+  return (vec)_mm512_mask_loadu_pd((__m512d)otherwise, (__mmask8)((1u << high) - (1u << low)), p);
+#elif VEC_BYTES == 32 && REAL_BITS == 32
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i inside = _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32((int)low), lane),
+                                             _mm256_cmpgt_epi32(_mm256_set1_epi32((int)high), lane));
+  return (vec)_mm256_blendv_ps((__m256)otherwise, _mm256_maskload_ps(p, inside), (__m256)inside);
+#elif VEC_BYTES == 32
+  const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
+  const __m256i inside = _mm256_andnot_si256(_mm256_cmpgt_epi64(_mm256_set1_epi64x(low), lane),
+                                             _mm256_cmpgt_epi64(_mm256_set1_epi64x(high), lane));
+  return (vec)_mm256_blendv_pd((__m256d)otherwise, _mm256_maskload_pd(p, inside), (__m256d)inside);
+#else
+  for (ptrdiff_t i = low; i < high; i++) otherwise[i] = p[i];
+  return otherwise;
+#endif
+}
+
 /* p[index] for every lane; indices of float64 have 64 bits. */
 INLINE vec NAME(gather)(const real *p, ivec index) {
 #if VEC_BYTES == 64 && REAL_BITS == 32
@@ -116,6 +140,24 @@ INLINE vec NAME(gather)(const real *p, ivec index) {
   vec v = {0};
   UNROLL for (int i = 0; i < VLEN; i++) v[i] = p[index[i]];
   return v;
+#endif
+}
+
+/* Lane index[i] of v in lane i; indices count from 0 to VLEN - 1. */
+INLINE vec NAME(permute)(vec v, ivec index) {
+#if VEC_BYTES == 64 && REAL_BITS == 32
+  return (vec)_mm512_permutexvar_ps((__m512i)index, (__m512)v);
+#elif VEC_BYTES == 64
+  return (vec)_mm512_permutexvar_pd((__m512i)index, (__m512d)v);
+#elif VEC_BYTES == 32 && REAL_BITS == 32
+  return (vec)_mm256_permutevar8x32_ps((__m256)v, (__m256i)index);
+#elif VEC_BYTES == 32
+  const ivec halves = 2 * index | (2 * index + 1) << 32;
+  return (vec)_mm256_permutevar8x32_epi32((__m256i)v, (__m256i)halves);
+#else
+  vec w = {0};
+  UNROLL for (int i = 0; i < VLEN; i++) w[i] = v[index[i]];
+  return w;
 #endif
 }
 
@@ -155,6 +197,38 @@ INLINE vec NAME(at_least)(vec v, vec limit) { return NAME(select)(v < limit, lim
 INLINE vec NAME(at_most)(vec v, vec limit) { return NAME(select)(v > limit, limit, v); }
 #endif
 
+/* The larger of two, NaN before all: b of two NaNs, a of two equals. */
+INLINE vec NAME(larger)(vec a, vec b) {
+#if VEC_BYTES == 64 && REAL_BITS == 32
+  const __mmask16 nan = _mm512_cmp_ps_mask((__m512)b, (__m512)b, _CMP_UNORD_Q);
+  return (vec)_mm512_mask_mov_ps((__m512)NAME(at_least)(a, b), nan, (__m512)b);
+#elif VEC_BYTES == 64
+  const __mmask8 nan = _mm512_cmp_pd_mask((__m512d)b, (__m512d)b, _CMP_UNORD_Q);
+  return (vec)_mm512_mask_mov_pd((__m512d)NAME(at_least)(a, b), nan, (__m512d)b);
+#else
+  return NAME(select)(b != b, b, NAME(at_least)(a, b));
+#endif
+}
+
+/* The same of *best and v, whose index is `at`. */
+INLINE void NAME(take_larger)(vec *best, ivec *index, vec v, ivec at) {
+#if VEC_BYTES == 64 && REAL_BITS == 32
+  const __mmask16 nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
+  const __mmask16 wins = _mm512_cmp_ps_mask((__m512)v, (__m512)*best, _CMP_GT_OQ) | nan;
+  *best = (vec)_mm512_mask_mov_ps((__m512)*best, wins, (__m512)v);
+  *index = (ivec)_mm512_mask_mov_epi32((__m512i)*index, wins, (__m512i)at);
+#elif VEC_BYTES == 64
+  const __mmask8 nan = _mm512_cmp_pd_mask((__m512d)v, (__m512d)v, _CMP_UNORD_Q);
+  const __mmask8 wins = _mm512_cmp_pd_mask((__m512d)v, (__m512d)*best, _CMP_GT_OQ) | nan;
+  *best = (vec)_mm512_mask_mov_pd((__m512d)*best, wins, (__m512d)v);
+  *index = (ivec)_mm512_mask_mov_epi64((__m512i)*index, wins, (__m512i)at);
+#else
+  const ivec wins = (v > *best) | (v != v);
+  *best = NAME(select)(wins, v, *best);
+  *index = (ivec)NAME(select)(wins, (vec)at, (vec)*index);
+#endif
+}
+
 /* Pairwise, so that the order of the additions is the same for every use of a lane count. */
 INLINE real NAME(sum_lanes)(vec v) {
   real lanes[VLEN];
@@ -164,34 +238,40 @@ INLINE real NAME(sum_lanes)(vec v) {
   return lanes[0];
 }
 
-/* Lane permutations of two vectors, index lists by VLEN: interleaved halves, and lanes of even and odd index. */
+/* Lane permutations of two vectors, index lists by VLEN: interleaved halves, lanes of even and of odd index,
+ * and all but the first with the other's first behind them. */
 #define SHUFFLE __builtin_shufflevector
 #if VEC_BYTES / (REAL_BITS / 8) == 2
 #define LANES_LOW 0, 2
 #define LANES_HIGH 1, 3
 #define LANES_EVEN 0, 2
 #define LANES_ODD 1, 3
+#define LANES_NEXT 1, 2
 #elif VEC_BYTES / (REAL_BITS / 8) == 4
 #define LANES_LOW 0, 4, 1, 5
 #define LANES_HIGH 2, 6, 3, 7
 #define LANES_EVEN 0, 2, 4, 6
 #define LANES_ODD 1, 3, 5, 7
+#define LANES_NEXT 1, 2, 3, 4
 #elif VEC_BYTES / (REAL_BITS / 8) == 8
 #define LANES_LOW 0, 8, 1, 9, 2, 10, 3, 11
 #define LANES_HIGH 4, 12, 5, 13, 6, 14, 7, 15
 #define LANES_EVEN 0, 2, 4, 6, 8, 10, 12, 14
 #define LANES_ODD 1, 3, 5, 7, 9, 11, 13, 15
+#define LANES_NEXT 1, 2, 3, 4, 5, 6, 7, 8
 #else
 #define LANES_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
 #define LANES_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
 #define LANES_EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
 #define LANES_ODD 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
+#define LANES_NEXT 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16
 #endif
 
 INLINE vec NAME(interleave_low)(vec a, vec b) { return SHUFFLE(a, b, LANES_LOW); }
 INLINE vec NAME(interleave_high)(vec a, vec b) { return SHUFFLE(a, b, LANES_HIGH); }
 INLINE vec NAME(even_lanes)(vec a, vec b) { return SHUFFLE(a, b, LANES_EVEN); }
 INLINE vec NAME(odd_lanes)(vec a, vec b) { return SHUFFLE(a, b, LANES_ODD); }
+INLINE vec NAME(next_lanes)(vec a, vec b) { return SHUFFLE(a, b, LANES_NEXT); }
 
 /* Indices of arrays are int64_t whatever the dtype; ours keep their low REAL_BITS. */
 INLINE ivec NAME(load_index)(const int64_t *p) {
@@ -290,4 +370,5 @@ INLINE void NAME(load_pairs)(const real *p, const ilane *at, vec *first, vec *se
 #undef PAIR_BLOCKS
 #undef PAIR_INTO
 #undef PAIR_BLOCK_INTO
+#undef LANES_NEXT
 #undef SHUFFLE

@@ -1,0 +1,133 @@
+/* Pools of channels_first over long runs of columns: a window is joined lane by lane (its rows first, in a buffer, if
+ * there are several), and the lanes of VLEN windows at once by a transpose: their outputs are neighbours in memory. */
+
+/* Gathers, the other way for such strides, take a load for every lane and tap; a run takes one for many taps, and some
+ * shuffles, or with indices a loop over the lanes. */
+INLINE int NAME(pool_is_wide)(const fastconv_pool *p, int indices) {
+  const fastconv_windows *w = &p->axis[2];
+  if (p->kind == FASTCONV_POOL_SPREAD || w->step != 1) return 0;
+  if (w->out == 1 || (indices && w->taps >= VLEN && w->taps <= 2 * w->stride)) return 1;
+  return !indices && (w->stride == 0 || w->stride > 2) && (w->taps >= 5 || w->out <= VLEN);
+}
+
+INLINE vec NAME(pool_run)(const int kind, const fastconv_pool *p, const real *x, ptrdiff_t n) {
+  const vec neutral = NAME(splat)(NAME(pool_neutral)(kind));
+  vec sum = neutral;
+  ptrdiff_t j = 0;
+  if (n >= 8 * VLEN) {
+    vec sums[4];
+    UNROLL for (int i = 0; i < 4; i++) sums[i] = NAME(pool_term)(kind, p, NAME(load)(x + i * VLEN));
+    for (j = 4 * VLEN; j + 4 * VLEN <= n; j += 4 * VLEN)
+      UNROLL for (int i = 0; i < 4; i++) sums[i] =
+          NAME(pool_join)(kind, sums[i], NAME(pool_term)(kind, p, NAME(load)(x + j + i * VLEN)));
+    sum = NAME(pool_join)(kind, NAME(pool_join)(kind, sums[0], sums[1]), NAME(pool_join)(kind, sums[2], sums[3]));
+  }
+  for (; j + VLEN <= n; j += VLEN) sum = NAME(pool_join)(kind, sum, NAME(pool_term)(kind, p, NAME(load)(x + j)));
+  if (j == n) return sum;
+  const vec last = NAME(pool_term)(kind, p, NAME(load_tail)(x + j, n - j));
+  return NAME(pool_join)(kind, sum, NAME(select)(NAME(lane_numbers)() < NAME(splat_index)(n - j), last, neutral));
+}
+
+/* The lanes of VLEN windows joined, one result a lane. */
+INLINE vec NAME(pool_join_lanes)(const int kind, const vec *windows) {
+  vec rows[VLEN];
+  UNROLL for (int i = 0; i < VLEN; i++) rows[i] = windows[i];
+  NAME(transpose)(rows);
+  UNROLL for (int width = VLEN / 2; width > 0; width /= 2) UNROLL for (int i = 0; i < width; i++) rows[i] =
+      NAME(pool_join)(kind, rows[i], rows[i + width]);
+  return rows[0];
+}
+
+INLINE void NAME(pool_wide_kind)(const int kind, const fastconv_pool *p, const fastconv_pool_rows *part) {
+  const int joined = kind == FASTCONV_POOL_MAX ? FASTCONV_POOL_MAX : FASTCONV_POOL_MEAN;
+  const fastconv_windows *w = &p->axis[2];
+  const real *divisor = (const real *)w->scale, *slope = (const real *)part->slope;
+  real *buffer = (real *)part->scratch;
+  const pool_pitch pitch = pool_pitch_of(p);
+  pool_place at = pool_place_of(p, part->begin);
+  vec sums[VLEN] = {{0}};
+  real divisors[VLEN] = {0};
+  ptrdiff_t done = 0, n = 0;
+  for (ptrdiff_t row = part->begin; row < part->end; row++) {
+    const NAME(pool_window) window = NAME(pool_look)(p, (const real *)part->x, at);
+    const ptrdiff_t rows = window.planes * window.rows;
+    pool_advance(p, &at);
+    const int buffered = rows > 1 && w->in <= POOL_BUFFER;
+    if (buffered) NAME(pool_down)(p, buffer, &window, 0, w->in);
+    for (ptrdiff_t o = 0; o < w->out; o++) {
+      if (buffered) {
+        sums[n] = NAME(pool_run)(joined, p, buffer + w->first[o], w->count[o]);
+      } else {
+        sums[n] = NAME(pool_run)(kind, p, window.at + w->first[o], w->count[o]);
+        for (ptrdiff_t r = 1; r < rows; r++) {
+          const real *run = window.at + NAME(pool_row)(&window, pitch, r) + w->first[o];
+          sums[n] = NAME(pool_join)(kind, sums[n], NAME(pool_run)(kind, p, run, w->count[o]));
+        }
+      }
+      if (kind != FASTCONV_POOL_MAX) divisors[n] = NAME(pool_divisor)(&window) * divisor[o];
+      if (++n < VLEN && (row + 1 < part->end || o + 1 < w->out)) continue;
+      const vec v = NAME(pool_join_lanes)(kind, sums);
+      NAME(store_some)((real *)part->y + done,
+                       NAME(pool_finish)(p, v, NAME(load)(divisors), slope ? slope + done : NULL, n), n);
+      done += n;
+      n = 0;
+    }
+  }
+}
+
+static void NAME(pool_wide)(const fastconv_pool *p, const fastconv_pool_rows *part) {
+  switch (p->kind) {
+    case FASTCONV_POOL_MAX:
+      NAME(pool_wide_kind)(FASTCONV_POOL_MAX, p, part);
+      break;
+    case FASTCONV_POOL_MEAN:
+      NAME(pool_wide_kind)(FASTCONV_POOL_MEAN, p, part);
+      break;
+    case FASTCONV_POOL_SQUARE:
+      NAME(pool_wide_kind)(FASTCONV_POOL_SQUARE, p, part);
+      break;
+    default:
+      NAME(pool_wide_kind)(FASTCONV_POOL_POWER, p, part);
+  }
+}
+
+/* The best lane's value and index; `first` of a window of nothing but -inf. */
+INLINE void NAME(pool_best_lane)(vec best, ivec best_index, ptrdiff_t first, real *y, int64_t *index) {
+  real values[VLEN], top = -(real)INFINITY;
+  ilane indices[VLEN], none[VLEN];
+  NAME(store)(values, best);
+  NAME(store)((real *)indices, (vec)best_index);
+  NAME(store)((real *)none, (vec)NAME(no_index)());
+  ilane at = none[0];
+  for (int i = 0; i < VLEN; i++) {
+    const int earlier = indices[i] < at;
+    if (values[i] > top || (values[i] == top && earlier) || (values[i] != values[i] && !(top != top && earlier)))
+      top = values[i], at = indices[i];
+  }
+  *y = top;
+  *index = at == none[0] ? first : at;
+}
+
+static void NAME(pool_wide_indices)(const fastconv_pool *p, const fastconv_pool_rows *part) {
+  const fastconv_windows *w = &p->axis[2];
+  const pool_pitch pitch = pool_pitch_of(p);
+  pool_place at = pool_place_of(p, part->begin);
+  ptrdiff_t done = 0;
+  for (ptrdiff_t row = part->begin; row < part->end; row++) {
+    const NAME(pool_window) window = NAME(pool_look)(p, (const real *)part->x, at);
+    const ptrdiff_t rows = window.planes * window.rows;
+    pool_advance(p, &at);
+    for (ptrdiff_t o = 0; o < w->out; o++, done++) {
+      vec best = NAME(splat)(-(real)INFINITY);
+      ivec index = NAME(no_index)();
+      for (ptrdiff_t r = 0; r < rows; r++) {
+        const ptrdiff_t from = NAME(pool_row)(&window, pitch, r) + w->first[o];
+        const real *run = window.at + from;
+        ivec here = NAME(lane_numbers)() + NAME(splat_index)(window.index + from);
+        for (ptrdiff_t j = 0; j < w->count[o]; j += VLEN, here += VLEN)
+          NAME(take_larger)(&best, &index, NAME(load_or)(run + j, w->count[o] - j, -(real)INFINITY), here);
+      }
+      NAME(pool_best_lane)(best, index, window.index + w->first[o], (real *)part->y + done, part->indices + done);
+    }
+  }
+}
