@@ -5,6 +5,7 @@ from fastconv.functional.activation import *
 from fastconv.functional.adaptive import *
 from fastconv.functional.conv import *
 from fastconv.functional.deform import *
+from fastconv.functional.fold import *
 from fastconv.functional.linear import *
 from fastconv.functional.loss import *
 from fastconv.functional.normalization import *
