@@ -44,12 +44,17 @@ def exact_int(value: Any, name: str) -> int:
 
 def exact_tuple(value: Any, ndim: int, name: str) -> Any:
     """A plain int or a tuple of `ndim` plain ints; raises TypeError for other types."""
-    return value if type(value) is int else as_tuple(value, ndim, name)
+    return value if type(value) is int or _is_plain_tuple(value, ndim) else as_tuple(value, ndim, name)
+
+
+def _is_plain_tuple(value: Any, ndim: int) -> bool:
+    """Whether the usual is given, so that nothing need be rebuilt."""
+    return type(value) is tuple and len(value) == ndim and {*map(type, value)} == {int}
 
 
 def exact_padding(value: Any, ndim: int) -> Any:
-    """A plain int, a string or pairs of plain ints; raises TypeError for other types."""
-    if type(value) is int or type(value) is str:
+    """A plain int, a string, or plain ints or pairs of them; raises TypeError for other types."""
+    if type(value) is int or type(value) is str or _is_plain_tuple(value, ndim):
         return value
     ones = (1,) * ndim
     return as_padding(value, ones, ones, ones)

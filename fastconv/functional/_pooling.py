@@ -96,12 +96,17 @@ class Pool:
         check_array(grad_y, "grad_y")
         check_like(grad_y, "grad_y", self.y_shape if x_ndim == len(self.x_shape) else self.y_shape[1:], like)
 
+    @cached_property
+    def pixels(self) -> int:
+        """Elements of an input plane."""
+        return prod(self.geometry.in_size)
+
     def check_indexable(self) -> None:
         """Raise where the kernels cannot number the elements of a plane."""
-        elements, limit = prod(self.geometry.in_size), INDEX_LIMIT[self.dtype.itemsize]
-        if elements >= limit:
+        limit = INDEX_LIMIT[self.dtype.itemsize]
+        if self.pixels >= limit:
             raise ValueError(
-                f"x must have less than {limit} elements a plane for indices in {self.dtype}, got {elements}"
+                f"x must have less than {limit} elements a plane for indices in {self.dtype}, got {self.pixels}"
             )
 
 
@@ -146,13 +151,12 @@ def maximum_backward(pool: Pool, grad_y: Array, x: Array, indices: Array | None,
     if indices is not None:
         check_indices(indices, grad_y.shape, "grad_y")
     grad_x = output_array(out, x.shape, pool.dtype, grad_y, x, indices)
-    pixels = prod(pool.geometry.in_size)
     if out is not None and indices is not None:
-        check_indices_within(indices, pixels)
+        check_indices_within(indices, pool.pixels)
     if indices is None:
         pool.maximum.route(contiguous(grad_y), grad_x, contiguous(x))
     elif not pool.maximum.route(contiguous(grad_y), grad_x, x, contiguous(indices)):
-        check_indices_within(indices, pixels)
+        check_indices_within(indices, pool.pixels)
     return grad_x
 
 
