@@ -5,8 +5,9 @@
  */
 
 #define POOL_REGISTER_ROWS 4 /* above, joining columns anew for every row costs more than a buffer */
-#define POOL_STRIPE_ROWS 32  /* output rows of a stripe of columns: what depends on the columns is made once for them \
-                              */
+#define POOL_STRIPE_ROWS                                                                      \
+  32 /* output rows of a stripe of columns: what depends on the columns is made once for them \
+      */
 
 INLINE int NAME(pool_in_registers)(const fastconv_pool *p) {
   const fastconv_windows *w = &p->axis[2];
