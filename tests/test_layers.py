@@ -69,6 +69,8 @@ PAIRS = {
     "flatten": (layers.Flatten, nn.Flatten, (), {}, (3, 4, 5, 2)),
     "flatten-some": (layers.Flatten, nn.Flatten, (0, 2), {}, (3, 4, 5, 2)),
     "identity": (layers.Identity, nn.Identity, (), {}, (3, 4)),
+    "unfold": (layers.Unfold, nn.Unfold, ((3, 2), 1, 1, (2, 1)), {}, (2, 3, 6, 7)),
+    "fold": (layers.Fold, nn.Fold, ((6, 7), (3, 2), 1, 1, (2, 1)), {}, (2, 18, 24)),
     "zero1d": (layers.ZeroPad1d, nn.ZeroPad1d, ((1, 2),), {}, (2, 3, 6)),
     "zero2d": (layers.ZeroPad2d, nn.ZeroPad2d, ((1, 2, 3, 0),), {}, (2, 3, 6, 7)),
     "zero3d": (layers.ZeroPad3d, nn.ZeroPad3d, ((1, 2, 0, 3, 2, 1),), {}, (2, 3, 4, 5, 3)),

@@ -8,6 +8,7 @@
     norm.py        BatchNorm1d-3d, LocalResponseNorm, Dropout
     activation.py  ReLU, LeakyReLU, ELU, Sigmoid, Tanh, Softmax, LogSoftmax
     shape.py       Flatten, the pads, Identity
+    fold.py        Unfold, Fold
     loss.py        CrossEntropyLoss, MSELoss
     container.py   Sequential, Residual, Parallel
     weights.py     how convolutions and linear layers start
@@ -28,6 +29,7 @@ from fastconv.layers.conv import (
 )
 from fastconv.layers.deform import DeformConv2d
 from fastconv.layers.dense import Linear
+from fastconv.layers.fold import Fold, Unfold
 from fastconv.layers.loss import CrossEntropyLoss, MSELoss
 from fastconv.layers.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, Dropout, LocalResponseNorm
 from fastconv.layers.pool import (
@@ -96,6 +98,7 @@ __all__ = [
     "DeformConv2d",
     "Dropout",
     "Flatten",
+    "Fold",
     "GlobalAvgPool",
     "GlobalMaxPool",
     "Identity",
@@ -127,6 +130,7 @@ __all__ = [
     "Sigmoid",
     "Softmax",
     "Tanh",
+    "Unfold",
     "ZeroPad1d",
     "ZeroPad2d",
     "ZeroPad3d",
