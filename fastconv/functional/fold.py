@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fastconv.functional._convolution import exact_padding, exact_tuple
 from fastconv.functional._output import check_like, contiguous, output_array
-from fastconv.functional._pooling import batched
+from fastconv.functional._pooling import as_x_shape, batched
 from fastconv.geometry import PoolGeometry, check_array, fold_geometry, unfold_geometry
 from fastconv.geometry.arguments import IntOrTuple, Padding
 from fastconv.kernels.fold import FoldPlan
@@ -180,7 +180,7 @@ def unfold_backward(
         As in `unfold`.
     """
     check_array(grad_y, "grad_y", (2, 3))
-    x_shape = tuple(x_shape)
+    x_shape = as_x_shape(x_shape)
     plan, has_batch = _unfold_plan(x_shape, kernel_size, dilation, padding, stride, data_format, "x_shape")
     check_like(grad_y, "grad_y", plan.columns_shape if has_batch else plan.columns_shape[1:], "x_shape")
     return plan.fold(grad_y, x_shape, out)
@@ -268,7 +268,7 @@ def fold_backward(
         As in `fold`.
     """
     check_array(grad_y, "grad_y")
-    x_shape = tuple(x_shape)
+    x_shape = as_x_shape(x_shape)
     if len(x_shape) not in (2, 3):
         raise ValueError(f"x_shape must have 2 or 3 dimensions, got x_shape={x_shape}")
     plan = _fold_plan(x_shape, output_size, kernel_size, dilation, padding, stride, data_format)
