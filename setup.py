@@ -2,11 +2,15 @@
 
 import os
 import platform
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_clib import build_clib
+from setuptools.modified import newer_group
 
 X86 = {"avx512": "-march=x86-64-v4", "avx2": "-march=x86-64-v3", "baseline": "-march=x86-64"}
 ARM = {"neon": "-march=armv8-a"}
@@ -20,15 +24,28 @@ CHECKS = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-g", "-O1", "-
 CFLAGS = ["-O3", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", *CHECKS]
 INCLUDES = ["src/isa", "src/runtime"]
 C_HEADERS = [str(p) for folder in ("isa", "microkernels", "runtime") for p in sorted(Path("src", folder).glob("*.h"))]
+MICROKERNELS = ["src/isa/tables.c", *(str(p) for p in sorted(Path("src/microkernels").glob("*.c")))]
 
 
 def isa_library(name: str, march: str) -> tuple[str, dict]:
-    return f"fastconv_{name}", {
-        "sources": [f"src/isa/{name}.c"],
-        "obj_deps": {"": C_HEADERS},
-        "include_dirs": INCLUDES,
-        "cflags": [*CFLAGS, *STRICT, march],
-    }
+    return f"fastconv_{name}", {"sources": MICROKERNELS, "cflags": [*CFLAGS, *STRICT, march, f"-DISA={name}"]}
+
+
+class build_isas(build_clib):
+    """Every family of microkernels once an ISA, several at a time."""
+
+    def build_libraries(self, libraries: list[tuple[str, dict]]) -> None:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            for name, info in libraries:
+                compiled = partial(self.compile, folder=Path(self.build_temp, name), cflags=info["cflags"])
+                objects = pool.map(compiled, info["sources"])
+                self.compiler.create_static_lib(list(objects), name, output_dir=self.build_clib)
+
+    def compile(self, source: str, folder: Path, cflags: list[str]) -> str:
+        (object_file,) = self.compiler.object_filenames([source], output_dir=str(folder))
+        if newer_group([source, *C_HEADERS], object_file):
+            self.compiler.compile([source], output_dir=str(folder), include_dirs=INCLUDES, extra_postargs=cflags)
+        return object_file
 
 
 def macro_kernel(name: str, sources: tuple[str, ...] = (), **extra) -> Extension:
@@ -52,6 +69,8 @@ core = macro_kernel(
 others = sorted(p.stem for p in Path("fastconv/kernels").glob("*.pyx") if p.stem != "core")
 
 setup(
+    cmdclass={"build_clib": build_isas},
+    options={"build_ext": {"parallel": len(os.sched_getaffinity(0))}},
     libraries=[isa_library(name, march) for name, march in ISAS.items()],
     ext_modules=cythonize(
         [core, *(macro_kernel(name) for name in others)],

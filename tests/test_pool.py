@@ -3,6 +3,8 @@
 A maximum is compared exactly, on values with ties, NaN and infinities; a mean with the bound of its sum.
 """
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -182,6 +184,17 @@ def test_max(name, dtype, layout, isa):
 @pytest.mark.parametrize("name", LARGE)
 def test_max_in_a_team(name, dtype, layout, isa, threads):
     check_max(case_of(name, dtype), dtype, layout)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_last_windows_of_a_long_row(dtype, isa):
+    """The lanes behind a row's last window read nothing: what they would reach lies far before the row's buffer."""
+    program = (
+        "import numpy as np, fastconv.functional as ff; from fastconv import runtime;"
+        f"runtime.set_isa({isa!r}); runtime.set_num_threads(1);"
+        f"x = np.ones((1, 1, 2**24 + 7), {dtype!r}); assert (ff.max_pool1d(x, 4, 3) == 1).all()"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 DIVISORS = ({}, {"count_include_pad": False}, {"divisor_override": -3})

@@ -154,7 +154,6 @@ cdef extern from "table.h" nogil:
         char *dots
 
     ctypedef struct fastconv_kernels:
-        const char *isa
         int mr
         int nr
         int vlen

@@ -2,8 +2,9 @@
 
 cdef extern from "isas.h" nogil:
     int fastconv_isa_count()
-    const fastconv_kernels *fastconv_isa_kernels(int index)
+    const char *fastconv_isa_name(int index)
     int fastconv_isa_supported(int index)
+    const fastconv_kernels *fastconv_isa_kernels(int index)
 
 cdef extern from "threads.h" nogil:
     void fastconv_set_threads(int count)
@@ -52,7 +53,7 @@ cdef void release(char *block) noexcept nogil:
 
 def built_isas() -> tuple[str, ...]:
     """Names of the ISAs that this build holds, widest first."""
-    return tuple([fastconv_isa_kernels(i).isa.decode() for i in range(fastconv_isa_count())])
+    return tuple([fastconv_isa_name(i).decode() for i in range(fastconv_isa_count())])
 
 
 def supported_isas() -> tuple[str, ...]:
@@ -63,8 +64,8 @@ def supported_isas() -> tuple[str, ...]:
 def use_isa(name: str) -> None:
     """Make every macro-kernel call this ISA's microkernels from now on. The caller checks that it is supported."""
     global current, index
-    for i in range(fastconv_isa_count()):
-        if fastconv_isa_kernels(i).isa.decode() == name:
+    for i, built in enumerate(built_isas()):
+        if built == name:
             current, index = fastconv_isa_kernels(i), i
             return
     raise ValueError(f"isa must be one of {built_isas()}, got {name!r}")
@@ -76,7 +77,7 @@ def isa_index() -> int:
 
 
 def current_isa() -> str:
-    return current.isa.decode()
+    return fastconv_isa_name(index).decode()
 
 
 def set_threads(int count) -> None:

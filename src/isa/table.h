@@ -163,7 +163,6 @@ typedef struct {
 } fastconv_sampling;
 
 typedef struct {
-  const char *isa;
   int mr, nr, vlen; /* register tile rows x columns, elements of a vector */
   int kr;           /* neighbouring k that one instruction sums: 1 here, 2 for bf16 pairs */
   size_t storage_bytes, accumulate_bytes;

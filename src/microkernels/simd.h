@@ -1,6 +1,6 @@
 /* The vectors of one ISA and one dtype: type, lanes, tail accesses, transposes, rounding mode.
  *
- * The only file with an ISA #if. Included once per dtype by instantiate.h, which defines
+ * The only file with an ISA #if. Included once per dtype by a family that dtypes.h defines these for
  *   real        the element type (float or double)
  *   REAL_BITS   32 or 64
  *   NAME(x)     x with the dtype's suffix
@@ -34,6 +34,15 @@
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* The compiler may not ask where v came from. */
+#if defined(__SSE2__)
+#define OPAQUE(v) __asm__("" : "+x"(v))
+#elif defined(__aarch64__)
+#define OPAQUE(v) __asm__("" : "+w"(v))
+#else
+#define OPAQUE(v) __asm__("" : "+m"(v))
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
@@ -85,6 +94,8 @@ INLINE vec NAME(load_tail)(const real *p, ptrdiff_t n) {
 #endif
 }
 
+INLINE vec NAME(load_some)(const real *p, ptrdiff_t n) { return n < VLEN ? NAME(load_tail)(p, n) : NAME(load)(p); }
+
 /* Stores the first n <= VLEN lanes of v; never touches memory past p + n. */
 INLINE void NAME(store_tail)(real *p, vec v, ptrdiff_t n) {
 #if VEC_BYTES == 64 && REAL_BITS == 32
@@ -126,7 +137,8 @@ INLINE vec NAME(load_between)(const real *p, ptrdiff_t low, ptrdiff_t high, vec 
 #endif
 }
 
-/* p[index] for every lane; indices of float64 have 64 bits. */
+/* p[index] for every lane; indices of float64 have 64 bits. The lanes of a masked index are opaque, since GCC 12 drops
+ * the mask from an address whose load it sees to be masked, too, and then loads whether the lane counts or not. */
 INLINE vec NAME(gather)(const real *p, ivec index) {
 #if VEC_BYTES == 64 && REAL_BITS == 32
   return (vec)_mm512_i32gather_ps((__m512i)index, p, 4);
@@ -137,6 +149,7 @@ INLINE vec NAME(gather)(const real *p, ivec index) {
 #elif VEC_BYTES == 32
   return (vec)_mm256_i64gather_pd(p, (__m256i)index, 8);
 #else
+  OPAQUE(index);
   vec v = {0};
   UNROLL for (int i = 0; i < VLEN; i++) v[i] = p[index[i]];
   return v;
@@ -155,6 +168,7 @@ INLINE vec NAME(permute)(vec v, ivec index) {
   const ivec halves = 2 * index | (2 * index + 1) << 32;
   return (vec)_mm256_permutevar8x32_epi32((__m256i)v, (__m256i)halves);
 #else
+  OPAQUE(index);
   vec w = {0};
   UNROLL for (int i = 0; i < VLEN; i++) w[i] = v[index[i]];
   return w;

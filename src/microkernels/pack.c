@@ -1,5 +1,10 @@
 /* Copies into panels: runs of a plane (channels_first pixels), and matrices, transposed where rows come out contiguous.
  */
+#ifndef REAL_BITS
+#define FAMILY "pack.c"
+#include "dtypes.h"
+#else
+#include "simd.h"
 
 /* Each may write up to a vector past dst + n: packed rows are written front to back, so what follows covers it. */
 INLINE void NAME(zero_run)(real *dst, ptrdiff_t n) {
@@ -20,8 +25,6 @@ INLINE void NAME(copy_run_masked)(real *dst, const real *src, ptrdiff_t n, const
   for (; i + VLEN <= n; i += VLEN) NAME(store)(dst + i, (vec)((ivec)NAME(load)(src + i) & (ivec)NAME(load)(mask + i)));
   if (i < n) NAME(store)(dst + i, (vec)((ivec)NAME(load_tail)(src + i, n - i) & (ivec)NAME(load)(mask + i)));
 }
-
-INLINE vec NAME(load_some)(const real *p, ptrdiff_t n) { return n < VLEN ? NAME(load_tail)(p, n) : NAME(load)(p); }
 
 INLINE void NAME(copy_run_step2)(real *dst, const real *src, ptrdiff_t n) {
   ptrdiff_t i = 0;
@@ -135,3 +138,11 @@ static void NAME(pack_pieces)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_
                         p->room >= j + VLEN);
     }
 }
+
+FILL(pack) {
+  table->pack_runs = NAME(pack_runs);
+  table->copy_matrix = NAME(copy_matrix);
+  table->pack_matrix = NAME(pack_matrix);
+  table->pack_pieces = NAME(pack_pieces);
+}
+#endif

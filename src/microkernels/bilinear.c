@@ -7,6 +7,11 @@
  * read unseen; a pixel of the square that is no neighbour has a negative weight and counts as 0 whatever it holds.
  * Points with row <= -1, row >= height or so the column, infinite and NaN ones have no neighbours.
  */
+#ifndef REAL_BITS
+#define FAMILY "bilinear.c"
+#include "dtypes.h"
+#else
+#include "simd.h"
 
 typedef struct {           /* of VLEN points along one axis */
   ivec first;              /* the square's first row (column) */
@@ -254,3 +259,12 @@ static void NAME(scatter_pixels)(const fastconv_points *points, const fastconv_s
   if (s.channels == line) NAME(scatter_of)(&p, &s, (real *)grad_x, line);
   else NAME(scatter_of)(&p, &s, (real *)grad_x, s.channels);
 }
+
+FILL(bilinear) {
+  table->locate_points = NAME(locate_points);
+  table->sample_planes = NAME(sample_planes);
+  table->sample_pixels = NAME(sample_pixels);
+  table->scatter_pixels = NAME(scatter_pixels);
+  table->point_gradients = NAME(point_gradients);
+}
+#endif

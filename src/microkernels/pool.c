@@ -1,4 +1,17 @@
 /* The entries of table.h for pools; pool_window.h tells the ways between which they choose. */
+#ifndef REAL_BITS
+#define FAMILY "pool.c"
+#include "dtypes.h"
+#else
+#include "simd.h"
+
+#include "pool_window.h"
+
+#include "pool_registers.h"
+#include "pool_buffer.h"
+#include "pool_wide.h"
+#include "pool_pixels.h"
+#include "pool_route.h"
 
 static void NAME(pool)(const fastconv_pool *p, const fastconv_pool_rows *part) {
   if (p->channels > 1) NAME(pool_channels_last)(p, part);
@@ -25,3 +38,11 @@ static void NAME(times_power)(char *dst, const char *x, ptrdiff_t n, double powe
     NAME(store_some)(to + i, v * NAME(load_some)(to + i, n - i), n - i);
   }
 }
+
+FILL(pool) {
+  table->pool = NAME(pool);
+  table->pool_scratch = NAME(pool_scratch);
+  table->pool_route = NAME(pool_route);
+  table->times_power = NAME(times_power);
+}
+#endif

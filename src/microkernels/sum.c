@@ -1,4 +1,9 @@
 /* Sums of whole rows: partial results of several parts, pixels of a bias gradient. */
+#ifndef REAL_BITS
+#define FAMILY "sum.c"
+#include "dtypes.h"
+#else
+#include "simd.h"
 
 /* Four chains of additions: one would wait for itself. Their order depends on nothing but the number of rows. */
 INLINE vec NAME(sum_column)(const real *src, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t n) {
@@ -18,3 +23,6 @@ static void NAME(sum_rows)(char *dst, const char *src, ptrdiff_t ld, ptrdiff_t r
   const ptrdiff_t n = columns - j;
   if (n > 0) NAME(store_tail)(to + j, NAME(load_tail)(to + j, n) + NAME(sum_column)(from + j, ld, rows, n), n);
 }
+
+FILL(sum) { table->sum_rows = NAME(sum_rows); }
+#endif

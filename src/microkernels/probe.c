@@ -1,4 +1,9 @@
 /* What this core can do at most, measured by the same vectors as everything else: multiply-adds and copies. */
+#ifndef REAL_BITS
+#define FAMILY "probe.c"
+#include "dtypes.h"
+#else
+#include "simd.h"
 
 /* `steps` steps of 12 independent multiply-adds of whole vectors, no memory; returns the floating-point operations. */
 static double NAME(probe_fma)(ptrdiff_t steps) {
@@ -28,3 +33,9 @@ static void NAME(probe_copy)(char *dst, const char *src, ptrdiff_t n) {
     __asm__("" : "+r"(to)); /* else the compiler calls memcpy, whose stores are not ours */
   }
 }
+
+FILL(probe) {
+  table->probe_fma = NAME(probe_fma);
+  table->probe_copy = NAME(probe_copy);
+}
+#endif

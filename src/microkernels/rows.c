@@ -1,0 +1,25 @@
+/* Rows of values: activations, softmax, batch normalisation. */
+#ifndef REAL_BITS
+#define FAMILY "rows.c"
+#include "dtypes.h"
+#else
+#include "simd.h"
+
+#include "exponential.h"
+
+#include "activation.h"
+#include "normalize.h"
+#include "softmax.h"
+
+FILL(rows) {
+  table->activate = NAME(activate);
+  table->activate_backward = NAME(activate_backward);
+  table->masked = NAME(masked);
+  table->softmax = NAME(softmax);
+  table->softmax_backward = NAME(softmax_backward);
+  table->log_sum_exp = NAME(log_sum_exp);
+  table->moments = NAME(moments);
+  table->products = NAME(products);
+  table->affine = NAME(affine);
+}
+#endif
