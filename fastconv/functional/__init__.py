@@ -3,14 +3,17 @@
 
 from fastconv.functional.activation import *
 from fastconv.functional.adaptive import *
+from fastconv.functional.avg_pool import *
 from fastconv.functional.conv import *
 from fastconv.functional.deform import *
 from fastconv.functional.fold import *
 from fastconv.functional.linear import *
 from fastconv.functional.loss import *
+from fastconv.functional.lp_pool import *
+from fastconv.functional.max_pool import *
 from fastconv.functional.normalization import *
 from fastconv.functional.padding import *
-from fastconv.functional.pool import *
 from fastconv.functional.transposed import *
+from fastconv.functional.unpool import *
 
 __all__ = sorted(name for name, value in globals().items() if callable(value) and not name.startswith("_"))
