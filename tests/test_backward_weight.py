@@ -6,8 +6,9 @@ from math import prod
 
 import numpy as np
 import pytest
-from cases import CONV, CONV_TRANSPOSE, DTYPES, EDGES, LAYOUTS, Conv, ConvTranspose, Tile, laid_out, values
+from cases import CONV, CONV_TRANSPOSE, DTYPES, EDGES, LAYOUTS, Conv, Tile, laid_out, values
 from conftest import using_threads
+from convolutions import operands, operator
 from tolerance import assert_within, bound
 
 import fastconv.functional as ff
@@ -55,18 +56,14 @@ ONLY_LAST = ("bundle", "bundle-in-parts")  # paths that channels_first does not 
 @cache
 def exact(case):
     """The oracle's grad_weight and grad_bias."""
-    kind = "conv_transpose" if isinstance(case, ConvTranspose) else "conv"
-    backward = getattr(reference, f"{kind}{case.ndim}d_backward")
+    backward = operator(reference, case, "_backward")
     return backward(values(case.y, 3), values(case.x, 0), values(case.weight, 1), need=NEED, **case.options)[1:]
 
 
 def gradients(case, dtype, layout, need=NEED):
     """What fastconv computes, and its operands."""
-    kind = "conv_transpose" if isinstance(case, ConvTranspose) else "conv"
-    grad_y, x = laid_out(values(case.y, 3), layout, dtype), laid_out(values(case.x, 0), layout, dtype)
-    weight = values(case.weight, 1).astype(dtype)
-    backward = getattr(ff, f"{kind}{case.ndim}d_backward")
-    return backward(grad_y, x, weight, need=need, data_format=layout, **case.options)
+    x, weight, _, grad_y = operands(case, dtype, layout)
+    return operator(ff, case, "_backward")(grad_y, x, weight, need=need, data_format=layout, **case.options)
 
 
 def check(case, dtype, layout):

@@ -1,12 +1,21 @@
 """Convolution against the oracle: every case, dtype, layout and ISA, on one and all threads."""
 
-from functools import cache
 from itertools import product
 
 import numpy as np
 import pytest
-from cases import CONV, DTYPES, LAYOUTS, Tile, laid_out, values
-from conftest import using_threads
+from cases import CONV, DTYPES, LAYOUTS, Tile, laid_out
+from convolutions import (
+    check_activation,
+    check_bits_of_threads,
+    check_forward,
+    check_not_finite,
+    check_out,
+    check_unbatched,
+    exact_backward,
+    operands,
+    operator,
+)
 from tolerance import assert_within, bound
 from views import draw
 
@@ -15,36 +24,6 @@ from fastconv import reference
 
 # Cases of every path through the kernels that is large enough for a team of threads.
 LARGE = [name for name in CONV if name.startswith(("threaded", "many", "shared"))]
-
-
-def operator(module, case, suffix=""):
-    return getattr(module, f"conv{case.ndim}d{suffix}")
-
-
-@cache
-def exact_forward(case):
-    x, weight, bias = values(case.x, 0), values(case.weight, 1), values((case.channels,), 2)
-    return operator(reference, case)(x, weight, bias, **case.options)
-
-
-@cache
-def exact_backward(case):
-    grad_y, x, weight = values(case.y, 3), values(case.x, 0), values(case.weight, 1)
-    return operator(reference, case, "_backward")(grad_y, x, weight, **case.options)
-
-
-def operands(case, dtype, layout):
-    """x, weight, bias and grad_y as a user passes them."""
-    x, grad_y = (laid_out(values(shape, seed), layout, dtype) for shape, seed in ((case.x, 0), (case.y, 3)))
-    return x, values(case.weight, 1).astype(dtype), values((case.channels,), 2).astype(dtype), grad_y
-
-
-def check_forward(case, dtype, layout):
-    """y of a case, with bias, is the oracle's."""
-    x, weight, bias, _ = operands(case, dtype, layout)
-    y = operator(ff, case)(x, weight, bias, data_format=layout, **case.options)
-    exact = laid_out(exact_forward(case), layout, "float64")
-    assert_within(y, exact, bound(dtype, np.prod(case.weight[1:]), x, weight), dtype)
 
 
 def check_backward_input(case, dtype, layout):
@@ -96,20 +75,7 @@ def test_only_what_is_needed_is_computed(need):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", LARGE)
 def test_bits_do_not_depend_on_the_number_of_threads(name, layout, isa):
-    case = CONV[name](Tile.current("float32"))
-    x, weight, bias, grad_y = operands(case, "float32", layout)
-    options = {"data_format": layout, **case.options}
-
-    def results():
-        gradients = operator(ff, case, "_backward")(grad_y, x, weight, **options)
-        return operator(ff, case)(x, weight, bias, **options), *gradients
-
-    with using_threads(1):
-        expected = results()
-    for count in (2, 5):
-        with using_threads(count):
-            for result, serial in zip(results(), expected, strict=True):
-                np.testing.assert_array_equal(result.view(np.uint32), serial.view(np.uint32))
+    check_bits_of_threads(CONV[name](Tile.current("float32")), layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -117,15 +83,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(name, layout, isa):
 @pytest.mark.parametrize("activation", ["relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh"])
 @pytest.mark.parametrize("name", ["2d-unequal-everything", "many-channels", "1d", "depthwise", "3d-grouped"])
 def test_activations(name, activation, dtype, layout, isa):
-    case = CONV[name](Tile.current(dtype))
-    x, weight, bias, _ = operands(case, dtype, layout)
-    y = operator(ff, case)(x, weight, bias, activation=activation, data_format=layout, **case.options)
-    linear = exact_forward(case)
-    exact = np.clip(linear, 0, 6) if activation == "relu6" else getattr(reference, activation)(linear)
-    # None of them is steeper than 1; the curves themselves are good to a few units in the last place.
-    own = 8 * np.finfo(dtype).eps * max(1, np.abs(exact).max())
-    limit = bound(dtype, np.prod(case.weight[1:]), x, weight) + own
-    assert_within(y, laid_out(exact, layout, "float64"), limit, dtype)
+    check_activation(CONV[name](Tile.current(dtype)), activation, dtype, layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -148,32 +106,14 @@ def test_true_convolution_flips_the_kernel(name, layout, isa):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", ["1d", "2d-unequal-everything", "3d", "threaded-replicate"])
 def test_unbatched_is_a_batch_of_one(name, layout, isa):
-    case = CONV[name](Tile.current("float32"))
-    x, weight, bias, grad_y = operands(case, "float32", layout)
-    options = {"data_format": layout, **case.options}
-    y = operator(ff, case)(x[0], weight, bias, **options)
-    np.testing.assert_array_equal(y, operator(ff, case)(x[:1], weight, bias, **options)[0])
-    gradients = operator(ff, case, "_backward")(grad_y[0], x[0], weight, **options)
-    expected = operator(ff, case, "_backward")(grad_y[:1], x[:1], weight, **options)
-    for actual, e in zip(gradients, (expected[0][0], *expected[1:]), strict=True):
-        np.testing.assert_array_equal(actual, e)
+    check_unbatched(CONV[name](Tile.current("float32")), layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", ["2d-unequal-everything", "threaded-grouped", "2d-small-planes-cross-images"])
 @pytest.mark.parametrize("activation", [None, "relu", "tanh"])
 def test_out_is_filled_and_returned(name, layout, activation):
-    case = CONV[name](Tile.current("float32"))
-    x, weight, bias, _ = operands(case, "float32", layout)
-    options = {"data_format": layout, "activation": activation, **case.options}
-    expected = operator(ff, case)(x, weight, bias, **options)
-    # what surrounds out stays; out itself begins at an odd element
-    memory = np.full(expected.size + 129, np.nan, np.float32)
-    out = memory[65:-64].reshape(expected.shape)
-    assert operator(ff, case)(x, weight, bias, out=out, **options) is out
-    np.testing.assert_array_equal(out, expected)
-    assert np.isnan(memory[:65]).all()
-    assert np.isnan(memory[-64:]).all()
+    check_out(CONV[name](Tile.current("float32")), activation, layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -184,18 +124,7 @@ def test_out_is_filled_and_returned(name, layout, activation):
      "depthwise", "groups", "2d-dilated-into-padding", "3d", "threaded-first-layer"],
 )  # fmt: skip
 def test_values_that_are_not_finite_go_where_ieee_says(name, dtype, layout, isa):
-    case = CONV[name](Tile.current(dtype))
-    x, weight, bias, _ = operands(case, dtype, layout)
-    rng = np.random.default_rng(5)
-    for value in (np.nan, np.inf, -np.inf):
-        x.flat[rng.integers(x.size, size=2)] = value
-    weight.flat[rng.integers(weight.size, size=3)] = 0  # times infinity
-    options = {"data_format": layout, **case.options}
-    with np.errstate(invalid="ignore"):
-        exact = operator(reference, case)(*(a.astype(np.float64) for a in (x, weight, bias)), **options)
-    assert np.isnan(exact).any()
-    y = operator(ff, case)(x, weight, bias, **options)
-    assert_within(y, exact, bound(dtype, np.prod(case.weight[1:]), np.ones(1), weight), dtype)
+    check_not_finite(CONV[name](Tile.current(dtype)), dtype, layout)
 
 
 def test_clamps_let_nan_pass(isa):

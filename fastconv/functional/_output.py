@@ -30,6 +30,13 @@ def check_like(array: Array, name: str, shape: tuple[int, ...], like: str) -> No
         raise ValueError(f"{name} must have shape {shape} to go with {like}, got {name}.shape={array.shape}")
 
 
+def check_gradient(grad_y: Any, shape: tuple[int, ...], like: str, **saved: Array) -> None:
+    """Raise unless grad_y is an array of this shape, which goes with `like`, and of the dtype of the saved array."""
+    check_array(grad_y, "grad_y")
+    check_same_dtype(**saved, grad_y=grad_y)
+    check_like(grad_y, "grad_y", shape, like)
+
+
 def check_channel_values(x: Array, channels: int, **values: Array | None) -> None:
     """Raise unless each of the named arrays is None or holds one value a channel in x's dtype."""
     for name, value in values.items():

@@ -131,9 +131,8 @@ def mean_backward(pool: Pool, grad_y: Array, x_shape: tuple[int, ...], out: Arra
     return grad_x
 
 
-def maximum(pool: Pool, x: Array, return_indices: bool, out: Array | None) -> Any:
-    """y, or (y, indices)."""
-    y = pool.output(x, out)
+def maximum(pool: Pool, x: Array, y: Array, return_indices: bool) -> Any:
+    """y once it is filled, or (y, indices)."""
     if not return_indices:
         pool.maximum(contiguous(x), y)
         return y

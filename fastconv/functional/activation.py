@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastconv.functional._output import check_like, contiguous, output_array
-from fastconv.geometry import as_float, as_int, check_array, check_same_dtype
+from fastconv.functional._output import check_gradient, contiguous, output_array
+from fastconv.geometry import as_float, as_int, check_array
 from fastconv.kernels import rowwise
 
 __all__ = [
@@ -423,9 +423,7 @@ def _store_rows(rows: Array, out: Array, axis: int) -> None:
 
 def _check_gradient(grad_y: Array, saved: Array, name: str) -> None:
     check_array(saved, name)
-    check_array(grad_y, "grad_y")
-    check_same_dtype(**{name: saved, "grad_y": grad_y})
-    check_like(grad_y, "grad_y", saved.shape, name)
+    check_gradient(grad_y, saved.shape, name, **{name: saved})
 
 
 def _check_axis(axis: int, x: Array) -> int:

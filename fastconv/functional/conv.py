@@ -18,9 +18,9 @@ from fastconv.functional._convolution import (
     exact_tuple,
     flip,
 )
-from fastconv.functional._output import check_like, output_array
+from fastconv.functional._output import check_gradient, output_array
 from fastconv.functional.padding import pad_backward
-from fastconv.geometry import check_array, check_same_dtype, conv_geometry
+from fastconv.geometry import conv_geometry
 from fastconv.geometry.arguments import IntOrTuple, Padding
 from fastconv.kernels.core import isa_index
 from fastconv.planner import ConvPlan, PlanCache
@@ -31,75 +31,6 @@ __all__ = ["conv1d", "conv1d_backward", "conv2d", "conv2d_backward", "conv3d", "
 Array = NDArray[Any]
 Gradients = tuple[Array | None, Array | None, Array | None]
 
-_FORWARD = """{ndim}-D convolution (cross-correlation), with bias and activation.
-
-    ``y[n, f, o] = activation(bias[f] + sum over c, t
-    of weight[f, c, t] * x[n, c, o * stride + t * dilation - before])``,
-    c running over the C_in / groups channels of f's group and
-    ``out = floor((in + before + after - dilation (K - 1) - 1) / stride) + 1``.
-
-    Parameters
-    ----------
-    x : array (N, C_in, {size}) or (N, {size}, C_in), float32 or float64; N may be left out
-    weight : array (C_out, C_in / groups, {kernel}) in either layout, dtype of x
-    bias : array (C_out,), dtype of x, default None
-    stride, dilation : int or tuple of {ndim}, >= 1, default 1
-    padding : int, tuple, pairs ((before, after), ...), "same" or "valid", default 0
-    groups : int that divides C_in and C_out, default 1
-    padding_mode : "zeros" (default), "reflect", "replicate" or "circular"
-    data_format : "channels_first" (default) or "channels_last", of x and y
-    activation : None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid" or "tanh"
-    flip_kernel : bool, default False
-        True convolves in the mathematical sense: the kernel is turned about along every axis.
-    algorithm : "auto" or "direct", default None: the policy of `fastconv.algorithm`
-    out : array of y's shape and dtype, default None
-        Where to write y; it may not overlap an input.
-
-    Returns
-    -------
-    array (N, C_out, {out}) or (N, {out}, C_out)
-
-    Raises
-    ------
-    TypeError
-        An array is not float32 or float64, dtypes differ, or a number is not an integer.
-    ValueError
-        Shapes or parameters do not fit each other, or a name is unknown.
-
-    Source
-    ------
-    Dumoulin and Visin (2016), A guide to convolution arithmetic for deep learning, sections 2 and 5.1.
-    """
-
-_BACKWARD = """Gradients of `conv{ndim}d` (without activation) with respect to x, weight and bias.
-
-    ``grad_x[n, c, i] = sum over f, t, o with o * stride + t * dilation - before = i
-    of weight[f, c, t] * grad_y[n, f, o]``,
-    ``grad_weight[f, c, t] = sum over n, o of grad_y[n, f, o] * x[n, c, o * stride + t * dilation - before]``,
-    ``grad_bias[f] = sum over n, o of grad_y[n, f, o]``
-
-    Parameters
-    ----------
-    grad_y : array of the output's shape, dtype of x
-    x, weight : as in `conv{ndim}d`
-    stride, padding, dilation, groups, padding_mode, data_format, flip_kernel, algorithm : as in `conv{ndim}d`
-    need : three bools, default all True
-        Which of the gradients of x, weight and bias to compute.
-
-    Returns
-    -------
-    (grad_x, grad_weight, grad_bias)
-        Shapes of x, weight and (C_out,); None where not needed.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As in `conv{ndim}d`.
-
-    Source
-    ------
-    Dumoulin and Visin (2016), section 4; Goodfellow, Bengio and Courville (2016), Deep Learning, section 9.5.
-    """
 
 _plans: PlanCache[ConvPlan] = PlanCache()
 
@@ -149,9 +80,7 @@ def _conv_backward(
     check_need(need)
     weight = flip(weight, flip_kernel)
     plan = _plan(ndim, x, weight, None, stride, padding, dilation, groups, padding_mode, data_format, algorithm)
-    check_array(grad_y, "grad_y")
-    check_same_dtype(x=x, grad_y=grad_y)
-    check_like(grad_y, "grad_y", plan.y_shape if x.ndim == ndim + 2 else plan.y_shape[1:], "x and weight")
+    check_gradient(grad_y, plan.y_shape if x.ndim == ndim + 2 else plan.y_shape[1:], "x and weight", x=x)
     grad_x = _backward_input(plan, grad_y, weight).reshape(x.shape) if need[0] else None
     grad_weight = grad_bias = None
     if need[1] or need[2]:
@@ -167,6 +96,78 @@ def _backward_input(plan: ConvPlan, grad_y: Array, weight: Array) -> Array:
         return grad_x
     data_format = "channels_last" if plan.geometry.channels_last else "channels_first"
     return pad_backward(grad_x, plan.geometry.padding, plan.padding_mode, data_format=data_format)
+
+
+_FORWARD = """{ndim}-D convolution (cross-correlation), with bias and activation.
+
+    ``y[n, f, o] = activation(bias[f] + sum over c, t
+    of weight[f, c, t] * x[n, c, o * stride + t * dilation - before])``,
+    c running over the C_in / groups channels of f's group and
+    ``out = floor((in + before + after - dilation (K - 1) - 1) / stride) + 1``.
+
+    Parameters
+    ----------
+    x : array (N, C_in, {size}) or (N, {size}, C_in), float32 or float64; N may be left out
+    weight : array (C_out, C_in / groups, {kernel}) in either layout, dtype of x
+    bias : array (C_out,), dtype of x, default None
+    stride, dilation : int or tuple of {ndim}, >= 1, default 1
+    padding : int, tuple, pairs ((before, after), ...), "same" or "valid", default 0
+    groups : int that divides C_in and C_out, default 1
+    padding_mode : "zeros" (default), "reflect", "replicate" or "circular"
+    data_format : "channels_first" (default) or "channels_last", of x and y
+    activation : None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid" or "tanh"
+    flip_kernel : bool, default False
+        True convolves in the mathematical sense: the kernel is turned about along every axis.
+    algorithm : "auto" or "direct", default None: the policy of `fastconv.algorithm`
+    out : array of y's shape and dtype, default None
+        Where to write y; it may not overlap an input.
+
+    Returns
+    -------
+    array (N, C_out, {out}) or (N, {out}, C_out)
+
+    Raises
+    ------
+    TypeError
+        An array is not float32 or float64, dtypes differ, or a number is not an integer.
+    ValueError
+        Shapes or parameters do not fit each other, or a name is unknown.
+
+    Source
+    ------
+    Dumoulin and Visin (2016), A guide to convolution arithmetic for deep learning, sections 2 and 5.1.
+    """
+
+
+_BACKWARD = """Gradients of `conv{ndim}d` (without activation) with respect to x, weight and bias.
+
+    ``grad_x[n, c, i] = sum over f, t, o with o * stride + t * dilation - before = i
+    of weight[f, c, t] * grad_y[n, f, o]``,
+    ``grad_weight[f, c, t] = sum over n, o of grad_y[n, f, o] * x[n, c, o * stride + t * dilation - before]``,
+    ``grad_bias[f] = sum over n, o of grad_y[n, f, o]``
+
+    Parameters
+    ----------
+    grad_y : array of the output's shape, dtype of x
+    x, weight : as in `conv{ndim}d`
+    stride, padding, dilation, groups, padding_mode, data_format, flip_kernel, algorithm : as in `conv{ndim}d`
+    need : three bools, default all True
+        Which of the gradients of x, weight and bias to compute.
+
+    Returns
+    -------
+    (grad_x, grad_weight, grad_bias)
+        Shapes of x, weight and (C_out,); None where not needed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `conv{ndim}d`.
+
+    Source
+    ------
+    Dumoulin and Visin (2016), section 4; Goodfellow, Bengio and Courville (2016), Deep Learning, section 9.5.
+    """
 
 
 @documented(_FORWARD, 1)

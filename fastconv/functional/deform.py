@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastconv.functional._convolution import epilogue, exact_padding, exact_tuple
-from fastconv.functional._output import check_like, output_array
+from fastconv.functional._output import check_gradient, output_array
 from fastconv.geometry import check_array, check_same_dtype, deform_conv_geometry
 from fastconv.geometry.arguments import IntOrTuple, Padding
 from fastconv.kernels.core import isa_index
@@ -127,9 +127,7 @@ def deform_conv2d_backward(
     Dai et al. (2017), appendix A; Zhu et al. (2019). At whole numbers the derivative is that towards larger ones.
     """
     plan = _plan(x, offset, weight, None, stride, padding, dilation, mask, data_format)
-    check_array(grad_y, "grad_y")
-    check_same_dtype(x=x, grad_y=grad_y)
-    check_like(grad_y, "grad_y", plan.geometry.y_shape, "x and weight")
+    check_gradient(grad_y, plan.geometry.y_shape, "x and weight", x=x)
     if len(need) != 5:
         raise ValueError(f"need must be 5 bools, for x, offset, weight, bias and mask, got need={need}")
     return plan.backward(grad_y, x, offset, mask, weight, need)

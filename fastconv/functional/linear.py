@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastconv.functional._output import check_channel_values, check_like, output_array
+from fastconv.functional._output import check_channel_values, check_gradient, output_array
 from fastconv.geometry import check_array, check_same_dtype
 
 __all__ = ["linear", "linear_backward"]
@@ -77,9 +77,7 @@ def linear_backward(
         Dtypes or shapes as in `linear`.
     """
     _check(x, weight)
-    check_array(grad_y, "grad_y")
-    check_same_dtype(x=x, grad_y=grad_y)
-    check_like(grad_y, "grad_y", (*x.shape[:-1], weight.shape[0]), "x and weight")
+    check_gradient(grad_y, (*x.shape[:-1], weight.shape[0]), "x and weight", x=x)
     rows = grad_y.reshape(-1, weight.shape[0])
     return (
         np.matmul(grad_y, weight) if need[0] else None,

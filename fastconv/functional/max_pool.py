@@ -56,7 +56,7 @@ def _max_pool(
     return_indices: bool, data_format: str, out: Array | None,
 ) -> Any:  # fmt: skip
     plan = _plan(ndim, x, kernel_size, stride, padding, dilation, ceil_mode, data_format)
-    return maximum(plan, x, as_bool(return_indices, "return_indices"), out)
+    return maximum(plan, x, plan.output(x, out), as_bool(return_indices, "return_indices"))
 
 
 def _max_pool_backward(

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastconv.functional._output import check_channel_values, check_like, contiguous, output_array
-from fastconv.geometry import as_bool, as_float, as_int, check_array, check_same_dtype, is_channels_last
+from fastconv.functional._output import check_channel_values, check_gradient, check_like, contiguous, output_array
+from fastconv.geometry import as_bool, as_float, as_int, check_array, is_channels_last
 from fastconv.kernels import normalize, rowwise
 
 __all__ = [
@@ -123,7 +123,7 @@ def batch_norm_backward(
         As `batch_norm`; also if grad_y differs from x in shape or dtype.
     """
     channel = _check_batch(x, data_format)
-    _check_gradient(grad_y, x)
+    check_gradient(grad_y, x.shape, "x", x=x)
     check_channel_values(
         x, x.shape[channel], running_mean=running_mean, running_var=running_var, weight=weight, bias=bias
     )
@@ -220,7 +220,7 @@ def local_response_norm_backward(
         As `local_response_norm`; also if grad_y differs from x in shape or dtype.
     """
     channel = _check_lrn(x, size, alpha, beta, k, data_format)
-    _check_gradient(grad_y, x)
+    check_gradient(grad_y, x.shape, "x", x=x)
     out = output_array(out, x.shape, x.dtype, grad_y, x)
     scale = _lrn_scale(x, channel, size, alpha, k, out=np.empty_like(out))
     direct = _power(scale, -beta, out=np.empty_like(out))
@@ -341,12 +341,6 @@ def _check_batch(x: Array, data_format: str) -> int:
         layout = "(N, ..., C)" if channels_last else "(N, C, ...)"
         raise ValueError(f"x must have shape {layout} with no size 0 but the batch's, got x.shape={x.shape}")
     return x.ndim - 1 if channels_last else 1
-
-
-def _check_gradient(grad_y: Array, x: Array) -> None:
-    check_array(grad_y, "grad_y")
-    check_same_dtype(x=x, grad_y=grad_y)
-    check_like(grad_y, "grad_y", x.shape, "x")
 
 
 def _check_statistics(

@@ -17,8 +17,8 @@ from fastconv.functional._convolution import (
     exact_padding,
     exact_tuple,
 )
-from fastconv.functional._output import check_like, contiguous, output_array
-from fastconv.geometry import check_array, check_same_dtype, conv_transpose_geometry
+from fastconv.functional._output import check_gradient, contiguous, output_array
+from fastconv.geometry import conv_transpose_geometry
 from fastconv.geometry.arguments import IntOrTuple, Padding
 from fastconv.kernels.core import isa_index
 from fastconv.planner import ConvPlan, PlanCache
@@ -36,69 +36,6 @@ __all__ = [
 Array = NDArray[Any]
 Gradients = tuple[Array | None, Array | None, Array | None]
 
-_FORWARD = """{ndim}-D transposed convolution, with bias and activation.
-
-    ``y[n, f, i] = activation(bias[f] + sum over c, t, o with o * stride + t * dilation - padding = i of
-    weight[c, f, t] * x[n, c, o])``; out = stride (in - 1) + dilation (K - 1) + 1 - before - after + output_padding.
-
-    Parameters
-    ----------
-    x : array (N, C_in, {size}) or (N, {size}, C_in), float32 or float64; N may be left out
-    weight : array (C_in, C_out / groups, {kernel}) in either layout, dtype of x
-    bias : array (C_out,), dtype of x, default None
-    stride, dilation : int or tuple of {ndim}, >= 1, default 1
-    padding : int, tuple, pairs ((before, after), ...), "same" or "valid", default 0: positions cut from y
-    output_padding : int or tuple of {ndim} below max(stride, dilation), default 0: positions added at y's end
-    groups : int that divides C_in and C_out, default 1
-    data_format : "channels_first" (default) or "channels_last", of x and y
-    activation : None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid" or "tanh"
-    algorithm : "auto" or "direct", default None: the policy of `fastconv.algorithm`
-    out : array of y's shape and dtype, default None
-        Where to write y; it may not overlap an input.
-
-    Returns
-    -------
-    array (N, C_out, {out}) or (N, {out}, C_out)
-
-    Raises
-    ------
-    TypeError
-        An array is not float32 or float64, dtypes differ, or a number is not an integer.
-    ValueError
-        Shapes or parameters do not fit each other, or a name is unknown.
-
-    Source
-    ------
-    Dumoulin and Visin (2016), A guide to convolution arithmetic for deep learning, section 4.
-    """
-
-_BACKWARD = """Gradients of `conv_transpose{ndim}d` (without activation) with respect to x, weight and bias.
-
-    grad_x is the convolution of grad_y with weight, grad_weight the weight gradient of that convolution with x and
-    grad_y in each other's place, and ``grad_bias[f] = sum over n, i of grad_y[n, f, i]``.
-
-    Parameters
-    ----------
-    grad_y : array of the output's shape, dtype of x
-    x, weight : as in `conv_transpose{ndim}d`
-    stride, padding, output_padding, groups, dilation, data_format, algorithm : as in `conv_transpose{ndim}d`
-    need : three bools, default all True
-        Which of the gradients of x, weight and bias to compute.
-
-    Returns
-    -------
-    (grad_x, grad_weight, grad_bias)
-        Shapes of x, weight and (C_out,); None where not needed.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As in `conv_transpose{ndim}d`.
-
-    Source
-    ------
-    Dumoulin and Visin (2016), section 4.
-    """
 
 _plans: PlanCache[ConvPlan] = PlanCache()
 
@@ -145,9 +82,7 @@ def _conv_transpose_backward(
     check_operands(ndim, x, weight, None)
     check_need(need)
     plan = _plan(ndim, x, weight, None, stride, padding, output_padding, groups, dilation, data_format, algorithm)
-    check_array(grad_y, "grad_y")
-    check_same_dtype(x=x, grad_y=grad_y)
-    check_like(grad_y, "grad_y", plan.x_shape if x.ndim == ndim + 2 else plan.x_shape[1:], "x and weight")
+    check_gradient(grad_y, plan.x_shape if x.ndim == ndim + 2 else plan.x_shape[1:], "x and weight", x=x)
     grad_x = grad_bias = None
     if need[0]:
         grad_x = np.empty(x.shape, plan.dtype)
@@ -157,6 +92,72 @@ def _conv_transpose_backward(
         channel = grad_y.ndim - 1 if plan.geometry.channels_last else grad_y.ndim - 1 - ndim
         grad_bias = contiguous(grad_y).sum(tuple(axis for axis in range(grad_y.ndim) if axis != channel))
     return grad_x, grad_weight, grad_bias
+
+
+_FORWARD = """{ndim}-D transposed convolution, with bias and activation.
+
+    ``y[n, f, i] = activation(bias[f] + sum over c, t, o with o * stride + t * dilation - padding = i of
+    weight[c, f, t] * x[n, c, o])``; out = stride (in - 1) + dilation (K - 1) + 1 - before - after + output_padding.
+
+    Parameters
+    ----------
+    x : array (N, C_in, {size}) or (N, {size}, C_in), float32 or float64; N may be left out
+    weight : array (C_in, C_out / groups, {kernel}) in either layout, dtype of x
+    bias : array (C_out,), dtype of x, default None
+    stride, dilation : int or tuple of {ndim}, >= 1, default 1
+    padding : int, tuple, pairs ((before, after), ...), "same" or "valid", default 0: positions cut from y
+    output_padding : int or tuple of {ndim} below max(stride, dilation), default 0: positions added at y's end
+    groups : int that divides C_in and C_out, default 1
+    data_format : "channels_first" (default) or "channels_last", of x and y
+    activation : None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid" or "tanh"
+    algorithm : "auto" or "direct", default None: the policy of `fastconv.algorithm`
+    out : array of y's shape and dtype, default None
+        Where to write y; it may not overlap an input.
+
+    Returns
+    -------
+    array (N, C_out, {out}) or (N, {out}, C_out)
+
+    Raises
+    ------
+    TypeError
+        An array is not float32 or float64, dtypes differ, or a number is not an integer.
+    ValueError
+        Shapes or parameters do not fit each other, or a name is unknown.
+
+    Source
+    ------
+    Dumoulin and Visin (2016), A guide to convolution arithmetic for deep learning, section 4.
+    """
+
+
+_BACKWARD = """Gradients of `conv_transpose{ndim}d` (without activation) with respect to x, weight and bias.
+
+    grad_x is the convolution of grad_y with weight, grad_weight the weight gradient of that convolution with x and
+    grad_y in each other's place, and ``grad_bias[f] = sum over n, i of grad_y[n, f, i]``.
+
+    Parameters
+    ----------
+    grad_y : array of the output's shape, dtype of x
+    x, weight : as in `conv_transpose{ndim}d`
+    stride, padding, output_padding, groups, dilation, data_format, algorithm : as in `conv_transpose{ndim}d`
+    need : three bools, default all True
+        Which of the gradients of x, weight and bias to compute.
+
+    Returns
+    -------
+    (grad_x, grad_weight, grad_bias)
+        Shapes of x, weight and (C_out,); None where not needed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `conv_transpose{ndim}d`.
+
+    Source
+    ------
+    Dumoulin and Visin (2016), section 4.
+    """
 
 
 @documented(_FORWARD, 1)
