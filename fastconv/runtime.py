@@ -7,6 +7,7 @@ import contextvars
 import math
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,6 +151,17 @@ def _threads_from_environment() -> int:
     return min(int(first), 4096) if first.isdigit() and int(first) > 0 else available_cpus()
 
 
+def _is_command() -> bool:
+    """Whether this process is `python -m fastconv` or the script `fastconv`.
+
+    Both import the package before any code of the command line runs, so its errors cannot be caught there.
+    """
+    arguments = getattr(sys, "argv", [""])  # an embedded interpreter may have none
+    if arguments[0] == "-m":  # as long as Python looks for the module to run; the name follows the -m, or is part of it
+        return sys.orig_argv[-len(arguments)].removeprefix("-m") == "fastconv"
+    return Path(arguments[0]).name in ("fastconv", "fastconv.exe")
+
+
 def _initialise() -> None:
     global _process_algorithm
     set_num_threads(_threads_from_environment())
@@ -160,7 +172,10 @@ def _initialise() -> None:
         variable = "FASTCONV_ALGORITHM"
         _process_algorithm = resolve_algorithm(os.environ.get(variable) or "auto")
     except ValueError as error:
-        raise ValueError(f"{variable}: {error}") from None
+        if not _is_command():
+            raise ValueError(f"{variable}: {error}") from None
+        print(f"fastconv: {variable}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 _initialise()

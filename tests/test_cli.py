@@ -1,6 +1,8 @@
 """The command line: every command does its job, every mistake is one line on standard error and exit code 2."""
 
 import gzip
+import os
+import re
 import struct
 import subprocess
 import sys
@@ -74,6 +76,32 @@ def test_info(capsys):
 def test_python_dash_m():
     done = subprocess.run([sys.executable, "-m", "fastconv", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"fastconv {__version__}\n"
+
+
+@pytest.mark.parametrize("variable", ["FASTCONV_ISA", "FASTCONV_ALGORITHM"])
+@pytest.mark.parametrize("command", [["-m", "fastconv", "info"], ["-mfastconv", "--version"], ["-m", "fastconv"]])
+def test_a_bad_environment_variable_is_one_line(command, variable):
+    """It is read when the package is imported, before the command line's own code runs."""
+    done = subprocess.run(
+        [sys.executable, *command], env={**os.environ, variable: "am\nx"}, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.fullmatch(rf"fastconv: {variable}: .*'am\\nx'.*\n", done.stderr)
+
+
+def test_a_bad_environment_variable_is_a_value_error_for_who_imports_the_package(tmp_path):
+    """Also for another package that is run by -m."""
+    package = tmp_path / "other"
+    package.mkdir()
+    (package / "__init__.py").write_text("import fastconv")
+    (package / "__main__.py").touch()
+    path = os.pathsep.join((str(tmp_path), *filter(None, sys.path)))
+    env = {**os.environ, "FASTCONV_ISA": "amx", "PYTHONPATH": path}
+    for command in (["-c", "import fastconv"], ["-m", "other", "fastconv"]):
+        done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith("ValueError: FASTCONV_ISA: isa must be one of")
 
 
 # train.
