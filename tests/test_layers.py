@@ -179,7 +179,10 @@ def test_channels_last_is_channels_first_moved(name):
         np.testing.assert_allclose(other.gradients()[key], gradient, rtol=1e-12, atol=1e-12)
 
 
-ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+ACTIVATIONS = {
+    "relu": nn.ReLU, "relu6": nn.ReLU6, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -188,15 +191,43 @@ def test_a_fused_activation_is_torchs_after(name, activation):
     layer, oracle, draw = _make(name, activation=activation)
     layer.load_state_dict(oracle.state_dict())
     rng = np.random.default_rng(0)
-    x = draw(rng)
+    x = draw(rng) * (9 if activation == "relu6" else 1)
     x_oracle = torch.tensor(x, requires_grad=True)
     y, y_oracle = layer(x), ACTIVATIONS[activation]()(oracle(x_oracle))
     np.testing.assert_allclose(y, y_oracle.detach().numpy(), rtol=1e-12, atol=1e-12)
+    assert activation != "relu6" or (0 < np.count_nonzero(y == 6) < np.count_nonzero(y))
     grad_y = rng.standard_normal(y.shape)
     y_oracle.backward(torch.tensor(grad_y))
     np.testing.assert_allclose(layer.backward(grad_y), x_oracle.grad.numpy(), rtol=1e-10, atol=1e-10)
     for key, parameter in oracle.named_parameters():
         np.testing.assert_allclose(layer.gradients()[key], parameter.grad.numpy(), rtol=1e-10, atol=1e-10)
+
+
+def test_relu6_lets_nan_pass():
+    layer = layers.Linear(1, 1, bias=False, activation="relu6")
+    layer.weight = np.ones((1, 1))
+    x = np.array([[np.nan], [np.inf], [-np.inf], [5]], np.float32)
+    np.testing.assert_array_equal(layer(x), [[np.nan], [6], [0], [5]])
+
+
+@pytest.mark.parametrize("algorithm", [None, "auto", "direct"])
+@pytest.mark.parametrize("name", ["conv1d", "conv2d", "conv3d", "transposed1d", "transposed2d", "transposed3d"])
+def test_the_algorithm_reaches_both_passes(monkeypatch, name, algorithm):
+    layer, _, draw = _make(name, algorithm=algorithm)
+    seen = []
+
+    def watch(operator):
+        def watched(*arguments, **options):
+            seen.append(options["algorithm"])
+            return operator(*arguments, **options)
+
+        return staticmethod(watched)
+
+    for kind in ("function", "function_backward"):
+        monkeypatch.setattr(type(layer), kind, watch(getattr(layer, kind)))
+    layer.backward(layer(draw(np.random.default_rng(0))))
+    assert seen == [algorithm, algorithm]
+    assert ("algorithm=" in repr(layer)) == (algorithm is not None)
 
 
 def test_transposed_output_size_chooses_the_output_padding():
@@ -664,7 +695,10 @@ def test_one_generator_gives_different_layers_and_one_seed_equal_ones():
         (lambda: layers.Conv2d(3, 4, 3, data_format="NHWC"), ValueError, "data_format"),
         (lambda: layers.Conv2d(3, 4, 3, activation="gelu"), ValueError, "activation"),
         (lambda: layers.Conv2d(3, 4, 3, dtype=np.float16), TypeError, "dtype must be float32 or float64"),
-        (lambda: layers.ConvTranspose2d(3, 4, 3, padding_mode="reflect"), ValueError, "padding_mode"),
+        (lambda: layers.ConvTranspose2d(3, 4, 3, padding_mode="reflect"), ValueError, "padding_mode must be 'zeros', "),
+        (lambda: layers.Conv2d(3, 4, 3, algorithm="fft"), ValueError, "algorithm must be 'auto'.*algorithm='fft'"),
+        (lambda: layers.ConvTranspose1d(3, 4, 3, algorithm=1), TypeError, "algorithm"),
+        (lambda: layers.DeformConv2d(3, 4, 3, algorithm="direct"), ValueError, "algorithm must be 'auto', got"),
         (lambda: layers.Linear(3, 4, activation="softmax"), ValueError, "activation"),
         (lambda: layers.Linear(3, -4), ValueError, "out_features"),
         (lambda: layers.ZeroPad2d((1, 2, 3)), ValueError, "padding"),

@@ -141,7 +141,8 @@ def check_choice(value: object, name: str, choices: Sequence[str]) -> None:
     """Raise unless `value` is one of the strings `choices`."""
     if not isinstance(value, str) or value not in choices:
         kind = ValueError if isinstance(value, str) else TypeError
-        expected = ", ".join(repr(choice) for choice in choices[:-1]) + f" or {choices[-1]!r}"
+        names = [repr(choice) for choice in choices]
+        expected = " or ".join((", ".join(names[:-1]), names[-1]) if names[1:] else names)
         raise kind(f"{name} must be {expected}, got {name}={reprlib.repr(value)}")
 
 

@@ -20,6 +20,7 @@ from fastconv.geometry import (
 from fastconv.layers.activation import activation_backward, check_activation
 from fastconv.layers.base import Array, SpatialLayer
 from fastconv.layers.weights import add_weights
+from fastconv.runtime import ALGORITHMS
 
 
 def check_channels(in_channels: int, out_channels: int, groups: int) -> tuple[int, int, int]:
@@ -56,7 +57,10 @@ class ConvNd(SpatialLayer):
     data_format
         "channels_first" (default) or "channels_last".
     activation
-        None (default), "relu", "leaky_relu", "elu", "sigmoid" or "tanh", fused with the convolution.
+        None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid" or "tanh", fused with the convolution.
+    algorithm
+        What runs this layer, forward and backward: one of `fastconv.runtime.ALGORITHMS`, or None (default), the
+        policy of `fastconv.algorithm` at each call.
     initializer
         A function of `fastconv.init`, which draws the weight, the bias being zero then; None draws both as PyTorch.
     dtype
@@ -72,6 +76,7 @@ class ConvNd(SpatialLayer):
 
     operator = "conv{}d"
     padding_modes: ClassVar[tuple[str, ...]] = PADDING_MODES
+    algorithms: ClassVar[tuple[str, ...]] = ALGORITHMS
     weight: Array
     bias: Array | None
 
@@ -89,12 +94,13 @@ class ConvNd(SpatialLayer):
         *,
         data_format: str = "channels_first",
         activation: str | None = None,
+        algorithm: str | None = None,
         initializer: init.Initializer | None = None,
         dtype: DTypeLike = np.float32,
         rng: init.Rng = None,
     ) -> None:
         self._set_window(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
-        self._set_options(padding_mode, data_format, activation)
+        self._set_options(padding_mode, data_format, activation, algorithm)
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         add_weights(self, shape, self.out_channels if bias else None, initializer, dtype, rng)
 
@@ -107,13 +113,16 @@ class ConvNd(SpatialLayer):
         self.dilation = as_tuple(dilation, self.ndim, "dilation", minimum=1)
         self.padding = as_padding(padding, self.kernel_size, self.stride, self.dilation)
 
-    def _set_options(self, padding_mode: str, data_format: str, activation: str | None) -> None:
+    def _set_options(self, padding_mode: str, data_format: str, activation: str | None, algorithm: str | None) -> None:
         check_choice(padding_mode, "padding_mode", self.padding_modes)
         is_channels_last(data_format)
         check_activation(activation)
+        if algorithm is not None:
+            check_choice(algorithm, "algorithm", self.algorithms)
         self.padding_mode = padding_mode
         self.data_format = data_format
         self.activation = activation
+        self.algorithm = algorithm
 
     def _window(self) -> dict[str, Any]:
         """What forward and backward are called with alike."""
@@ -124,6 +133,7 @@ class ConvNd(SpatialLayer):
             "groups": self.groups,
             "padding_mode": self.padding_mode,
             "data_format": self.data_format,
+            "algorithm": self.algorithm,
         }
 
     def forward(self, x: Array) -> Array:
@@ -156,6 +166,7 @@ class ConvNd(SpatialLayer):
             "padding_mode": (self.padding_mode, "zeros"),
             "data_format": (self.data_format, "channels_first"),
             "activation": (self.activation, None),
+            "algorithm": (self.algorithm, None),
         }
         return shown + "".join(f", {name}={value}" for name, (value, default) in options.items() if value != default)
 
@@ -201,12 +212,13 @@ class ConvTransposeNd(ConvNd):
         *,
         data_format: str = "channels_first",
         activation: str | None = None,
+        algorithm: str | None = None,
         initializer: init.Initializer | None = None,
         dtype: DTypeLike = np.float32,
         rng: init.Rng = None,
     ) -> None:
         self._set_window(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
-        self._set_options(padding_mode, data_format, activation)
+        self._set_options(padding_mode, data_format, activation, algorithm)
         self.output_padding = as_tuple(output_padding, self.ndim, "output_padding", minimum=0)
         shape = (self.in_channels, self.out_channels // self.groups, *self.kernel_size)
         add_weights(self, shape, self.out_channels if bias else None, initializer, dtype, rng)
@@ -218,6 +230,7 @@ class ConvTransposeNd(ConvNd):
             "dilation": self.dilation,
             "groups": self.groups,
             "data_format": self.data_format,
+            "algorithm": self.algorithm,
         }
 
     def forward(self, x: Array, output_size: Any = None) -> Array:

@@ -14,13 +14,14 @@ class DeformConv2d(ConvNd, ndim=2):
 
     x (N, C_in, H, W), offset (N, offset groups * 2 * KH * KW, H', W') and, for version 2, mask
     (N, offset groups * KH * KW, H', W') -> y (N, C_out, H', W'). Parameters and arguments as for `Conv2d`, but
-    padding_mode can only be "zeros".
+    padding_mode can only be "zeros" and algorithm only "auto".
 
     Source: Dai et al., "Deformable Convolutional Networks", 2017; with mask Zhu et al., "Deformable ConvNets v2", 2019.
     """
 
     operator = "deform_conv{}d"
     padding_modes = ("zeros",)
+    algorithms = ("auto",)
 
     def _window(self) -> dict[str, Any]:
         return {
