@@ -7,6 +7,15 @@ __version__ = "0.1.0"
 
 from fastconv import functional, geometry, runtime
 from fastconv.functional import *  # noqa: F403
+from fastconv.functional.planned import (
+    PlannedConv,
+    plan_conv1d,
+    plan_conv2d,
+    plan_conv3d,
+    plan_conv_transpose1d,
+    plan_conv_transpose2d,
+    plan_conv_transpose3d,
+)
 from fastconv.geometry import (
     conv_output_size,
     conv_transpose_output_size,
@@ -17,6 +26,7 @@ from fastconv.geometry import (
 from fastconv.runtime import algorithm, get_num_threads, set_num_threads
 
 __all__ = [
+    "PlannedConv",
     "algorithm",
     "conv_output_size",
     "conv_transpose_output_size",
@@ -24,6 +34,12 @@ __all__ = [
     "geometry",
     "get_num_threads",
     "parameter_count",
+    "plan_conv1d",
+    "plan_conv2d",
+    "plan_conv3d",
+    "plan_conv_transpose1d",
+    "plan_conv_transpose2d",
+    "plan_conv_transpose3d",
     "pool_output_size",
     "receptive_field",
     "runtime",

@@ -54,7 +54,11 @@ class PlanCache(Generic[Plan]):
 
 @dataclass(frozen=True)
 class ConvPlan:
-    """Forward and both backward passes of one geometry; each macro-kernel is planned when it is first needed."""
+    """Forward and both backward passes of one geometry; each macro-kernel is planned when it is first needed.
+
+    A kernel of `forward` or `backward_input` that gains by it has ``pack(weight)``, whose result it takes as
+    ``packed=``; then it reads nothing of the weight.
+    """
 
     geometry: ConvGeometry
     dtype: np.dtype[Any]

@@ -35,7 +35,7 @@ Gradients = tuple[Array | None, Array | None, Array | None]
 _plans: PlanCache[ConvPlan] = PlanCache()
 
 
-def _plan(
+def conv_plan(
     ndim: int, x: Array, weight: Array, bias: Array | None, stride: Any, padding: Any, dilation: Any, groups: Any,
     padding_mode: str, data_format: str, algorithm: str | None,
 ) -> ConvPlan:  # fmt: skip
@@ -64,7 +64,7 @@ def _conv(
 ) -> Array:  # fmt: skip
     if type(x) is not np.ndarray or type(weight) is not np.ndarray or not (bias is None or type(bias) is np.ndarray):
         check_operands(ndim, x, weight, bias)
-    plan = _plan(ndim, x, weight, bias, stride, padding, dilation, groups, padding_mode, data_format, algorithm)
+    plan = conv_plan(ndim, x, weight, bias, stride, padding, dilation, groups, padding_mode, data_format, algorithm)
     weight, curve = flip(weight, flip_kernel), epilogue(activation)
     shape = plan.y_shape if x.ndim == ndim + 2 else plan.y_shape[1:]
     y = np.empty(shape, plan.dtype) if out is None else output_array(out, shape, plan.dtype, x, weight, bias)
@@ -79,7 +79,7 @@ def _conv_backward(
     check_operands(ndim, x, weight, None)
     check_need(need)
     weight = flip(weight, flip_kernel)
-    plan = _plan(ndim, x, weight, None, stride, padding, dilation, groups, padding_mode, data_format, algorithm)
+    plan = conv_plan(ndim, x, weight, None, stride, padding, dilation, groups, padding_mode, data_format, algorithm)
     check_gradient(grad_y, plan.y_shape if x.ndim == ndim + 2 else plan.y_shape[1:], "x and weight", x=x)
     grad_x = _backward_input(plan, grad_y, weight).reshape(x.shape) if need[0] else None
     grad_weight = grad_bias = None

@@ -40,7 +40,7 @@ Gradients = tuple[Array | None, Array | None, Array | None]
 _plans: PlanCache[ConvPlan] = PlanCache()
 
 
-def _plan(
+def conv_transpose_plan(
     ndim: int, x: Array, weight: Array, bias: Array | None, stride: Any, padding: Any, output_padding: Any,
     groups: Any, dilation: Any, data_format: str, algorithm: str | None,
 ) -> ConvPlan:  # fmt: skip
@@ -68,7 +68,9 @@ def _conv_transpose(
     groups: Any, dilation: Any, data_format: str, activation: str | None, algorithm: str | None, out: Array | None,
 ) -> Array:  # fmt: skip
     check_operands(ndim, x, weight, bias)
-    plan = _plan(ndim, x, weight, bias, stride, padding, output_padding, groups, dilation, data_format, algorithm)
+    plan = conv_transpose_plan(
+        ndim, x, weight, bias, stride, padding, output_padding, groups, dilation, data_format, algorithm
+    )
     curve = epilogue(activation)
     y = output_array(out, plan.x_shape if x.ndim == ndim + 2 else plan.x_shape[1:], plan.dtype, x, weight, bias)
     plan.backward_input(x, weight, bias, y, *curve)
@@ -81,7 +83,9 @@ def _conv_transpose_backward(
 ) -> Gradients:  # fmt: skip
     check_operands(ndim, x, weight, None)
     check_need(need)
-    plan = _plan(ndim, x, weight, None, stride, padding, output_padding, groups, dilation, data_format, algorithm)
+    plan = conv_transpose_plan(
+        ndim, x, weight, None, stride, padding, output_padding, groups, dilation, data_format, algorithm
+    )
     check_gradient(grad_y, plan.x_shape if x.ndim == ndim + 2 else plan.x_shape[1:], "x and weight", x=x)
     grad_x = grad_bias = None
     if need[0]:

@@ -46,6 +46,7 @@ class Layer(ABC):
     """
 
     training: bool
+    _pack: bool
     _parameters: list[str]
     _buffers: list[str]
     _layers: dict[str, Layer]
@@ -55,7 +56,9 @@ class Layer(ABC):
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # Here and not in __init__, so that a subclass need not call it.
         layer = super().__new__(cls)
-        layer.__dict__.update(training=True, _parameters=[], _buffers=[], _layers={}, _gradients={}, _saved=[])
+        layer.__dict__.update(
+            training=True, _pack=True, _parameters=[], _buffers=[], _layers={}, _gradients={}, _saved=[]
+        )
         return layer
 
     # What a layer is written with.
@@ -165,14 +168,19 @@ class Layer(ABC):
         return sum(parameter.size for _, parameter in self.named_parameters())
 
     def train(self, mode: bool = True) -> Self:
-        """Enter training mode: forward saves what backward needs, and the parameters may be changed."""
-        for _, layer in self.named_layers():
-            layer._enter(mode)
-        return self
+        """Enter training mode: forward saves what backward needs, and the parameters may be changed.
 
-    def eval(self) -> Self:
-        """Enter evaluation mode: nothing is saved, and the parameters are read-only, so that changing them raises."""
-        return self.train(False)
+        False enters evaluation mode, as `eval` does.
+        """
+        return self._enter_all(mode, pack=True)
+
+    def eval(self, pack: bool = True) -> Self:
+        """Enter evaluation mode: nothing is saved, and the parameters are read-only, so that changing them raises.
+
+        Convolutions then keep their weights packed, from the first forward of each of the last few shapes of x on,
+        until `train` or `load_state_dict`; with pack=False they save that memory and pack at every call.
+        """
+        return self._enter_all(False, pack)
 
     def state_dict(self) -> dict[str, Array]:
         """Return every parameter and buffer by PyTorch's key; the arrays are the live ones, not copies."""
@@ -273,8 +281,14 @@ class Layer(ABC):
             if self.__dict__[name] is not None:
                 yield prefix + name, self.__dict__[name]
 
-    def _enter(self, training: bool) -> None:
+    def _enter_all(self, training: bool, pack: bool) -> Self:
+        for _, layer in self.named_layers():
+            layer._enter(training, pack)
+        return self
+
+    def _enter(self, training: bool, pack: bool) -> None:
         self.training = training
+        self._pack = pack
         self._saved.clear()
         self._unlock(training)
 

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fastconv import init
+from fastconv.functional import planned
+from fastconv.functional.planned import PlansByShape
 from fastconv.geometry import (
     PADDING_MODES,
     as_int,
@@ -77,8 +79,10 @@ class ConvNd(SpatialLayer):
     operator = "conv{}d"
     padding_modes: ClassVar[tuple[str, ...]] = PADDING_MODES
     algorithms: ClassVar[tuple[str, ...]] = ALGORITHMS
+    packs: ClassVar[bool] = True
     weight: Array
     bias: Array | None
+    _packed: PlansByShape | None = None  # what runs forward in evaluation mode, with the weight packed
 
     def __init__(
         self,
@@ -137,8 +141,13 @@ class ConvNd(SpatialLayer):
         }
 
     def forward(self, x: Array) -> Array:
-        y: Array = self.function(x, self.weight, self.bias, **self._window(), activation=self.activation)
+        y = self._convolve(x)
         self.save(x, y if self.activation else None)
+        return y
+
+    def _convolve(self, x: Array, **extra: Any) -> Array:
+        operator = self._packed or self.function
+        y: Array = operator(x, self.weight, self.bias, **self._window(), **extra, activation=self.activation)
         return y
 
     def backward(self, grad_y: Array) -> Any:
@@ -154,6 +163,14 @@ class ConvNd(SpatialLayer):
         grad_x, grad_weight, grad_bias = self.function_backward(grad_y, x, self.weight, **self._window(), need=need)
         self.accumulate(weight=grad_weight, bias=grad_bias)
         return grad_x
+
+    def _unlock(self, writeable: bool) -> None:
+        super()._unlock(writeable)
+        packs = self.packs and self._pack and not writeable
+        self._packed = PlansByShape(getattr(planned, f"plan_{self.operator.format(self.ndim)}")) if packs else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_packed": None}  # packs are neither copied nor pickled but made anew
 
     def extra_repr(self) -> str:
         shown = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
@@ -236,9 +253,7 @@ class ConvTransposeNd(ConvNd):
     def forward(self, x: Array, output_size: Any = None) -> Array:
         """Return y; output_size, an integer or one an axis, chooses the output_padding of this call."""
         extra = self.output_padding if output_size is None else self._extra(x.shape, output_size)
-        y: Array = self.function(
-            x, self.weight, self.bias, **self._window(), output_padding=extra, activation=self.activation
-        )
+        y = self._convolve(x, output_padding=extra)
         self.save(x, y if self.activation else None, extra)
         return y
 

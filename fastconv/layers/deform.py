@@ -22,6 +22,7 @@ class DeformConv2d(ConvNd, ndim=2):
     operator = "deform_conv{}d"
     padding_modes = ("zeros",)
     algorithms = ("auto",)
+    packs = False
 
     def _window(self) -> dict[str, Any]:
         return {
