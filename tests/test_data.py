@@ -188,10 +188,8 @@ BAD_IDX = {
 }
 
 
-@pytest.mark.parametrize("case", BAD_IDX)
-def test_bad_idx_file_is_named(mnist, case):
-    folder, _ = mnist
-    name, change, expected = BAD_IDX[case]
+def check_bad_file(folder, name, change, expected):
+    """A data set with one file changed, or missing, is refused with that file's name and what is wrong."""
     path = folder / name
     if change is None:
         path.unlink()
@@ -200,6 +198,11 @@ def test_bad_idx_file_is_named(mnist, case):
     message = error_of(data.load, folder)
     assert message.startswith(f"{path}: ")
     assert expected in message
+
+
+@pytest.mark.parametrize("case", BAD_IDX)
+def test_bad_idx_file_is_named(mnist, case):
+    check_bad_file(mnist[0], *BAD_IDX[case])
 
 
 def test_folder_in_the_place_of_a_file(mnist):
@@ -221,16 +224,7 @@ BAD_CIFAR = {
 
 @pytest.mark.parametrize("case", BAD_CIFAR)
 def test_bad_cifar_batch_is_named(cifar, case):
-    folder, _ = cifar
-    name, change, expected = BAD_CIFAR[case]
-    path = folder / name
-    if change is None:
-        path.unlink()
-    else:
-        path.write_bytes(change(path.read_bytes()))
-    message = error_of(data.load, folder)
-    assert message.startswith(f"{path}: ")
-    assert expected in message
+    check_bad_file(cifar[0], *BAD_CIFAR[case])
 
 
 # The digits.

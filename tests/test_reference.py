@@ -69,24 +69,29 @@ CONVOLUTIONS = [
 ]
 
 
+def check_convolution(kind: str, rank: int, layout: str, channels: tuple[int, int], case: dict[str, Any]) -> None:
+    """y and the gradients of a convolution from 4 to 8 channels are torch's; `channels` are the weight's."""
+    params = dict(case)
+    kernel, with_bias = params.pop("kernel"), params.pop("bias", True)
+    x, w = draw(2, 4, *SPATIAL[rank]), draw(*channels, *(kernel,) * rank)
+    b = draw(8) if with_bias else None
+    tx, tw, tb = leaf(x), leaf(w), leaf(b)
+    y = torch_operator(kind, rank)(tx, tw, tb, **params)
+    same(operator(kind, rank)(to(layout, x), w, b, **params, data_format=layout), y, layout)
+    leaves = [t for t in (tx, tw, tb) if t is not None]
+    grad_y, expected = gradients(y, *leaves)
+    ours = operator(kind, rank, "_backward")(to(layout, grad_y), to(layout, x), w, **params, data_format=layout)
+    same(ours[0], expected[0], layout)
+    for mine, theirs in zip(ours[1:], expected[1:], strict=False):
+        same(mine, theirs)
+
+
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @pytest.mark.parametrize("rank", RANKS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
 def test_conv(rank: int, layout: str, case: dict[str, Any]) -> None:
-    params = {"groups": 1, **case}
-    kernel, with_bias = params.pop("kernel"), params.pop("bias", True)
-    x, w = draw(2, 4, *SPATIAL[rank]), draw(8, 4 // params["groups"], *(kernel,) * rank)
-    b = draw(8) if with_bias else None
-    tx, tw, tb = leaf(x), leaf(w), leaf(b)
-    y = torch_operator("conv", rank)(tx, tw, tb, **params)
-    same(operator("conv", rank)(to(layout, x), w, b, **params, data_format=layout), y, layout)
-    leaves = [t for t in (tx, tw, tb) if t is not None]
-    grad_y, expected = gradients(y, *leaves)
-    ours = operator("conv", rank, "_backward")(to(layout, grad_y), to(layout, x), w, **params, data_format=layout)
-    same(ours[0], expected[0], layout)
-    for mine, theirs in zip(ours[1:], expected[1:], strict=False):
-        same(mine, theirs)
+    check_convolution("conv", rank, layout, (8, 4 // case.get("groups", 1)), case)
 
 
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
@@ -163,20 +168,7 @@ TRANSPOSED = [
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("case", TRANSPOSED, ids=str)
 def test_conv_transpose(rank: int, layout: str, case: dict[str, Any]) -> None:
-    params = {"groups": 1, **case}
-    kernel, with_bias = params.pop("kernel"), params.pop("bias", True)
-    x, w = draw(2, 4, *SPATIAL[rank]), draw(4, 8 // params["groups"], *(kernel,) * rank)
-    b = draw(8) if with_bias else None
-    tx, tw, tb = leaf(x), leaf(w), leaf(b)
-    y = torch_operator("conv_transpose", rank)(tx, tw, tb, **params)
-    same(operator("conv_transpose", rank)(to(layout, x), w, b, **params, data_format=layout), y, layout)
-    leaves = [t for t in (tx, tw, tb) if t is not None]
-    grad_y, expected = gradients(y, *leaves)
-    backward = operator("conv_transpose", rank, "_backward")
-    ours = backward(to(layout, grad_y), to(layout, x), w, **params, data_format=layout)
-    same(ours[0], expected[0], layout)
-    for mine, theirs in zip(ours[1:], expected[1:], strict=False):
-        same(mine, theirs)
+    check_convolution("conv_transpose", rank, layout, (4, 8 // case.get("groups", 1)), case)
 
 
 def test_unequal_axes_and_unbatched() -> None:

@@ -39,6 +39,7 @@ def conv_plan(
     ndim: int, x: Array, weight: Array, bias: Array | None, stride: Any, padding: Any, dilation: Any, groups: Any,
     padding_mode: str, data_format: str, algorithm: str | None,
 ) -> ConvPlan:  # fmt: skip
+    """The plan of these arguments; raises the errors of all of them."""
     if type(stride) is not int or type(dilation) is not int or type(groups) is not int or type(padding) is not int:
         stride, dilation = exact_tuple(stride, ndim, "stride"), exact_tuple(dilation, ndim, "dilation")
         groups, padding = exact_int(groups, "groups"), exact_padding(padding, ndim)

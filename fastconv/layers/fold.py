@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastconv import functional as F
@@ -9,11 +10,36 @@ from fastconv.geometry import is_channels_last
 from fastconv.layers.base import Array, Layer
 
 
-class Unfold(Layer):
+class _Windows(Layer):
+    """An operator of windows, whose gradient needs of x its shape alone."""
+
+    _forward: Callable[..., Array]
+    _backward: Callable[..., Array]
+
+    def __init__(self, **options: Any) -> None:
+        is_channels_last(options["data_format"])
+        self._options = options
+
+    def forward(self, x: Array) -> Array:
+        self.save(x.shape)
+        return self._forward(x, **self._options)
+
+    def backward(self, grad_y: Array) -> Array:
+        (x_shape,) = self.restore()
+        return self._backward(grad_y, x_shape, **self._options)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in self._options.items() if name != "data_format")
+
+
+class Unfold(_Windows):
     """The windows of x as columns, x (N, C, *L) -> y (N, C * taps, windows).
 
     kernel_size, dilation, padding and stride are integers or one an axis.
     """
+
+    _forward = staticmethod(F.unfold)
+    _backward = staticmethod(F.unfold_backward)
 
     def __init__(
         self,
@@ -24,32 +50,19 @@ class Unfold(Layer):
         *,
         data_format: str = "channels_first",
     ) -> None:
-        is_channels_last(data_format)
-        self._options = {
-            "kernel_size": kernel_size,
-            "dilation": dilation,
-            "padding": padding,
-            "stride": stride,
-            "data_format": data_format,
-        }
-
-    def forward(self, x: Array) -> Array:
-        self.save(x.shape)
-        return F.unfold(x, **self._options)
-
-    def backward(self, grad_y: Array) -> Array:
-        (x_shape,) = self.restore()
-        return F.unfold_backward(grad_y, x_shape, **self._options)
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value}" for name, value in self._options.items() if name != "data_format")
+        super().__init__(
+            kernel_size=kernel_size, dilation=dilation, padding=padding, stride=stride, data_format=data_format
+        )
 
 
-class Fold(Layer):
+class Fold(_Windows):
     """The adjoint of `Unfold`: columns added up where their windows lie, x (N, C * taps, windows) -> y (N, C, *L).
 
     output_size is L; kernel_size, dilation, padding and stride as for `Unfold`.
     """
+
+    _forward = staticmethod(F.fold)
+    _backward = staticmethod(F.fold_backward)
 
     def __init__(
         self,
@@ -61,23 +74,11 @@ class Fold(Layer):
         *,
         data_format: str = "channels_first",
     ) -> None:
-        is_channels_last(data_format)
-        self._options = {
-            "output_size": output_size,
-            "kernel_size": kernel_size,
-            "dilation": dilation,
-            "padding": padding,
-            "stride": stride,
-            "data_format": data_format,
-        }
-
-    def forward(self, x: Array) -> Array:
-        self.save(x.shape)
-        return F.fold(x, **self._options)
-
-    def backward(self, grad_y: Array) -> Array:
-        (x_shape,) = self.restore()
-        return F.fold_backward(grad_y, x_shape, **self._options)
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value}" for name, value in self._options.items() if name != "data_format")
+        super().__init__(
+            output_size=output_size,
+            kernel_size=kernel_size,
+            dilation=dilation,
+            padding=padding,
+            stride=stride,
+            data_format=data_format,
+        )
