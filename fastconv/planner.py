@@ -18,6 +18,7 @@ from fastconv.geometry import ConvGeometry
 from fastconv.kernels.backward_weight import BackwardWeightPlan
 from fastconv.kernels.deformable import DeformablePlan
 from fastconv.kernels.deformable_backward import DeformableGradients
+from fastconv.kernels.depthwise import DepthwiseLines, DepthwiseWeight
 from fastconv.kernels.direct import DirectPlan
 from fastconv.sources import backward_input_sources, forward_sources
 
@@ -52,6 +53,26 @@ class PlanCache(Generic[Plan]):
             return self._plans.setdefault(key, plan)
 
 
+def _choose(policy: str, geometry: ConvGeometry) -> str:
+    """The macro-kernels that run a convolution: "direct" or "depthwise".
+
+    A single channel with several outputs is dense work: its pixels, packed once, serve all of them.
+
+    Raises
+    ------
+    ValueError
+        If the policy names macro-kernels that cannot run it.
+    """
+    g = geometry
+    if policy == "depthwise" and g.groups != g.in_channels:
+        raise ValueError(
+            f"algorithm='depthwise' needs one channel a group, got groups={g.groups} for {g.in_channels} channels"
+        )
+    if policy == "auto":
+        return "depthwise" if g.groups == g.in_channels and (g.groups > 1 or g.out_channels == 1) else "direct"
+    return policy
+
+
 @dataclass(frozen=True)
 class ConvPlan:
     """Forward and both backward passes of one geometry; each macro-kernel is planned when it is first needed.
@@ -63,6 +84,10 @@ class ConvPlan:
     geometry: ConvGeometry
     dtype: np.dtype[Any]
     padding_mode: str = "zeros"
+    algorithm: str = "auto"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "algorithm", _choose(self.algorithm, self.geometry))
 
     @cached_property
     def y_shape(self) -> tuple[int, ...]:
@@ -81,23 +106,29 @@ class ConvPlan:
         if self.padding_mode == "zeros":
             return self
         in_size = tuple(i + before + after for i, (before, after) in zip(g.in_size, g.padding, strict=True))
-        return ConvPlan(replace(g, in_size=in_size, padding=((0, 0),) * g.ndim), self.dtype)
+        return replace(self, geometry=replace(g, in_size=in_size, padding=((0, 0),) * g.ndim), padding_mode="zeros")
 
     @cached_property
-    def forward(self) -> DirectPlan:
+    def forward(self) -> DirectPlan | DepthwiseLines:
         """y from (x, weight, bias)."""
         g = self.geometry
+        if self.algorithm == "depthwise":
+            return DepthwiseLines(g, self.dtype, self.padding_mode, backward=False)
         sources = forward_sources(g, self.padding_mode)
         return self._direct(False, g.in_channels, g.out_channels, g.in_size, g.out_size, sources)
 
     @cached_property
-    def backward_input(self) -> DirectPlan:
+    def backward_input(self) -> DirectPlan | DepthwiseLines:
         """grad_x from (grad_y, weight, None) where padding is zeros; a transposed y from (x, weight, bias)."""
         g = self.geometry
+        if self.algorithm == "depthwise":
+            return DepthwiseLines(g, self.dtype, "zeros", backward=True)
         return self._direct(True, g.out_channels, g.in_channels, g.out_size, g.in_size, backward_input_sources(g))
 
     @cached_property
-    def _backward_weight(self) -> BackwardWeightPlan:
+    def _backward_weight(self) -> BackwardWeightPlan | DepthwiseWeight:
+        if self.algorithm == "depthwise":
+            return DepthwiseWeight(self.geometry, self.dtype, self.padding_mode)
         return BackwardWeightPlan(self.geometry, self.dtype, self.padding_mode)
 
     def backward_weight(

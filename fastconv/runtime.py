@@ -15,7 +15,7 @@ import numpy as np
 
 from fastconv.kernels import core
 
-ALGORITHMS = ("auto", "direct")
+ALGORITHMS = ("auto", "direct", "depthwise")
 
 
 def available_cpus() -> int:

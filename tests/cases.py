@@ -243,6 +243,92 @@ CONV: dict[str, Callable[[Tile], Conv]] = {
     ),
 }
 
+
+def depthwise(x: Size, kernel: Size, ways: int = 1, **options: Any) -> Conv:
+    """A convolution with a group for each channel of x, `ways` outputs a channel."""
+    return Conv(x, (x[1] * ways, 1, *kernel), groups=x[1], **options)
+
+
+# More of groups of one channel: channels fill vectors, or columns of planes do where there are few.
+DEPTHWISE: dict[str, Callable[[Tile], Conv]] = {
+    **{
+        f"{axis}={edge}": lambda t, case=case, number=number: case(number(t))
+        for edge, number in (EDGES | {"VLEN": lambda t: t.vlen}).items()
+        if "MR" not in edge
+        for axis, case in {
+            "channels": lambda n: depthwise((2, n, 6, 5), (3, 3), padding=1),
+            "channels-by-two": lambda n: depthwise((1, n, 6, 5), (3, 2), 2, padding=1, stride=2),
+            "row": lambda n: depthwise((2, 1, 40, n + 2), (3, 3)),
+            "row-1d": lambda n: depthwise((2, 2, n + 2), (3,)),
+            "column": lambda n: depthwise((1, 2, n, 33), (5, 3), padding=(2, 1)),
+        }.items()
+    },
+    **_fixed(
+        {
+            "single-product": depthwise((1, 1, 1), (1,)),
+            "one-channel-three-outputs": depthwise((2, 1, 9, 8), (3, 3), 3, padding=1),
+            "empty-batch": depthwise((0, 7, 8, 8), (3, 3), padding=1),
+            "one-pixel": depthwise((3, 18, 1, 1), (3, 3), padding=1),
+            "kernel-is-input": depthwise((3, 18, 5, 7), (5, 7)),
+            "pointwise": depthwise((2, 9, 6, 7), (1, 1), 3),
+            "strided-pointwise": depthwise((2, 9, 9, 8), (1, 1), stride=2),
+            # one spatial axis
+            "1d-causal": depthwise((2, 5, 131), (4,), dilation=8, padding=((24, 0),)),
+            "1d-long": depthwise((1, 3, 5003), (9,), padding=4),
+            "1d-long-strided": depthwise((1, 3, 4001), (80,), stride=4, padding=38),
+            "1d-strided-dilated": depthwise((2, 19, 200), (5,), 2, stride=3, dilation=4, padding=7),
+            # two: small planes are turned, large ones are not
+            "3x3": depthwise((2, 33, 7, 7), (3, 3), padding=1),
+            "3x3-large": depthwise((1, 3, 57, 61), (3, 3), padding=1),
+            "3x3-strided": depthwise((2, 33, 14, 15), (3, 3), padding=1, stride=2),
+            "3x3-large-strided": depthwise((1, 3, 57, 61), (3, 3), padding=1, stride=2),
+            "5x5-strided": depthwise((1, 4, 50, 49), (5, 5), padding=2, stride=(2, 3)),
+            "7x7": depthwise((1, 18, 20, 21), (7, 7), padding=3),
+            "7x7-large-by-two": depthwise((1, 3, 40, 41), (7, 7), 2, padding=3),
+            "31x31": depthwise((1, 3, 36, 40), (31, 31), padding=15),
+            "unequal-everything": depthwise((2, 5, 44, 47), (2, 3), 3, stride=(2, 3), padding=(1, 4), dilation=(3, 2)),
+            "asymmetric": depthwise((2, 19, 9, 10), (3, 4), padding=((1, 0), (0, 3)), stride=(1, 2)),
+            "asymmetric-large": depthwise((1, 2, 60, 50), (3, 4), padding=((1, 0), (0, 3)), stride=(1, 2)),
+            "padding-beyond-kernel": depthwise((1, 9, 4, 3), (2, 2), padding=(5, 3)),
+            "padding-beyond-kernel-strided": depthwise((1, 9, 30, 40), (2, 2), padding=8, stride=3),
+            "stride-beyond-kernel": depthwise((2, 9, 43, 34), (2, 2), stride=(5, 4)),
+            "stride-beyond-input": depthwise((2, 9, 6, 6), (3, 3), stride=(100, 7), padding=1),
+            "dilated": depthwise((1, 5, 40, 37), (3, 3), dilation=(2, 5), padding=4),
+            "dilated-strided": depthwise((1, 5, 40, 37), (4, 3), dilation=4, stride=6, padding=4),
+            "dilated-into-padding": depthwise((1, 9, 5, 5), (3, 3), dilation=5, padding=5),
+            "wide": depthwise((1, 2, 2, 700), (2, 5), padding=(0, 2)),
+            "tall": depthwise((1, 2, 700, 2), (5, 2), padding=(2, 0)),
+            # three
+            "3d": depthwise((2, 9, 5, 6, 7), (3, 2, 3), 2, padding=(1, 0, 1)),
+            "3d-large": depthwise((1, 2, 11, 13, 17), (3, 3, 3), padding=1),
+            "3d-unequal-everything": depthwise(
+                (1, 5, 13, 14, 15), (2, 3, 2), 2, stride=(1, 2, 3), padding=(2, 1, 0), dilation=(3, 1, 2)
+            ),
+            # what the padding holds
+            **{
+                f"{mode}{suffix}": case(mode)
+                for mode in ("reflect", "replicate", "circular")
+                for suffix, case in {
+                    "": lambda mode: depthwise((2, 9, 7, 6), (3, 4), padding=((3, 1), (2, 5)), padding_mode=mode),
+                    "-large-strided": lambda mode: depthwise(
+                        (1, 3, 41, 39), (5, 3), 2, stride=(2, 3), padding=(6, 2), padding_mode=mode
+                    ),
+                    "-1d-dilated": lambda mode: depthwise((2, 5, 120), (3,), dilation=7, padding=9, padding_mode=mode),
+                    "-3d": lambda mode: depthwise((1, 5, 4, 3, 5), (3, 2, 3), padding=(2, 1, 2), padding_mode=mode),
+                }.items()
+            },
+            # enough for several threads
+            "threaded": depthwise((2, 65, 40, 33), (3, 3), padding=1),
+            "threaded-by-two": depthwise((3, 65, 24, 23), (5, 3), 2, padding=1, stride=2),
+            "threaded-turned": depthwise((4, 150, 14, 14), (5, 5), padding=2),
+            "threaded-few-planes": depthwise((1, 2, 200, 210), (5, 5), padding=2),
+            "threaded-1d": depthwise((2, 24, 3000), (9,), dilation=2, padding=8),
+            "threaded-3d": depthwise((1, 24, 12, 13, 14), (3, 3, 3), padding=1),
+            "threaded-circular": depthwise((2, 40, 37, 35), (3, 3), padding=2, padding_mode="circular"),
+        }
+    ),
+}
+
 CONV_TRANSPOSE: dict[str, Callable[[Tile], ConvTranspose]] = {
     **_at_edges("out_channels={}", lambda n: ConvTranspose((2, 3, 4, 5), (3, n, 3, 3), stride=2, padding=1)),
     **_at_edges("in_channels={}", lambda n: ConvTranspose((2, n, 5, 4), (n, 5, 3, 2), stride=(1, 2))),

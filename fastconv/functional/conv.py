@@ -55,7 +55,7 @@ def conv_plan(
         batched_shape(x, ndim), weight.shape, stride=stride, padding=padding, dilation=dilation, groups=groups,
         padding_mode=padding_mode, data_format=data_format, bias_shape=None if bias is None else bias.shape, ndim=ndim,
     )  # fmt: skip
-    return _plans.put(key, ConvPlan(geometry, dtype, padding_mode))
+    return _plans.put(key, ConvPlan(geometry, dtype, padding_mode, resolve_algorithm(algorithm)))
 
 
 def _conv(
@@ -119,7 +119,7 @@ _FORWARD = """{ndim}-D convolution (cross-correlation), with bias and activation
     activation : None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid" or "tanh"
     flip_kernel : bool, default False
         True convolves in the mathematical sense: the kernel is turned about along every axis.
-    algorithm : "auto" or "direct", default None: the policy of `fastconv.algorithm`
+    algorithm : "auto", "direct" or "depthwise" (needs groups = C_in), default None: the policy of `fastconv.algorithm`
     out : array of y's shape and dtype, default None
         Where to write y; it may not overlap an input.
 

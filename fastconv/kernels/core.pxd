@@ -153,6 +153,60 @@ cdef extern from "table.h" nogil:
         Py_ssize_t tap_stride
         char *dots
 
+    ctypedef struct fastconv_segment:
+        Py_ssize_t x
+        Py_ssize_t w
+
+    ctypedef struct fastconv_tap_run:
+        Py_ssize_t x
+        Py_ssize_t w
+        Py_ssize_t taps
+        Py_ssize_t first
+        Py_ssize_t end
+        const Py_ssize_t *at
+
+    ctypedef struct fastconv_depthwise:
+        const char *x
+        const char *w
+        const char *shift
+        char *y
+        Py_ssize_t lanes
+        Py_ssize_t w_across
+        int exact
+        Py_ssize_t lines
+        Py_ssize_t y_line
+        const fastconv_segment *segments
+        const Py_ssize_t *ends
+        const fastconv_tap_run *runs
+        Py_ssize_t run_count
+        Py_ssize_t count
+        Py_ssize_t dilation
+        Py_ssize_t x_unit
+        Py_ssize_t x_step
+        Py_ssize_t w_step
+        Py_ssize_t y_step
+        double lower
+        double upper
+
+    ctypedef struct fastconv_depthwise_weight:
+        const char *x
+        const char *y
+        char *w
+        char *shift
+        Py_ssize_t lanes
+        Py_ssize_t w_across
+        Py_ssize_t lines
+        Py_ssize_t y_line
+        const fastconv_segment *segments
+        Py_ssize_t segment_count
+        fastconv_tap_run run
+        Py_ssize_t count
+        Py_ssize_t dilation
+        Py_ssize_t x_unit
+        Py_ssize_t x_step
+        Py_ssize_t w_step
+        Py_ssize_t y_step
+
     ctypedef struct fastconv_kernels:
         int mr
         int nr
@@ -200,6 +254,13 @@ cdef extern from "table.h" nogil:
                                char *grad_x) noexcept nogil
         void (*point_gradients)(const fastconv_grid *grid, const char *mask, const char *dots, Py_ssize_t parts,
                                 Py_ssize_t part_stride, char *grad_offset, char *grad_mask) noexcept nogil
+        void (*depthwise)(const fastconv_depthwise *lines) noexcept nogil
+        void (*depthwise_weight)(const fastconv_depthwise_weight *lines) noexcept nogil
+        void (*interleave)(char *dst, const char *src, Py_ssize_t ld, Py_ssize_t ways, Py_ssize_t total) noexcept nogil
+        void (*sum_neighbours)(char *dst, const char *src, Py_ssize_t ways, Py_ssize_t count, double lower,
+                               double upper) noexcept nogil
+        void (*splat)(char *dst, const char *src, Py_ssize_t count) noexcept nogil
+        void (*sum_vectors)(char *dst, const char *src, Py_ssize_t count) noexcept nogil
 
 # The table of the current ISA for a dtype: 0 is float32, 1 is float64.
 cdef const fastconv_kernels *kernels(int dtype) noexcept nogil

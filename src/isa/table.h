@@ -162,6 +162,54 @@ typedef struct {
   char *dots;                   /* out, with grad: [taps][4][lanes] sums over channels of grad * pixel */
 } fastconv_sampling;
 
+/* Depthwise sums along lines. A line is a run of outputs `y_step` bytes apart, each a vector `lanes` wide: pixels of a
+ * row with channels across (channels_last), or rows of a plane with columns across (channels_first). Output q is
+ *   y[q] = clamp(shift + sum over segments e, runs r, u < taps of x[e][r][q + u * dilation] * w[e][r][u], lower,
+ * upper), so all strides are 1 here: a stride's residues are runs of their own. Position i of a run is at x + segment.x
+ * + run.x + i * x_step while first <= i < end; beyond, it is padding, or if `at` is not NULL it is at x + segment.x +
+ * at[i] * x_unit. Tap u is at w + segment.w + run.w + u * w_step: a vector for each vector across. All of them bytes.
+ */
+typedef struct {
+  ptrdiff_t x, w;
+} fastconv_segment;
+
+typedef struct {
+  ptrdiff_t x, w, taps;
+  ptrdiff_t first, end;
+  const ptrdiff_t *at;
+} fastconv_tap_run;
+
+typedef struct {
+  const char *x, *w, *shift; /* shift is laid out as a tap is, or NULL */
+  char *y;
+  ptrdiff_t lanes,
+      w_across;            /* elements across; bytes from one vector's taps to the next one's, 0 if they are the same */
+  int exact;               /* x ends with its lanes; otherwise a whole vector may be read */
+  ptrdiff_t lines, y_line; /* lines are y_line bytes apart */
+  const fastconv_segment *segments;
+  const ptrdiff_t *ends; /* line i sums segments ends[i] .. ends[i + 1] */
+  const fastconv_tap_run *runs;
+  ptrdiff_t run_count;
+  ptrdiff_t count, dilation; /* outputs of a line */
+  ptrdiff_t x_unit, x_step, w_step, y_step;
+  double lower, upper;
+} fastconv_depthwise;
+
+/* The weight gradient of the same lines, for one run: for every segment e and tap u of the call
+ *   w[e][u] += sum over lines l, outputs q of y[l][q] * x[l][e][q + u * dilation].
+ * segments[l * segment_count + e] is segment e of line l; its w is the same in all lines. */
+typedef struct {
+  const char *x, *y;
+  char *w, *shift; /* shift += sum of y; either may be NULL */
+  ptrdiff_t lanes, w_across;
+  ptrdiff_t lines, y_line;
+  const fastconv_segment *segments;
+  ptrdiff_t segment_count;
+  fastconv_tap_run run;
+  ptrdiff_t count, dilation;
+  ptrdiff_t x_unit, x_step, w_step, y_step;
+} fastconv_depthwise_weight;
+
 typedef struct {
   int mr, nr, vlen; /* register tile rows x columns, elements of a vector */
   int kr;           /* neighbouring k that one instruction sums: 1 here, 2 for bf16 pairs */
@@ -250,6 +298,19 @@ typedef struct {
    * elements apart, which are added in order. */
   void (*point_gradients)(const fastconv_grid *grid, const char *mask, const char *dots, ptrdiff_t parts,
                           ptrdiff_t part_stride, char *grad_offset, char *grad_mask);
+
+  void (*depthwise)(const fastconv_depthwise *lines);
+  void (*depthwise_weight)(const fastconv_depthwise_weight *lines);
+
+  /* dst[i * ways + j] = src[j * ld + i], up to `total` elements of dst. */
+  void (*interleave)(char *dst, const char *src, ptrdiff_t ld, ptrdiff_t ways, ptrdiff_t total);
+
+  /* dst[i] = clamp(sum of src[i * ways + j] over j < ways, lower, upper). */
+  void (*sum_neighbours)(char *dst, const char *src, ptrdiff_t ways, ptrdiff_t count, double lower, double upper);
+
+  /* Vector i of dst = src[i] in every lane; dst[i] = the sum of vector i's lanes. */
+  void (*splat)(char *dst, const char *src, ptrdiff_t count);
+  void (*sum_vectors)(char *dst, const char *src, ptrdiff_t count);
 } fastconv_kernels;
 
 #endif

@@ -6,13 +6,14 @@
 #define OF_ISA(x) JOIN(JOIN(fastconv_, ISA), x)
 
 /* A line of each file in src/microkernels/. */
-#define FAMILIES    \
-  FAMILY(_bilinear) \
-  FAMILY(_gemm)     \
-  FAMILY(_pack)     \
-  FAMILY(_pool)     \
-  FAMILY(_probe)    \
-  FAMILY(_rows)     \
+#define FAMILIES     \
+  FAMILY(_bilinear)  \
+  FAMILY(_depthwise) \
+  FAMILY(_gemm)      \
+  FAMILY(_pack)      \
+  FAMILY(_pool)      \
+  FAMILY(_probe)     \
+  FAMILY(_rows)      \
   FAMILY(_sum)
 
 #define FAMILY(name)                                 \

@@ -99,6 +99,17 @@ static void NAME(copy_rows)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t 
   }
 }
 
+/* Every second element. */
+static void NAME(copy_even)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t row_stride, ptrdiff_t rows,
+                            ptrdiff_t columns) {
+  for (ptrdiff_t i = 0; i < rows; i++, dst += ld, src += row_stride) {
+    ptrdiff_t j = 0;
+    for (; j + VLEN < columns; j += VLEN)
+      NAME(store)(dst + j, NAME(even_lanes)(NAME(load)(src + 2 * j), NAME(load)(src + 2 * j + VLEN)));
+    for (; j < columns; j++) dst[j] = src[2 * j];
+  }
+}
+
 static void NAME(copy_matrix)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_t row_stride, ptrdiff_t column_stride,
                               ptrdiff_t rows, ptrdiff_t columns) {
   real *to = (real *)dst;
@@ -108,6 +119,7 @@ static void NAME(copy_matrix)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_
     NAME(copy_rows)(to, 0, from, 0, 1, rows * columns);
   else if (column_stride == 1) NAME(copy_rows)(to, ld, from, row_stride, rows, columns);
   else if (row_stride == 1) NAME(copy_transposed)(to, ld, from, column_stride, rows, columns);
+  else if (column_stride == 2) NAME(copy_even)(to, ld, from, row_stride, rows, columns);
   else
     for (ptrdiff_t i = 0; i < rows; i++)
       for (ptrdiff_t j = 0; j < columns; j++) to[i * ld + j] = from[i * row_stride + j * column_stride];

@@ -33,12 +33,12 @@
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
-#define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL _Pragma("GCC unroll 32")
 #endif
 
-/* The compiler may not ask where v came from. */
+/* The compiler may not ask where v came from: not fold a load into every use, for one. */
 #if defined(__SSE2__)
-#define OPAQUE(v) __asm__("" : "+x"(v))
+#define OPAQUE(v) __asm__("" : "+v"(v))
 #elif defined(__aarch64__)
 #define OPAQUE(v) __asm__("" : "+w"(v))
 #else
@@ -49,6 +49,9 @@
 #define PREFETCH_L2(p) __builtin_prefetch((const void *)(p), 0, 2)
 #define PREFETCH_WRITE(p) __builtin_prefetch((const void *)(p), 1, 3)
 #define OUTLINE static __attribute__((noinline))
+
+/* An address stays a plain pointer: compilers compute a block's addresses ahead of it, one stack slot each. */
+#define IN_POINTER(p) __asm__("" : "+r"(p))
 
 #endif
 

@@ -1,0 +1,425 @@
+"""Depthwise convolution: one input channel a group, any stride, padding, dilation and dimension, all three passes.
+
+    y[n][c * ways + j][o] = clamp(bias + sum over taps t of  w[c * ways + j][t] * x[n][c][source(o, t)], lower, upper)
+
+No GEMM: the microkernel (src/microkernels/depthwise.c) keeps a block of sums in registers and slides along a line.
+The taps of an axis come as phases of runs (fastconv.sliding), so that forward and backward_input (the ways change
+sides, one phase for each residue of the stride) are the same loops. Lines are rows of pixels (depthwise_rows:
+channels_last, and small planes of channels_first turned to it) or run down the rows of a plane (depthwise_planes:
+channels_first).
+
+The weight gradient sums over lines in registers, then over blocks of lines in the workspace, then over numbered parts
+of the batch. Tasks, blocks and parts are functions of the geometry alone: no bit depends on the number of threads.
+"""
+
+import math
+
+import numpy as np
+
+from cython.parallel cimport parallel, prange, threadid
+from libc.math cimport INFINITY
+cimport numpy as cnp
+
+from fastconv.kernels.core cimport acquire, fastconv_tap_run, fegetenv, fenv_t, fesetenv, kernels, release, team
+from fastconv.kernels.depthwise_planes cimport (
+    add_parts,
+    packed_rows,
+    planes_task,
+    planes_weight_task,
+    planes_workspace,
+    segment_count,
+)
+from fastconv.kernels.depthwise_problem cimport (
+    BLOCK_BYTES,
+    MANY_TASKS,
+    PART_BYTES,
+    TASK_WORK,
+    Axis,
+    Call,
+    Gradient,
+    Phase,
+    Problem,
+    Run,
+    Stream,
+    ceil_div,
+    clip,
+    round_up,
+)
+from fastconv.kernels.depthwise_rows cimport (
+    pack_weights,
+    rows_task,
+    rows_weight_task,
+    rows_weight_workspace,
+    rows_workspace,
+    turned_task,
+    turned_weight_task,
+    unpack_weights,
+)
+
+from fastconv.sliding import backward_axis, forward_axis, lattice, links
+
+cnp.import_array()
+
+cdef enum:
+    LINE_BYTES = 16 * 1024      # a vector of channels of the rows whose weight gradient stays in registers: half of L1
+    TURNED_PIXELS = 1024        # planes up to so many pixels are turned
+
+cdef enum Form:
+    ROWS, TURNED, PLANES
+
+
+cdef class DepthwisePass:
+    """What forward, backward_input and backward_weight share: the geometry as index maps and runs of taps."""
+
+    cdef Problem problem
+    cdef object keep            # arrays that the pointers of `problem` look into
+    cdef Form _form
+    cdef double work            # multiply-adds
+    cdef Py_ssize_t many_tasks
+
+    @property
+    def form(self):
+        """How the arrays are gone through: "rows", "turned" or "planes"."""
+        return ("rows", "turned", "planes")[<int> self._form]
+
+    cdef _describe(self, geometry, dtype, padding_mode, bint backward):
+        cdef Problem *p = &self.problem
+        cdef int i, missing = 3 - geometry.ndim
+        self.keep = []
+        p.kernels = kernels(np.dtype(dtype) == np.float64)
+        p.itemsize, p.vector = p.kernels.storage_bytes, p.kernels.storage_bytes * p.kernels.vlen
+        p.batch, p.channels, p.backward = geometry.batch, geometry.in_channels, backward
+        p.ways, p.taps = geometry.out_channels // geometry.in_channels, math.prod(geometry.kernel)
+        p.ins = p.ways if backward else 1
+        p.outs = 1 if backward else p.ways
+        mode = padding_mode if any(map(any, geometry.padding)) else "zeros"
+        in_size, out_size, kernel, stride, dilation = (
+            (1,) * missing + values
+            for values in (geometry.in_size, geometry.out_size, geometry.kernel, geometry.stride, geometry.dilation))
+        padding = ((0, 0),) * missing + geometry.padding
+        for i in range(3):
+            self._describe_axis(&p.axis[i], backward, in_size[i], out_size[i], kernel[i], stride[i], padding[i][0],
+                                dilation[i], mode, along=i == 2)
+        p.source_plane = p.axis[1].source_size * p.axis[2].source_size
+        p.source_volume = p.axis[0].source_size * p.source_plane
+        p.volume = p.axis[0].size * p.axis[1].size * p.axis[2].size
+        self.work = <double> p.batch * p.channels * p.ways * math.prod(out_size) * p.taps
+        self.many_tasks = <Py_ssize_t> max(1.0, min(<double> MANY_TASKS, self.work / TASK_WORK))
+        self._choose_form(geometry.channels_last)
+
+    cdef _choose_form(self, bint channels_last):
+        """A plane fills vectors poorly and costs some microseconds to set up, a turned one its transposition."""
+        cdef Problem *p = &self.problem
+        channels_last = channels_last and p.channels * p.ways > 1  # a single channel is a plane in either layout
+        cdef Py_ssize_t pixels = max(p.source_volume * p.ins, p.volume * p.outs)
+        self._form = ROWS if channels_last else PLANES
+        if not channels_last and 2 * p.channels >= p.kernels.vlen and pixels <= TURNED_PIXELS:
+            self._form = TURNED
+        width = p.kernels.vlen if self._form == TURNED else p.channels
+        p.source_pixel, p.pixel = width * p.ins * p.itemsize, width * p.outs * p.itemsize
+        p.padded = round_up(p.channels * p.ins, p.kernels.vlen) * p.itemsize
+
+    cdef _describe_axis(self, Axis *a, bint backward, Py_ssize_t in_size, Py_ssize_t out_size, Py_ssize_t kernel,
+                        Py_ssize_t stride, Py_ssize_t before, Py_ssize_t dilation, mode, bint along):
+        """`along`: of the axis along rows, which may be long, runs are enough; of the others, what a position meets."""
+        a.kernel, a.source_size, a.size = kernel, in_size, out_size
+        if backward:
+            a.source_size, a.size = out_size, in_size
+            axis = backward_axis(in_size, out_size, kernel, stride, before, dilation)
+        else:
+            axis = forward_axis(in_size, out_size, kernel, stride, before, dilation, mode)
+        a.step, a.stride, a.dilation, a.tap_step = axis.step, axis.stride, axis.dilation, axis.tap_step
+        a.longest, a.sparse = ceil_div(a.size, a.step), len(axis.phases) < min(a.size, a.step)
+        self._describe_phases(a, axis.phases, not along or mode != "zeros")
+        self._describe_streams(a, axis.phases, mode)
+        if not along:
+            ends, taps, sources = links(axis, a.size)
+            a.ends, a.tap, a.source = self._positions(ends), self._positions(taps), self._positions(sources)
+        a.wrapped = NULL
+        if mode != "zeros":
+            runs = axis.phases[0].runs
+            a.lowest = min(run.origin for run in runs)
+            highest = max(run.origin + (len(run.table) - 1) * stride for run in runs)
+            a.wrapped = self._positions(lattice(a.lowest, highest - a.lowest + 1, 1, in_size, mode))
+
+    cdef void *_array(self, Py_ssize_t size):
+        cdef cnp.ndarray array = np.zeros(max(1, size), np.uint8)
+        self.keep.append(array)
+        return cnp.PyArray_DATA(array)
+
+    cdef const Py_ssize_t *_positions(self, values):
+        cdef cnp.ndarray array = np.ascontiguousarray(values, np.intp)
+        self.keep.append(array)
+        return <const Py_ssize_t *> cnp.PyArray_DATA(array)
+
+    cdef _describe_phases(self, Axis *a, phases, bint tables):
+        cdef Phase *phase
+        cdef Run *to
+        a.phases, a.runs = len(phases), sum(len(phase.runs) for phase in phases)
+        a.phase = <Phase *> self._array(a.phases * sizeof(Phase))
+        to = <Run *> self._array(a.runs * sizeof(Run))
+        for i, described in enumerate(phases):
+            phase = &a.phase[i]
+            phase.start, phase.count, phase.runs, phase.run = described.start, described.count, len(described.runs), to
+            for run in described.runs:
+                to.tap, to.taps, to.origin, to.first, to.end = run.tap, run.taps, run.origin, run.first, run.end
+                to.table = self._positions(run.table) if tables else NULL
+                to += 1
+
+    cdef _describe_streams(self, Axis *a, phases, mode):
+        """The columns to be packed: runs whose origins are a multiple of the stride apart share them."""
+        cdef Stream *stream
+        cdef Run *to
+        cdef Py_ssize_t i, k
+        spans = {}
+        for phase in phases:
+            for run in phase.runs:
+                low, high = spans.get(run.origin % a.stride, (run.origin, run.origin))
+                end = run.origin + len(run.table) * a.stride
+                spans[run.origin % a.stride] = min(low, run.origin), max(high, end)
+        a.streams, a.extent = len(spans), 0
+        a.stream = <Stream *> self._array(a.streams * sizeof(Stream))
+        for i, (low, high) in enumerate(spans.values()):
+            stream = &a.stream[i]
+            stream.origin, stream.length = low, (high - low) // a.stride
+            stream.first = min(max(0, -(low // a.stride)), stream.length)
+            stream.end = max(stream.first, min(stream.length, (a.source_size - 1 - low) // a.stride + 1))
+            stream.table = NULL
+            if mode != "zeros":
+                stream.table = self._positions(lattice(low, stream.length, a.stride, a.source_size, mode))
+        for i, phase in enumerate(phases):
+            for k, run in enumerate(phase.runs):
+                to = &a.phase[i].run[k]
+                to.stream = list(spans).index(run.origin % a.stride)  # Python's remainder: origins may be negative
+                to.column = (to.origin - a.stream[to.stream].origin) // a.stride
+                a.extent = max(a.extent, to.column + (to.taps - 1) * a.dilation)
+
+    cdef _place_runs(self):
+        """The runs along W as they lie in a row of pixels (rows and turned planes)."""
+        cdef Problem *p = &self.problem
+        cdef Axis *width = &p.axis[2]
+        cdef fastconv_tap_run *runs = <fastconv_tap_run *> self._array(width.runs * sizeof(fastconv_tap_run))
+        cdef Py_ssize_t i, k
+        cdef Run *run
+        p.runs = runs
+        for i in range(width.phases):
+            for k in range(width.phase[i].runs):
+                run = &width.phase[i].run[k]
+                runs.x, runs.w, runs.taps = run.origin * p.source_pixel, run.tap * p.padded, run.taps
+                runs.first, runs.end, runs.at = run.first, run.end, run.table if width.wrapped != NULL else NULL
+                runs += 1
+
+    cdef _cut_planes(self):
+        """Blocks of planes that fit the workspace, many enough for many threads, and channels a task."""
+        cdef Problem *p = &self.problem
+        cdef Py_ssize_t vlen = p.kernels.vlen, work
+        p.block = [min(p.axis[0].size, 16), p.axis[1].longest, p.axis[2].longest]
+        while p.block[0] > 1 and self._packed_bytes() > BLOCK_BYTES:
+            p.block[0] = ceil_div(p.block[0], 2)
+        while p.block[1] > 16 and (self._packed_bytes() > BLOCK_BYTES or self._plane_tasks() < self.many_tasks):
+            p.block[1] = ceil_div(p.block[1], 2)
+        while p.block[2] > 16 * vlen and (self._packed_bytes() > BLOCK_BYTES or self._plane_tasks() < self.many_tasks):
+            p.block[2] = round_up(ceil_div(p.block[2], 2), vlen)
+        self._packed_bytes()
+        work = max(1, p.ways * p.taps * p.block[0] * p.block[1] * p.block[2])
+        p.chunk = max(1, min(p.channels, ceil_div(TASK_WORK, work), self._plane_tasks() // self.many_tasks))
+        p.chunks = ceil_div(p.channels, p.chunk)
+        p.segments = segment_count(p)
+
+    cdef Py_ssize_t _plane_tasks(self):
+        cdef Problem *p = &self.problem
+        return max(1, p.batch) * p.channels * p.cuts[0] * p.cuts[1] * p.cuts[2]
+
+    cdef Py_ssize_t _packed_bytes(self):
+        """Of the largest block; settles the number of cuts, packed slices and rows, too."""
+        cdef Problem *p = &self.problem
+        cdef Axis *depth = &p.axis[0]
+        cdef Py_ssize_t i, end
+        p.cuts = [ceil_div(depth.size, p.block[0]), ceil_div(p.axis[1].longest, p.block[1]),
+                  ceil_div(p.axis[2].longest, p.block[2])]
+        p.slots = p.packed_rows = 0
+        for i in range(p.cuts[0]):
+            end = min((i + 1) * p.block[0], depth.size)
+            p.slots = max(p.slots, len({depth.source[e] for e in range(depth.ends[i * p.block[0]], depth.ends[end])}))
+        for i in range(p.cuts[1]):
+            end = min((i + 1) * p.block[1], p.axis[1].longest)
+            p.packed_rows = max(p.packed_rows, packed_rows(p, i * p.block[1], end))
+        return (p.slots * p.ins * p.axis[2].streams * p.packed_rows * (p.block[2] + p.axis[2].extent) * p.itemsize)
+
+
+cdef class DepthwiseLines(DepthwisePass):
+    """forward (from x to y) or, for zeros as padding, backward_input (from grad_y to grad_x)."""
+
+    def __init__(self, geometry, dtype, padding_mode, bint backward):
+        cdef Problem *p = &self.problem
+        self._describe(geometry, dtype, padding_mode, backward)
+        if self._form == PLANES:
+            self._cut_planes()
+            p.workspace = planes_workspace(p, False)
+            p.tasks = p.batch * p.chunks * p.cuts[0] * p.cuts[1] * p.cuts[2]
+            return
+        self._place_runs()
+        if self._form == ROWS:
+            self._cut_rows()
+        else:
+            self._cut_turned()
+        p.workspace = rows_workspace(p, self._form == TURNED)
+
+    cdef _cut_rows(self):
+        """Rows whose sources stay in L2 while the channels pass over them, and chunks of channels."""
+        cdef Problem *p = &self.problem
+        cdef Py_ssize_t rows = p.axis[0].size * p.axis[1].size, unit = 2 * p.kernels.vlen
+        cdef Py_ssize_t row = (p.axis[2].source_size * p.axis[1].stride * p.ins
+                               + p.axis[2].size * p.axis[1].step * p.outs) * p.itemsize
+        p.chunk = round_up(clip(2 * BLOCK_BYTES // (row * p.axis[1].kernel), unit, p.channels), unit)
+        p.rows = clip(BLOCK_BYTES // (row * p.chunk), 1, rows)
+        p.blocks = ceil_div(rows, p.rows)
+        if p.batch * p.blocks * ceil_div(p.channels, p.chunk) < self.many_tasks:
+            p.chunk = round_up(ceil_div(p.channels, ceil_div(self.many_tasks, max(1, p.batch * p.blocks))), unit)
+        p.chunks = ceil_div(p.channels, p.chunk)
+        if p.batch * p.blocks * p.chunks < self.many_tasks:
+            p.rows = max(min(p.rows, 4), ceil_div(rows, ceil_div(self.many_tasks, max(1, p.batch * p.chunks))))
+        p.rows = ceil_div(rows, ceil_div(rows, p.rows))
+        p.blocks = ceil_div(rows, p.rows)
+        p.tasks = p.batch * p.blocks * p.chunks
+
+    cdef _cut_turned(self):
+        cdef Problem *p = &self.problem
+        cdef Py_ssize_t vectors = ceil_div(p.channels, p.kernels.vlen)
+        p.rows, p.blocks = p.axis[0].size * p.axis[1].size, 1
+        p.chunk = max(1, max(1, p.batch) * vectors // self.many_tasks) * p.kernels.vlen
+        p.chunk = min(p.chunk, vectors * p.kernels.vlen)
+        p.chunks = ceil_div(p.channels, p.chunk)
+        p.tasks = p.batch * p.chunks
+
+    def __call__(self, cnp.ndarray source, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray destination,
+                 double lower=-INFINITY, double upper=INFINITY, int activation=-1, double alpha=0):
+        """destination = activation(clamp(sums + bias, lower, upper)).
+
+        `activation` is one of table.h, or -1 for none. The arrays are of one dtype and checked by the caller, `bias`
+        may be None; inputs that are not C-contiguous are copied.
+        """
+        cdef Problem *p = &self.problem
+        cdef Call call
+        cdef char *packed = NULL
+        cdef char *workspace = NULL
+        cdef int threads = team(self.work)
+        source, weight = cnp.PyArray_GETCONTIGUOUS(source), cnp.PyArray_GETCONTIGUOUS(weight)
+        bias = None if bias is None else cnp.PyArray_GETCONTIGUOUS(bias)
+        call.source, call.weight = <const char *> cnp.PyArray_DATA(source), <const char *> cnp.PyArray_DATA(weight)
+        call.destination = <char *> cnp.PyArray_DATA(destination)
+        call.shift = <const char *> cnp.PyArray_DATA(bias) if bias is not None else NULL
+        call.lower, call.upper, call.activation, call.alpha = lower, upper, activation, alpha
+        try:
+            if self._form != PLANES:
+                packed = acquire(p.outs * (p.taps + 1) * p.padded, 1)
+                pack_weights(p, call.weight, call.shift, packed)
+                call.weight, call.shift = packed, packed + p.outs * p.taps * p.padded if bias is not None else NULL
+            workspace = acquire(p.workspace, threads)
+            with nogil:
+                run_lines(p, &call, self._form, workspace, threads)
+        finally:
+            release(workspace)
+            release(packed)
+
+
+cdef void run_lines(const Problem *p, const Call *call, Form form, char *workspace, int threads) noexcept nogil:
+    """All tasks; workers round as their caller does."""
+    cdef fenv_t environment
+    cdef Py_ssize_t task
+    fegetenv(&environment)
+    with parallel(num_threads=threads):
+        fesetenv(&environment)
+        for task in prange(p.tasks, schedule="dynamic"):
+            if form == ROWS:
+                rows_task(p, call, task, workspace + threadid() * p.workspace)
+            elif form == TURNED:
+                turned_task(p, call, task, workspace + threadid() * p.workspace)
+            else:
+                planes_task(p, call, task, workspace + threadid() * p.workspace)
+
+
+cdef class DepthwiseWeight(DepthwisePass):
+    """backward_weight: the gradients of weight and bias."""
+
+    def __init__(self, geometry, dtype, padding_mode):
+        cdef Problem *p = &self.problem
+        self._describe(geometry, dtype, padding_mode, False)
+        if self._form == PLANES:
+            self._cut_planes()
+            p.part_bytes = round_up(p.channels * p.ways * (p.taps + 1) * p.itemsize, 64)
+            p.parts = self._parts(p.batch * p.cuts[0] * p.cuts[1] * p.cuts[2], p.channels)
+            p.tasks, p.workspace = p.parts * p.channels, planes_workspace(p, True)
+            return
+        self._place_runs()
+        self._cut_channels()
+        p.workspace = rows_weight_workspace(p, self._form == TURNED)
+
+    cdef Py_ssize_t _parts(self, Py_ssize_t items, Py_ssize_t chunks):
+        """Partial sums: enough to keep many threads busy, but bounded in bytes."""
+        cdef Py_ssize_t most = max(1, PART_BYTES // self.problem.part_bytes)
+        return clip(ceil_div(self.many_tasks, chunks), 1, max(1, min(items, most)))
+
+    cdef _cut_channels(self):
+        """Parts of all rows (turned: of all images) and chunks of channels; rows whose sums stay in registers."""
+        cdef Problem *p = &self.problem
+        cdef Py_ssize_t image = p.axis[0].size * p.axis[1].size, vlen = p.kernels.vlen, vectors
+        cdef Py_ssize_t row = (p.axis[2].source_size * p.axis[1].stride + p.axis[2].size) * p.vector
+        p.rows = clip(LINE_BYTES // row, 1, min(image, 8))
+        p.part_bytes = p.ways * (p.taps + 1) * p.padded
+        if self._form == TURNED:
+            vectors = ceil_div(p.channels, vlen)
+            p.chunk = clip(p.batch * vectors // self.many_tasks, 1, vectors) * vlen
+            p.parts = self._parts(p.batch, ceil_div(p.channels, p.chunk))
+        else:
+            p.parts = self._parts(p.batch * image // 8, 1)
+            p.chunk = round_up(ceil_div(p.channels, ceil_div(self.many_tasks, p.parts)), 2 * vlen)
+        p.chunks = ceil_div(p.channels, p.chunk)
+        p.tasks = p.parts * p.chunks
+
+    def __call__(self, cnp.ndarray grad_y, cnp.ndarray x, cnp.ndarray weight, cnp.ndarray bias):
+        """Write the gradients of the weight and the bias, both C-contiguous, or None where not wanted."""
+        cdef Problem *p = &self.problem
+        cdef Gradient g
+        cdef char *workspace = NULL
+        cdef int threads = team(self.work)
+        if p.batch == 0 or not (p.axis[0].phases and p.axis[1].phases and p.axis[2].phases):  # every tap meets padding
+            if weight is not None:
+                weight[...] = 0
+            if bias is not None:
+                shape = (p.volume, p.channels * p.ways) if self._form == ROWS else (p.channels * p.ways, p.volume)
+                np.sum(grad_y.reshape(p.batch, *shape), (0, 1 if self._form == ROWS else 2), out=bias)
+            return
+        grad_y, x = cnp.PyArray_GETCONTIGUOUS(grad_y), cnp.PyArray_GETCONTIGUOUS(x)
+        g.y, g.x = <const char *> cnp.PyArray_DATA(grad_y), <const char *> cnp.PyArray_DATA(x)
+        g.weight = <char *> cnp.PyArray_DATA(weight) if weight is not None else NULL
+        g.shift = <char *> cnp.PyArray_DATA(bias) if bias is not None else NULL
+        g.parts = NULL
+        try:
+            g.parts = acquire(p.parts * p.part_bytes, 1)
+            workspace = acquire(p.workspace, threads)
+            with nogil:
+                run_weight(p, &g, self._form, workspace, threads)
+        finally:
+            release(workspace)
+            release(g.parts)
+
+
+cdef void run_weight(const Problem *p, Gradient *g, Form form, char *workspace, int threads) noexcept nogil:
+    """All tasks, then the parts in the order of their numbers."""
+    cdef fenv_t environment
+    cdef Py_ssize_t task
+    fegetenv(&environment)
+    with parallel(num_threads=threads):
+        fesetenv(&environment)
+        for task in prange(p.tasks, schedule="dynamic"):
+            if form == ROWS:
+                rows_weight_task(p, g, task, workspace + threadid() * p.workspace)
+            elif form == TURNED:
+                turned_weight_task(p, g, task, workspace + threadid() * p.workspace)
+            else:
+                planes_weight_task(p, g, task, workspace + threadid() * p.workspace)
+    if form == PLANES:
+        add_parts(p, g)
+    else:
+        unpack_weights(p, g)

@@ -1,0 +1,85 @@
+"""What the macro-kernels of depthwise convolution (depthwise_rows, depthwise_planes) know of a call."""
+
+from fastconv.kernels.core cimport fastconv_kernels, fastconv_tap_run
+
+cdef enum:
+    BLOCK_BYTES = 256 * 1024      # source rows (depthwise_rows) or packed planes a block: a quarter of L2
+    MANY_TASKS = 64               # 64 threads should find work ...
+    TASK_WORK = 1 << 16           # ... but a task's multiply-adds should be worth its preparation
+    PART_BYTES = 8 * 1024 * 1024  # all partial weight gradients
+
+cdef struct Run:                  # see fastconv.sliding.TapRun
+    Py_ssize_t tap, taps, origin, first, end
+    const Py_ssize_t *table       # NULL along W where padding is zeros
+    Py_ssize_t stream, column     # depthwise_planes, along W: where position 0 is packed
+
+cdef struct Phase:                # see fastconv.sliding.SlidingPhase
+    Py_ssize_t start, count, runs
+    Run *run
+
+cdef struct Stream:               # depthwise_planes: columns origin, origin + stride, ... are packed side by side
+    Py_ssize_t origin, length, first, end
+    const Py_ssize_t *table       # NULL where padding is zeros
+
+cdef struct Axis:                 # see fastconv.sliding.SlidingAxis
+    Py_ssize_t source_size, size, kernel
+    Py_ssize_t step, stride, dilation, tap_step
+    Py_ssize_t phases, runs, longest  # longest: the most positions a phase may have
+    bint sparse                   # some destination positions meet no tap
+    Phase *phase
+    const Py_ssize_t *ends        # not along W: destination i meets tap[e] at source[e], ends[i] <= e < ends[i + 1]
+    const Py_ssize_t *tap
+    const Py_ssize_t *source
+    Py_ssize_t streams, extent    # extent: packed columns beyond those of the destination
+    Stream *stream
+    Py_ssize_t lowest             # position lowest + i is copied from source wrapped[i]; NULL where padding is zeros
+    const Py_ssize_t *wrapped
+
+cdef struct Problem:
+    const fastconv_kernels *kernels
+    Py_ssize_t itemsize, vector   # bytes
+    Py_ssize_t batch, channels, ways, taps
+    Py_ssize_t ins, outs          # source and destination channels of one of `channels`: 1 and ways, or the reverse
+    bint backward
+    Axis axis[3]
+    Py_ssize_t source_plane, source_volume, volume  # positions of a slice, of an image
+    Py_ssize_t tasks, workspace   # workspace: bytes a thread
+    Py_ssize_t parts, part_bytes  # weight gradient: partial sums, numbered
+    # depthwise_rows
+    Py_ssize_t source_pixel, pixel  # bytes from one pixel's channels to the next one's
+    const fastconv_tap_run *runs  # of W, phase by phase, as they lie in a row of pixels
+    Py_ssize_t padded             # bytes of the packed weights of a tap: all channels, to whole vectors
+    Py_ssize_t chunk, chunks      # channels a task
+    Py_ssize_t rows, blocks       # rows a task (weight gradient: rows whose sums stay in registers)
+    # depthwise_planes
+    Py_ssize_t block[3]           # destination slices, and positions of a phase along H and W, of a block
+    Py_ssize_t cuts[3]
+    Py_ssize_t slots, packed_rows, segments
+
+cdef struct Call:
+    const char *source
+    const char *weight
+    const char *shift
+    char *destination
+    double lower, upper
+    int activation                # of table.h, or -1
+    double alpha
+
+cdef struct Gradient:
+    const char *y
+    const char *x
+    char *weight                  # NULL where not wanted, and so is shift
+    char *shift
+    char *parts
+
+
+cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return (a + b - 1) // b
+
+
+cdef inline Py_ssize_t round_up(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return (a + b - 1) // b * b
+
+
+cdef inline Py_ssize_t clip(Py_ssize_t a, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
+    return max(low, min(a, high))

@@ -1,0 +1,159 @@
+/* Forward and backward_input: sums of blocks of outputs.
+ *
+ * A block of P outputs keeps P sums in registers and slides along its line: each x is loaded once for up to four taps
+ * whose weights stay in registers, so loads, which may straddle cache lines, are fewer than half of the multiply-adds.
+ * 32 registers: 14 sums (7 divides 14, 28, 56 and 112, the widths of most networks) + 4 weights + 1; 16: 8 + 4 + 1.
+ */
+#if VEC_REGISTERS == 32
+#define LINE_BLOCK 14
+#else
+#define LINE_BLOCK 8
+#endif
+
+/* For segments e < end: sum[q] += x[e][q + u] * w[e][u], q < P, u < T; with `some`, only at positions whose bit is set.
+ */
+INLINE void NAME(slide)(vec *sum, const fastconv_segment *e, const fastconv_segment *end, const char *x, ptrdiff_t step,
+                        const char *w, ptrdiff_t w_step, ptrdiff_t n, uint32_t bits, const int some, const int P,
+                        const int T, const int masked) {
+  ptrdiff_t step3 = 3 * step;
+  IN_POINTER(step3);
+  for (; e < end; e++) {
+    vec tap[LINE_TAPS];
+    const real *xe = AT(x, e->x), *we = AT(w, e->w);
+    UNROLL for (int u = 0; u < T; u++) tap[u] = NAME(load)(AT(we, u * w_step));
+    UNROLL for (int i = 0; i < P + T - 1; i++) {
+      if (some) IN_POINTER(bits);
+      if (!some || __builtin_expect(bits & (uint32_t)1 << i, 1)) {
+        vec xi = NAME(load_lanes)(AT(xe, i % 4 == 3 ? step3 : i % 4 * step), masked, n);
+        OPAQUE(xi);
+        UNROLL for (int u = 0; u < T; u++) if (i - u >= 0 && i - u < P) sum[i - u] += xi * tap[u];
+      }
+      if (i % 4 == 3) {
+        xe = AT(xe, 4 * step);
+        IN_POINTER(xe);
+      }
+    }
+  }
+}
+
+/* sum += x[at[u]] * w[u] for u < taps, for positions out of order. */
+INLINE vec NAME(gather_taps)(vec sum, const real *x, const ptrdiff_t *at, ptrdiff_t dilation, ptrdiff_t unit,
+                             const real *w, ptrdiff_t w_step, ptrdiff_t n, ptrdiff_t taps, const int masked) {
+  for (ptrdiff_t u = 0; u < taps; u++, at += dilation, w = AT(w, w_step))
+    if (*at >= 0) sum += NAME(load_lanes)(AT(x, *at * unit), masked, n) * NAME(load)(w);
+  return sum;
+}
+
+INLINE int NAME(is_plain)(const fastconv_tap_run *run, ptrdiff_t q, ptrdiff_t apart, int outputs) {
+  return q >= run->first && q + (outputs + run->taps - 2) * apart < run->end;
+}
+
+/* P outputs from output q on, `dilation` apart, of the vector of lanes that begins at lane `from`. */
+INLINE void NAME(depthwise_block)(const fastconv_depthwise *d, ptrdiff_t line, ptrdiff_t from, ptrdiff_t q, const int P,
+                                  const int masked) {
+  const ptrdiff_t across = from * (ptrdiff_t)sizeof(real), w_across = from / VLEN * d->w_across, n = d->lanes - from;
+  const ptrdiff_t apart = d->dilation, step = d->x_step * apart, w_step = d->w_step;
+  const fastconv_segment *const e = d->segments + d->ends[line], *const end = d->segments + d->ends[line + 1];
+  vec sum[LINE_BLOCK];
+  UNROLL for (int p = 0; p < P; p++) sum[p] = (vec){0};
+  for (const fastconv_tap_run *run = d->runs; run < d->runs + d->run_count; run++) {
+    const int plain = NAME(is_plain)(run, q, apart, P);
+    const char *x = d->x + across, *w = d->w + w_across + run->w;
+    if (P == 1 && run->at && !plain) {
+      for (const fastconv_segment *f = e; f < end; f++)
+        sum[0] = NAME(gather_taps)(sum[0], AT(x, f->x), run->at + q, apart, d->x_unit, AT(w, f->w), w_step, n,
+                                   run->taps, masked);
+      continue;
+    }
+    x += run->x + q * d->x_step;
+    for (ptrdiff_t u = 0; u < run->taps; u += LINE_TAPS, x += LINE_TAPS * step, w += LINE_TAPS * w_step) {
+      const ptrdiff_t left = run->taps - u;
+      const uint32_t bits = plain ? 0 : NAME(positions_within)(q + u * apart, apart, run, P + LINE_TAPS - 1);
+#define SLIDE(T)                                                                 \
+  plain ? NAME(slide)(sum, e, end, x, step, w, w_step, n, bits, 0, P, T, masked) \
+        : NAME(slide)(sum, e, end, x, step, w, w_step, n, bits, 1, P, T, masked)
+      if (left >= 4) SLIDE(4);
+      else if (left == 3) SLIDE(3);
+      else if (left == 2) SLIDE(2);
+      else SLIDE(1);
+#undef SLIDE
+    }
+  }
+  if (d->shift) {
+    const vec shift = NAME(load)(AT(d->shift, w_across));
+    UNROLL for (int p = 0; p < P; p++) sum[p] += shift;
+  }
+  if (d->lower > -INFINITY || d->upper < INFINITY) {
+    const vec lower = NAME(splat)((real)d->lower), upper = NAME(splat)((real)d->upper);
+    UNROLL for (int p = 0; p < P; p++) sum[p] = NAME(at_most)(NAME(at_least)(sum[p], lower), upper);
+  }
+  const ptrdiff_t y_step = apart * d->y_step;
+  real *y = AT_MUTABLE(d->y, line * d->y_line + across + q * d->y_step);
+  if (n < VLEN) {
+    UNROLL for (int p = 0; p < P; p++, y = AT_MUTABLE(y, y_step)) NAME(store_tail)(y, sum[p], n);
+  } else {
+    UNROLL for (int p = 0; p < P; p++, y = AT_MUTABLE(y, y_step)) NAME(store)(y, sum[p]);
+  }
+}
+
+#define BLOCK(P)                                                                                                       \
+  static void NAME(depthwise_##P)(const fastconv_depthwise *d, ptrdiff_t line, ptrdiff_t from, ptrdiff_t q) {          \
+    NAME(depthwise_block)(d, line, from, q, P, 0);                                                                     \
+  }                                                                                                                    \
+  static void NAME(depthwise_##P##_masked)(const fastconv_depthwise *d, ptrdiff_t line, ptrdiff_t from, ptrdiff_t q) { \
+    NAME(depthwise_block)(d, line, from, q, P, 1);                                                                     \
+  }
+#if LINE_BLOCK == 14
+BLOCK(14)
+BLOCK(7)
+BLOCK(3)
+#else
+BLOCK(8)
+BLOCK(4)
+BLOCK(2)
+#endif
+BLOCK(1)
+#undef BLOCK
+
+/* Whether a block may be summed by sliding: its positions are in order, or padding. */
+INLINE int NAME(slides)(const fastconv_depthwise *d, ptrdiff_t q, int outputs) {
+  for (ptrdiff_t r = 0; r < d->run_count; r++)
+    if (d->runs[r].at && !NAME(is_plain)(d->runs + r, q, d->dilation, outputs)) return 0;
+  return 1;
+}
+
+INLINE void NAME(depthwise_line)(const fastconv_depthwise *d, ptrdiff_t line, ptrdiff_t from, const int masked) {
+  const ptrdiff_t apart = d->dilation;
+  for (ptrdiff_t residue = 0; residue < apart && residue < d->count; residue++) {
+    ptrdiff_t q = residue, left = apart == 1 ? d->count : (d->count - residue + apart - 1) / apart;
+    while (left > 0) {
+      ptrdiff_t done = 1;
+#define BLOCK(P)                                                                     \
+  if (left >= P && NAME(slides)(d, q, P)) {                                          \
+    (masked ? NAME(depthwise_##P##_masked) : NAME(depthwise_##P))(d, line, from, q); \
+    done = P;                                                                        \
+  } else
+#if LINE_BLOCK == 14
+      BLOCK(14)
+      BLOCK(7)
+      BLOCK(3)
+#else
+      BLOCK(8)
+      BLOCK(4)
+      BLOCK(2)
+#endif
+      (masked ? NAME(depthwise_1_masked) : NAME(depthwise_1))(d, line, from, q);
+#undef BLOCK
+      left -= done;
+      q += done * apart;
+    }
+  }
+}
+
+static void NAME(depthwise)(const fastconv_depthwise *d) {
+  for (ptrdiff_t from = 0; from < d->lanes; from += VLEN)
+    for (ptrdiff_t line = 0; line < d->lines; line++)
+      NAME(depthwise_line)(d, line, from, d->exact && d->lanes - from < VLEN);
+}
+
+#undef LINE_BLOCK
