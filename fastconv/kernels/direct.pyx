@@ -50,6 +50,7 @@ ALONE = AxisSources(0, 1, 1, (0,), np.zeros(1, np.intp), 0, 1, 1)  # an axis tha
 cdef enum:
     PANEL_BYTES = 256 * 1024   # one packed panel [taps][KC][NR]: a quarter of a 1 MB L2
     BLOCK_BYTES = 512 * 1024   # the panels of one block of pixels (channels_first)
+    SCRATCH_BYTES = 64 * 1024  # finished rows of a block before they are copied out, while they are in L1 or L2
     SHARED_BYTES = 8 * 1024 * 1024  # the panels that a team packs together
     BLOCK_TILES = 4            # register tiles of pixels a block, channels_first
     BLOCK_PIXELS = 240         # pixels a block, channels_last: 40 register tiles
@@ -76,6 +77,7 @@ cdef struct Phase:
     Py_ssize_t block           # columns (channels_first) or rows (channels_last) a block
     Py_ssize_t blocks, slices  # blocks a slice; a slice is an image of a group or, if blocks run across images, a group
     bint scratch               # channels_first: columns run across images and rows, copied out at the end
+    Py_ssize_t rows            # destination channels between two copies
 
 cdef struct Problem:
     Py_ssize_t batch, groups, kin, kout, kernel_taps, itemsize
@@ -306,17 +308,29 @@ cdef void channels_first_task(const Problem *p, const Phase *f, Cut cut, const C
                               Py_ssize_t part, const char *shared, char *workspace) noexcept nogil:
     """The rows of one part for the columns of one block; `shared` are the block's panels, or NULL to pack them here."""
     cdef Block b = block_of(p, f, call, index)
-    cdef Py_ssize_t row = part * cut.part, stop = min(p.kout, row + cut.part), nr = p.kernels.nr, isz = p.itemsize
-    cdef Py_ssize_t channel = 0, kc, tile, tiles = f.block // nr, panel = panel_stride(p, f)
-    cdef Py_ssize_t c_row = (f.block if f.scratch else p.destination_plane) * isz
-    cdef char *own = workspace + run_bytes(p)
-    cdef char *c = own + (0 if cut.stretch else tiles * panel)
+    cdef Py_ssize_t row = part * cut.part, end = min(p.kout, row + cut.part), stop, plane
+    cdef char *panels = workspace + run_bytes(p)
+    cdef char *c = panels + (0 if shared != NULL else f.block // p.kernels.nr * panel_stride(p, f))
+    while row < end:
+        stop = min(end, row + f.rows)
+        if not f.scratch:
+            plane = (b.n * p.groups + b.group) * p.kout + row
+            c = call.destination + (plane * p.destination_plane + b.q) * p.itemsize
+        rows_of_block(p, f, call, &b, row, stop, shared, workspace, panels, c)
+        if f.scratch:
+            copy_out(p, f, call.destination, b.group, row, stop, b.q, b.columns, c, f.block * p.itemsize)
+        row = stop
+
+
+cdef void rows_of_block(const Problem *p, const Phase *f, const Call *call, const Block *b, Py_ssize_t row,
+                        Py_ssize_t stop, const char *shared, char *workspace, char *own, char *c) noexcept nogil:
+    """c[row .. stop][columns of the block] = weight rows x panels, these packed for the first of the rows."""
+    cdef Py_ssize_t nr = p.kernels.nr, isz = p.itemsize, tiles = f.block // nr, panel = panel_stride(p, f)
+    cdef Py_ssize_t c_row = (f.block if f.scratch else p.destination_plane) * isz, channel = 0, kc, tile
     cdef const char *weight = call.weight + f.weight_offset + b.group * p.kout * f.all_taps * p.kin * isz
-    if not f.scratch:
-        c = call.destination + (((b.n * p.groups + b.group) * p.kout + row) * p.destination_plane + b.q) * isz
     while channel < p.kin:
         kc = min(f.kc, p.kin - channel)
-        if shared == NULL:
+        if shared == NULL and (row == 0 or kc < p.kin):
             for tile in range(ceil_div(b.columns, nr)):
                 pack_tile(p, f, b.source + channel * p.source_plane * isz, position_of(f, b.q + tile * nr),
                           min(nr, b.columns - tile * nr), kc, own + tile * panel, <fastconv_run *> workspace)
@@ -324,8 +338,6 @@ cdef void channels_first_task(const Problem *p, const Phase *f, Cut cut, const C
                        shared + channel // f.kc * tiles * panel if shared != NULL else own, panel, c, c_row, b.columns,
                        channel + kc == p.kin)
         channel += kc
-    if f.scratch:
-        copy_out(p, f, call.destination, b.group, row, stop, b.q, b.columns, c, c_row)
 
 
 # ----------------------------------------------------------------------------------------------- channels_last
@@ -519,6 +531,7 @@ cdef class DirectPlan:
     cdef readonly Py_ssize_t packed_bytes
     cdef readonly bint covered  # whether every destination pixel belongs to a phase
     cdef double work
+    rereads_weight = False
 
     def __init__(self, int dtype, bint channels_last, bint backward, Py_ssize_t batch, Py_ssize_t groups,
                  Py_ssize_t kin, Py_ssize_t kout, source_size, destination_size, sources, kernel):
@@ -590,6 +603,9 @@ cdef class DirectPlan:
             tiles = max(1, min(<Py_ssize_t> BLOCK_TILES, BLOCK_BYTES // (taps * f.kc * nr * p.itemsize)))
             f.block = min(tiles, ceil_div(max(1, columns), nr)) * nr
             f.blocks, f.slices = ceil_div(columns, f.block), p.groups * (1 if f.scratch else p.batch)
+            f.rows = p.kout
+            if f.scratch and f.kc == p.kin:  # else the panels would have to be packed again for the next rows
+                f.rows = min(p.kout, max(1, SCRATCH_BYTES // (f.block * p.itemsize * p.kernels.mr)) * p.kernels.mr)
             self.packed_bytes += p.groups * p.kout * f.all_taps * p.kin * p.itemsize
         self.packed_bytes = ceil_div(self.packed_bytes, 64) * 64
 
@@ -690,7 +706,7 @@ cdef Cut cut_for(const Problem *p, const Phase *f, bint channels_last, int threa
     if channels_last:
         cut.workspace = rows_bytes(p, f)
         return cut
-    cut.workspace = run_bytes(p) + (cut.part * f.block * p.itemsize if f.scratch else 0)
+    cut.workspace = run_bytes(p) + (min(cut.part, f.rows) * f.block * p.itemsize if f.scratch else 0)
     if cut.parts > 1:
         cut.stretch = max(1, min(blocks, SHARED_BYTES // block_bytes))
         cut.shared = cut.stretch * block_bytes
