@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define ALIGNMENT 64
 #define IDLE_BLOCKS 16
@@ -10,7 +11,7 @@
 #define IDLE_BYTES ((size_t)0)
 #else
 #define GRANULE 4096
-#define IDLE_BYTES ((size_t)64 << 20)
+#define IDLE_BYTES ((size_t)128 << 20)
 #endif
 
 typedef struct {
@@ -33,7 +34,7 @@ static void *take_smallest_that_fits(size_t bytes) {
   if (best < 0) return NULL;
   void *data = idle[best].data;
   idle_bytes -= idle[best].bytes;
-  idle[best] = idle[--idle_count];
+  memmove(idle + best, idle + best + 1, (size_t)(--idle_count - best) * sizeof *idle);
   return data;
 }
 
@@ -49,17 +50,25 @@ void *fastconv_workspace_acquire(size_t bytes) {
   return raw + ALIGNMENT;
 }
 
+static void forget_oldest(void) {
+  free(size_of(idle[0].data));
+  idle_bytes -= idle[0].bytes;
+  memmove(idle, idle + 1, (size_t)--idle_count * sizeof *idle);
+}
+
+/* What was used last is what is wanted next: room is made for it. */
 void fastconv_workspace_release(void *data) {
   if (!data) return;
   const size_t bytes = *size_of(data);
-  pthread_mutex_lock(&lock);
-  const int keep = idle_count < IDLE_BLOCKS && idle_bytes + bytes <= IDLE_BYTES;
-  if (keep) {
-    idle[idle_count++] = (block){data, bytes};
-    idle_bytes += bytes;
+  if (bytes > IDLE_BYTES) {
+    free(size_of(data));
+    return;
   }
+  pthread_mutex_lock(&lock);
+  while (idle_count == IDLE_BLOCKS || idle_bytes + bytes > IDLE_BYTES) forget_oldest();
+  idle[idle_count++] = (block){data, bytes};
+  idle_bytes += bytes;
   pthread_mutex_unlock(&lock);
-  if (!keep) free(size_of(data));
 }
 
 size_t fastconv_workspace_idle(void) {
