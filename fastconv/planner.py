@@ -9,21 +9,24 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastconv.choice import winograd_fits, winograd_pays
 from fastconv.geometry import ConvGeometry
 from fastconv.kernels.backward_weight import BackwardWeightPlan
 from fastconv.kernels.deformable import DeformablePlan
 from fastconv.kernels.deformable_backward import DeformableGradients
 from fastconv.kernels.depthwise import DepthwiseLines, DepthwiseWeight
 from fastconv.kernels.direct import DirectPlan
+from fastconv.kernels.winograd import WinogradPlan
 from fastconv.sources import backward_input_sources, forward_sources
 
 Plan = TypeVar("Plan")
 Array = NDArray[Any]
+Kernel: TypeAlias = DirectPlan | DepthwiseLines | WinogradPlan
 
 
 class PlanCache(Generic[Plan]):
@@ -53,32 +56,12 @@ class PlanCache(Generic[Plan]):
             return self._plans.setdefault(key, plan)
 
 
-def _choose(policy: str, geometry: ConvGeometry) -> str:
-    """The macro-kernels that run a convolution: "direct" or "depthwise".
-
-    A single channel with several outputs is dense work: its pixels, packed once, serve all of them.
-
-    Raises
-    ------
-    ValueError
-        If the policy names macro-kernels that cannot run it.
-    """
-    g = geometry
-    if policy == "depthwise" and g.groups != g.in_channels:
-        raise ValueError(
-            f"algorithm='depthwise' needs one channel a group, got groups={g.groups} for {g.in_channels} channels"
-        )
-    if policy == "auto":
-        return "depthwise" if g.groups == g.in_channels and (g.groups > 1 or g.out_channels == 1) else "direct"
-    return policy
-
-
 @dataclass(frozen=True)
 class ConvPlan:
     """Forward and both backward passes of one geometry; each macro-kernel is planned when it is first needed.
 
     A kernel of `forward` or `backward_input` that gains by it has ``pack(weight)``, whose result it takes as
-    ``packed=``; then it reads nothing of the weight.
+    ``packed=``; then it reads the weight itself only if it ``rereads_weight``.
     """
 
     geometry: ConvGeometry
@@ -86,8 +69,13 @@ class ConvPlan:
     padding_mode: str = "zeros"
     algorithm: str = "auto"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "algorithm", _choose(self.algorithm, self.geometry))
+    @cached_property
+    def is_depthwise(self) -> bool:
+        """Whether each channel is convolved by itself; one channel with several outputs is dense work for `auto`."""
+        g = self.geometry
+        if g.groups != g.in_channels or self.algorithm not in ("auto", "depthwise"):
+            return False
+        return self.algorithm == "depthwise" or g.groups > 1 or g.out_channels == 1
 
     @cached_property
     def y_shape(self) -> tuple[int, ...]:
@@ -109,25 +97,42 @@ class ConvPlan:
         return replace(self, geometry=replace(g, in_size=in_size, padding=((0, 0),) * g.ndim), padding_mode="zeros")
 
     @cached_property
-    def forward(self) -> DirectPlan | DepthwiseLines:
+    def forward(self) -> Kernel:
         """y from (x, weight, bias)."""
-        g = self.geometry
-        if self.algorithm == "depthwise":
-            return DepthwiseLines(g, self.dtype, self.padding_mode, backward=False)
-        sources = forward_sources(g, self.padding_mode)
-        return self._direct(False, g.in_channels, g.out_channels, g.in_size, g.out_size, sources)
+        return self._forward(prepared=False)
 
     @cached_property
-    def backward_input(self) -> DirectPlan | DepthwiseLines:
+    def prepared_forward(self) -> Kernel:
+        """The same for a weight packed ahead, which makes more algorithms pay."""
+        return self._forward(prepared=True)
+
+    @cached_property
+    def backward_input(self) -> Kernel:
         """grad_x from (grad_y, weight, None) where padding is zeros; a transposed y from (x, weight, bias)."""
+        return self._backward_input(prepared=False)
+
+    @cached_property
+    def prepared_backward_input(self) -> Kernel:
+        """The same for a weight packed ahead."""
+        return self._backward_input(prepared=True)
+
+    def _forward(self, prepared: bool) -> Kernel:
         g = self.geometry
-        if self.algorithm == "depthwise":
+        if self.is_depthwise:
+            return DepthwiseLines(g, self.dtype, self.padding_mode, backward=False)
+        sources = forward_sources(g, self.padding_mode)
+        return self._dense(prepared, False, g.in_channels, g.out_channels, g.in_size, g.out_size, sources)
+
+    def _backward_input(self, prepared: bool) -> Kernel:
+        g = self.geometry
+        if self.is_depthwise:
             return DepthwiseLines(g, self.dtype, "zeros", backward=True)
-        return self._direct(True, g.out_channels, g.in_channels, g.out_size, g.in_size, backward_input_sources(g))
+        sources = backward_input_sources(g)
+        return self._dense(prepared, True, g.out_channels, g.in_channels, g.out_size, g.in_size, sources)
 
     @cached_property
     def _backward_weight(self) -> BackwardWeightPlan | DepthwiseWeight:
-        if self.algorithm == "depthwise":
+        if self.is_depthwise:
             return DepthwiseWeight(self.geometry, self.dtype, self.padding_mode)
         return BackwardWeightPlan(self.geometry, self.dtype, self.padding_mode)
 
@@ -140,23 +145,29 @@ class ConvPlan:
         self._backward_weight(grad_y, x, grad_weight, grad_bias)
         return grad_weight, grad_bias
 
-    def _direct(
-        self, backward: bool, source: int, destination: int, source_size: Any, size: Any, sources: Any
-    ) -> DirectPlan:
+    def _dense(
+        self, prepared: bool, backward: bool, source: int, destination: int, source_size: Any, size: Any, sources: Any
+    ) -> Kernel:
         g = self.geometry
-        return DirectPlan(
-            dtype=int(self.dtype == np.float64),
-            channels_last=g.channels_last,
-            backward=backward,
-            batch=g.batch,
-            groups=g.groups,
-            kin=source // g.groups,
-            kout=destination // g.groups,
-            source_size=source_size,
-            destination_size=size,
-            sources=sources,
-            kernel=g.kernel,
-        )
+        problem = {
+            "dtype": int(self.dtype == np.float64),
+            "channels_last": g.channels_last,
+            "backward": backward,
+            "batch": g.batch,
+            "groups": g.groups,
+            "kin": source // g.groups,
+            "kout": destination // g.groups,
+            "source_size": source_size,
+            "destination_size": size,
+            "sources": sources,
+            "kernel": g.kernel,
+        }
+        direct = DirectPlan(**problem)
+        fits = direct.covered and winograd_fits(sources, g.channels_last)
+        kin, kout = source // g.groups, destination // g.groups
+        if self.algorithm == "auto":
+            fits = fits and winograd_pays(sources, g.channels_last, g.batch, kin, kout, prepared)
+        return WinogradPlan(direct, **problem) if fits and self.algorithm in ("auto", "winograd") else direct
 
 
 @dataclass(frozen=True)

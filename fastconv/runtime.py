@@ -15,7 +15,7 @@ import numpy as np
 
 from fastconv.kernels import core
 
-ALGORITHMS = ("auto", "direct", "depthwise")
+ALGORITHMS = ("auto", "direct", "depthwise", "winograd")
 
 
 def available_cpus() -> int:
@@ -98,6 +98,9 @@ def resolve_algorithm(name: str | None = None) -> str:
 @contextlib.contextmanager
 def algorithm(name: str) -> Iterator[None]:
     """Use one algorithm policy inside a `with` block: `with fastconv.algorithm("direct"): ...`.
+
+    "auto" takes the fastest within 4 times the rounding error of "direct"; any other is taken wherever it can run a
+    convolution, else "direct". No weight gradient is "winograd".
 
     The environment variable FASTCONV_ALGORITHM sets the policy of the process.
 

@@ -39,8 +39,9 @@ SHAPES_KEPT = 4  # packs of one weight in PlansByShape: a service has a few size
 class PlannedConv:
     """A convolution of one weight and bias, and of any x of one shape.
 
-    ``plan(x, out=y)`` neither allocates nor looks anything up, and ``plan(x)`` makes a new y; both give the bits of the
-    operator that it was planned for. Any number of threads may call it. What was in force when it was planned stays so:
+    ``plan(x, out=y)`` neither allocates nor looks anything up, and ``plan(x)`` makes a new y. An algorithm whose weight
+    is dear to prepare pays here sooner than in a call of the operator: the bits of both are the same for a policy other
+    than "auto". Any number of threads may call it. What was in force when it was planned stays so:
     ISA, algorithm policy, and the values of weight and bias.
 
     Attributes
@@ -61,10 +62,10 @@ class PlannedConv:
         if hasattr(kernel, "pack"):
             packed = kernel.pack(weight)
             self.packed_bytes, self._options = packed.nbytes, {"packed": packed}
-            self._weight = np.ascontiguousarray(weight)  # not read, so it need be no copy
         else:
             self.packed_bytes, self._options = 0, {}
-            self._weight = np.array(weight, order="C")
+        read = not self._options or kernel.rereads_weight
+        self._weight = np.array(weight, order="C") if read else np.ascontiguousarray(weight)
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """Return y, which is `out` if given: an array of y's shape and dtype that does not overlap x.
@@ -126,7 +127,7 @@ def _plan_conv(
     x = _stand_in(ndim, x_shape, weight, bias)
     plan = conv_plan(ndim, x, weight, bias, stride, padding, dilation, groups, padding_mode, data_format, algorithm)
     y_shape = plan.y_shape if x.ndim == ndim + 2 else plan.y_shape[1:]
-    return PlannedConv(plan.forward, flip(weight, flip_kernel), bias, x.shape, y_shape, activation)
+    return PlannedConv(plan.prepared_forward, flip(weight, flip_kernel), bias, x.shape, y_shape, activation)
 
 
 def _plan_conv_transpose(
@@ -138,7 +139,7 @@ def _plan_conv_transpose(
         ndim, x, weight, bias, stride, padding, output_padding, groups, dilation, data_format, algorithm
     )
     y_shape = plan.x_shape if x.ndim == ndim + 2 else plan.x_shape[1:]
-    return PlannedConv(plan.backward_input, weight, bias, x.shape, y_shape, activation)
+    return PlannedConv(plan.prepared_backward_input, weight, bias, x.shape, y_shape, activation)
 
 
 _CONV = """Plan `conv{ndim}d` for one weight and one shape of x; see `PlannedConv`.

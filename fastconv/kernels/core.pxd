@@ -206,6 +206,37 @@ cdef extern from "table.h" nogil:
         Py_ssize_t x_step
         Py_ssize_t w_step
         Py_ssize_t y_step
+    ctypedef struct fastconv_winograd_weight:
+        int axes
+        int taps[3]
+        const Py_ssize_t *offsets
+        Py_ssize_t stride
+        Py_ssize_t point_stride
+
+    ctypedef struct fastconv_winograd_pixels:
+        int axes
+        int outputs[3]
+        Py_ssize_t channels
+        const char *const *pixels
+        Py_ssize_t offset
+        char *const *destinations
+        char *points
+        Py_ssize_t point_stride
+
+    ctypedef struct fastconv_winograd_planes:
+        int axes
+        int outputs[3]
+        Py_ssize_t channels
+        Py_ssize_t lanes
+        const char *source
+        char *destination
+        Py_ssize_t plane_stride
+        const fastconv_run *runs
+        Py_ssize_t count
+        const Py_ssize_t *whole
+        char *points
+        Py_ssize_t point_stride
+        Py_ssize_t channel_stride
 
     ctypedef struct fastconv_kernels:
         int mr
@@ -261,6 +292,14 @@ cdef extern from "table.h" nogil:
                                double upper) noexcept nogil
         void (*splat)(char *dst, const char *src, Py_ssize_t count) noexcept nogil
         void (*sum_vectors)(char *dst, const char *src, Py_ssize_t count) noexcept nogil
+        void (*winograd_weight)(const fastconv_winograd_weight *w, const char *src, char *to,
+                                Py_ssize_t n) noexcept nogil
+        void (*winograd_input_pixels)(const fastconv_winograd_pixels *tile) noexcept nogil
+        int (*winograd_output_pixels)(const fastconv_winograd_pixels *tile,
+                                      const fastconv_epilogue *epilogue) noexcept nogil
+        void (*winograd_input_planes)(const fastconv_winograd_planes *tiles) noexcept nogil
+        int (*winograd_output_planes)(const fastconv_winograd_planes *tiles,
+                                      const fastconv_epilogue *epilogue) noexcept nogil
 
 # The table of the current ISA for a dtype: 0 is float32, 1 is float64.
 cdef const fastconv_kernels *kernels(int dtype) noexcept nogil

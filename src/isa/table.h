@@ -209,6 +209,42 @@ typedef struct {
   ptrdiff_t count, dilation;
   ptrdiff_t x_unit, x_step, w_step, y_step;
 } fastconv_depthwise_weight;
+/* The transforms of Winograd's filtering (winograd.c), 6 points along each of 1 to 3 axes. What is listed by axis has
+ * three entries, those before the first axis 1. A point's values are `point_stride` bytes apart from the next one's. */
+typedef struct {
+  int axes, taps[3];
+  const ptrdiff_t *offsets; /* [taps]: elements from a kernel's start, in the order of the input */
+  ptrdiff_t stride;         /* elements between the kernels of neighbouring lanes */
+  ptrdiff_t point_stride;
+} fastconv_winograd_weight;
+
+/* One tile of channels_last: lanes are channels. */
+typedef struct {
+  int axes, outputs[3];
+  ptrdiff_t channels;
+  const char *const *pixels; /* [6]..[6], a run of zeros where there is padding */
+  ptrdiff_t offset;          /* bytes from each of them to the first channel */
+  char *const *destinations; /* [outputs].., the first channel; NULL: not stored */
+  char *points;
+  ptrdiff_t point_stride;
+} fastconv_winograd_pixels;
+
+/* As many tiles of channels_first as a vector has elements, `lanes` of them in use, four outputs a tile along lines.
+ * Their lines lie in a buffer [lines][halves][4 vectors], where `runs` bring the source's elements to (or take the
+ * destination's from); a line that is one run of the plane is used in place: it begins at whole[line], else -1. Input
+ * lines have two halves, the tiles' first four columns and those four columns on; output lines have one. */
+typedef struct {
+  int axes, outputs[3];
+  ptrdiff_t channels, lanes;
+  const char *source;
+  char *destination;
+  ptrdiff_t plane_stride; /* elements */
+  const fastconv_run *runs;
+  ptrdiff_t count;
+  const ptrdiff_t *whole;
+  char *points;
+  ptrdiff_t point_stride, channel_stride;
+} fastconv_winograd_planes;
 
 typedef struct {
   int mr, nr, vlen; /* register tile rows x columns, elements of a vector */
@@ -311,6 +347,14 @@ typedef struct {
   /* Vector i of dst = src[i] in every lane; dst[i] = the sum of vector i's lanes. */
   void (*splat)(char *dst, const char *src, ptrdiff_t count);
   void (*sum_vectors)(char *dst, const char *src, ptrdiff_t count);
+  /* Points of n kernels, lane by lane. */
+  void (*winograd_weight)(const fastconv_winograd_weight *w, const char *from, char *to, ptrdiff_t n);
+
+  /* Points from the input; and the output from sums of products, with shift and clamp, 1 if it held Inf or NaN. */
+  void (*winograd_input_pixels)(const fastconv_winograd_pixels *tile);
+  int (*winograd_output_pixels)(const fastconv_winograd_pixels *tile, const fastconv_epilogue *epilogue);
+  void (*winograd_input_planes)(const fastconv_winograd_planes *tiles);
+  int (*winograd_output_planes)(const fastconv_winograd_planes *tiles, const fastconv_epilogue *epilogue);
 } fastconv_kernels;
 
 #endif

@@ -14,7 +14,8 @@
   FAMILY(_pool)      \
   FAMILY(_probe)     \
   FAMILY(_rows)      \
-  FAMILY(_sum)
+  FAMILY(_sum)       \
+  FAMILY(_winograd)
 
 #define FAMILY(name)                                 \
   void OF_ISA(name##_f32)(fastconv_kernels * table); \

@@ -1,0 +1,352 @@
+/* Transforms of Winograd's minimal filtering, F(m, r) with m + r - 1 = 6 points along every axis (Lavin and Gray 2016).
+ *
+ *   y = A' ((G w) * (B' x)),  points 0, a, -a, b, -b and infinity with a = sqrt(1/2), b = sqrt(2)
+ *
+ * B' is the same for every r: it multiplies by the coefficients of x (x^2 - a^2) (x^2 - b^2) / (x - point), G and A'
+ * evaluate polynomials at the points. Those with a b = 1 keep the error at half of what 0, 1, 2 give, since what B' and
+ * A' magnify is smaller. A tile of D axes is 6^D values, transformed axis by axis where they lie.
+ *
+ * Lanes are neighbouring tiles (planes) or channels (pixels); points are `point_stride` bytes apart.
+ */
+#ifndef REAL_BITS
+#define FAMILY "winograd.c"
+#include "dtypes.h"
+#else
+#include "simd.h"
+
+#ifndef POINTS
+#define POINTS 6
+#define POINT_A 0.70710678118654752440
+#define POINT_B 1.41421356237309504880
+#define MOST_VALUES (POINTS * POINTS * POINTS)
+#endif
+
+INLINE void NAME(input_axis)(vec *v, const ptrdiff_t s) {
+  const vec a = NAME(splat)((real)POINT_A), b = NAME(splat)((real)POINT_B);
+  const vec d0 = v[0], d1 = v[s], d2 = v[2 * s], d3 = v[3 * s], d4 = v[4 * s], d5 = v[5 * s];
+  const vec even_a = d4 - d2 * (real)2, odd_a = a * d3 - b * d1;
+  const vec even_b = d4 - d2 * (real)0.5, odd_b = b * d3 - a * d1;
+  v[0] = d0 + d4 - d2 * (real)2.5;
+  v[s] = even_a + odd_a;
+  v[2 * s] = even_a - odd_a;
+  v[3 * s] = even_b + odd_b;
+  v[4 * s] = even_b - odd_b;
+  v[5 * s] = d1 + d5 - d3 * (real)2.5;
+}
+
+/* The m outputs of 6 points. */
+INLINE void NAME(output_axis)(const int m, vec *v, const ptrdiff_t s) {
+  const vec even_a = v[s] + v[2 * s], odd_a = v[s] - v[2 * s];
+  const vec even_b = v[3 * s] + v[4 * s], odd_b = v[3 * s] - v[4 * s];
+  const vec first = v[0], last = v[5 * s];
+  const real a = (real)POINT_A, b = (real)POINT_B;
+  vec y = first + even_a + even_b;
+  v[0] = m == 1 ? y + last : y;
+  if (m > 1) {
+    y = odd_a * a + odd_b * b;
+    v[s] = m == 2 ? y + last : y;
+  }
+  if (m > 2) {
+    y = even_a * (real)0.5 + even_b * (real)2;
+    v[2 * s] = m == 3 ? y + last : y;
+  }
+  if (m > 3) {
+    y = odd_a * (a / 2) + odd_b * (2 * b);
+    v[3 * s] = m == 4 ? y + last : y;
+  }
+  if (m > 4) v[4 * s] = even_a * (real)0.25 + even_b * (real)4 + last;
+}
+
+/* The 6 points of r taps; r values are read, 6 written. */
+INLINE void NAME(weight_axis)(const int r, vec *v, const ptrdiff_t s) {
+  const real a = (real)POINT_A, b = (real)POINT_B;
+  vec even_a = v[0], even_b = v[0], odd_a = {0}, odd_b = {0};
+  const vec first = v[0], last = v[(r - 1) * s];
+  if (r > 1) odd_a = v[s] * a, odd_b = v[s] * b;
+  if (r > 2) even_a += v[2 * s] * (real)0.5, even_b += v[2 * s] * (real)2;
+  if (r > 3) odd_a += v[3 * s] * (a / 2), odd_b += v[3 * s] * (2 * b);
+  if (r > 4) even_a += v[4 * s] * (real)0.25, even_b += v[4 * s] * (real)4;
+  v[0] = first;
+  v[s] = (even_a + odd_a) * (real)(-1 / 1.5);
+  v[2 * s] = (even_a - odd_a) * (real)(-1 / 1.5);
+  v[3 * s] = (even_b + odd_b) * (real)(1 / 6.0);
+  v[4 * s] = (even_b - odd_b) * (real)(1 / 6.0);
+  v[5 * s] = last;
+}
+
+/* v[6]..[6], the last axis contiguous. */
+INLINE void NAME(input_transform)(const int axes, vec *v) {
+  const ptrdiff_t lines = axes == 1 ? 1 : axes == 2 ? POINTS : POINTS * POINTS;
+  for (ptrdiff_t l = 0; l < lines; l++) NAME(input_axis)(v + l * POINTS, 1);
+  for (ptrdiff_t o = 0; o < lines && axes > 1; o += POINTS)
+    for (ptrdiff_t i = 0; i < POINTS; i++) NAME(input_axis)(v + o * POINTS + i, POINTS);
+  for (ptrdiff_t i = 0; i < POINTS * POINTS && axes > 2; i++) NAME(input_axis)(v + i, POINTS * POINTS);
+}
+
+INLINE void NAME(output_any)(int m, vec *v, const ptrdiff_t s) {
+  switch (m) {
+    case 1:
+      NAME(output_axis)(1, v, s);
+      break;
+    case 2:
+      NAME(output_axis)(2, v, s);
+      break;
+    case 3:
+      NAME(output_axis)(3, v, s);
+      break;
+    case 4:
+      NAME(output_axis)(4, v, s);
+      break;
+    default:
+      NAME(output_axis)(5, v, s);
+  }
+}
+
+/* v[m0]..[m2] of v[6]..[6], left where their points were. The three are m of the last axes, 1 before the first. */
+INLINE void NAME(output_transform)(const int axes, const int *m, vec *v) {
+  if (axes > 2)
+    for (ptrdiff_t i = 0; i < POINTS * POINTS; i++) NAME(output_any)(m[0], v + i, POINTS * POINTS);
+  for (ptrdiff_t o = 0; o < (axes > 2 ? m[0] : 1) && axes > 1; o++)
+    for (ptrdiff_t i = 0; i < POINTS; i++) NAME(output_any)(m[1], v + o * POINTS * POINTS + i, POINTS);
+  for (ptrdiff_t o = 0; o < (axes > 2 ? m[0] : 1); o++)
+    for (ptrdiff_t l = 0; l < (axes > 1 ? m[1] : 1); l++) NAME(output_any)(m[2], v + (o * POINTS + l) * POINTS, 1);
+}
+
+INLINE ptrdiff_t NAME(values)(const int axes) { return axes == 1 ? POINTS : axes == 2 ? POINTS * POINTS : MOST_VALUES; }
+
+/* -------------------------------------------------------------------------------------------------------- weights */
+
+INLINE void NAME(weight_any)(int r, vec *v, const ptrdiff_t s) {
+  switch (r) {
+    case 2:
+      NAME(weight_axis)(2, v, s);
+      break;
+    case 3:
+      NAME(weight_axis)(3, v, s);
+      break;
+    case 4:
+      NAME(weight_axis)(4, v, s);
+      break;
+    default:
+      NAME(weight_axis)(5, v, s);
+  }
+}
+
+INLINE vec NAME(strided)(const real *p, ptrdiff_t stride, ptrdiff_t n) {
+  if (stride == 1) return n < VLEN ? NAME(load_tail)(p, n) : NAME(load)(p);
+  vec v = {0};
+  for (ptrdiff_t i = 0; i < (n < VLEN ? n : VLEN); i++) v[i] = p[i * stride];
+  return v;
+}
+
+static void NAME(winograd_weight)(const fastconv_winograd_weight *w, const char *from, char *to, ptrdiff_t n) {
+  const int axes = w->axes, *r = w->taps;
+  vec v[MOST_VALUES];
+  for (ptrdiff_t i = 0; i < n; i += VLEN) {
+    const ptrdiff_t *tap = w->offsets;
+    const ptrdiff_t some = n - i < VLEN ? n - i : VLEN;
+    for (int d = 0; d < r[0]; d++)
+      for (int h = 0; h < r[1]; h++)
+        for (int c = 0; c < r[2]; c++)
+          v[(d * POINTS + h) * POINTS + c] =
+              NAME(strided)((const real *)from + i * w->stride + *tap++, w->stride, some);
+    for (int d = 0; d < r[0]; d++)
+      for (int h = 0; h < r[1]; h++) NAME(weight_any)(r[2], v + (d * POINTS + h) * POINTS, 1);
+    for (int d = 0; d < r[0] && axes > 1; d++)
+      for (int p = 0; p < POINTS; p++) NAME(weight_any)(r[1], v + d * POINTS * POINTS + p, POINTS);
+    for (int p = 0; p < POINTS * POINTS && axes > 2; p++) NAME(weight_any)(r[0], v + p, POINTS * POINTS);
+    for (ptrdiff_t p = 0; p < NAME(values)(axes); p++) {
+      real *dst = (real *)(to + p * w->point_stride) + i;
+      if (some < VLEN) NAME(store_tail)(dst, v[p], some);
+      else NAME(store)(dst, v[p]);
+    }
+  }
+}
+
+/* --------------------------------------------------------------------------------------------------------- pixels */
+
+INLINE void NAME(input_pixels)(const int axes, const fastconv_winograd_pixels *t) {
+  vec v[MOST_VALUES];
+  const ptrdiff_t values = NAME(values)(axes);
+  for (ptrdiff_t c = 0; c < t->channels; c += VLEN) {
+    const ptrdiff_t n = t->channels - c;
+    if (n < VLEN)
+      for (ptrdiff_t p = 0; p < values; p++) v[p] = NAME(load_tail)((const real *)(t->pixels[p] + t->offset) + c, n);
+    else
+      for (ptrdiff_t p = 0; p < values; p++) v[p] = NAME(load)((const real *)(t->pixels[p] + t->offset) + c);
+    NAME(input_transform)(axes, v);
+    char *to = t->points + c * (ptrdiff_t)sizeof(real);
+    if (n < VLEN)
+      for (ptrdiff_t p = 0; p < values; p++) NAME(store_tail)((real *)(to + p * t->point_stride), v[p], n);
+    else
+      for (ptrdiff_t p = 0; p < values; p++) NAME(store)((real *)(to + p * t->point_stride), v[p]);
+  }
+}
+
+static void NAME(winograd_input_pixels)(const fastconv_winograd_pixels *t) {
+  if (t->axes == 1) NAME(input_pixels)(1, t);
+  else if (t->axes == 2) NAME(input_pixels)(2, t);
+  else NAME(input_pixels)(3, t);
+}
+
+INLINE int NAME(output_pixels)(const int axes, const fastconv_winograd_pixels *t, const fastconv_epilogue *e) {
+  vec v[MOST_VALUES], wrong = {0};
+  const vec lower = NAME(splat)((real)e->lower), upper = NAME(splat)((real)e->upper);
+  for (ptrdiff_t c = 0; c < t->channels; c += VLEN) {
+    const ptrdiff_t n = t->channels - c < VLEN ? t->channels - c : VLEN;
+    const char *from = t->points + c * (ptrdiff_t)sizeof(real);
+    for (ptrdiff_t p = 0; p < NAME(values)(axes); p++)
+      v[p] = n < VLEN ? NAME(load_tail)((const real *)(from + p * t->point_stride), n)
+                      : NAME(load)((const real *)(from + p * t->point_stride));
+    NAME(output_transform)(axes, t->outputs, v);
+    const vec shift = e->shift ? NAME(load_some)((const real *)e->shift + c, n) : (vec){0};
+    char *const *to = t->destinations;
+    for (int d = 0; d < t->outputs[0]; d++)
+      for (int h = 0; h < t->outputs[1]; h++)
+        for (int w = 0; w < t->outputs[2]; w++, to++) {
+          if (!*to) continue;
+          vec y = v[(d * POINTS + h) * POINTS + w] + shift;
+          wrong += y * 0;
+          y = NAME(at_most)(NAME(at_least)(y, lower), upper);
+          if (n < VLEN) NAME(store_tail)((real *)*to + c, y, n);
+          else NAME(store)((real *)*to + c, y);
+        }
+  }
+  return NAME(sum_lanes)(wrong) != 0; /* NaN */
+}
+
+static int NAME(winograd_output_pixels)(const fastconv_winograd_pixels *t, const fastconv_epilogue *e) {
+  if (t->axes == 1) return NAME(output_pixels)(1, t, e);
+  if (t->axes == 2) return NAME(output_pixels)(2, t, e);
+  return NAME(output_pixels)(3, t, e);
+}
+
+/* --------------------------------------------------------------------------------------------------------- planes */
+
+#ifndef QUARTERS
+#define QUARTERS 4 /* outputs of a tile along a line, and vectors of a line of VLEN tiles */
+#endif
+
+/* VLEN tiles' six columns: the first four from `line`, the other two from `next`, four columns on. */
+INLINE void NAME(columns)(vec *v, const real *line, const real *next) {
+  vec x[QUARTERS];
+  UNROLL for (int i = 0; i < QUARTERS; i++) x[i] = NAME(load)(line + i * VLEN);
+  const vec even_low = NAME(even_lanes)(x[0], x[1]), even_high = NAME(even_lanes)(x[2], x[3]);
+  const vec odd_low = NAME(odd_lanes)(x[0], x[1]), odd_high = NAME(odd_lanes)(x[2], x[3]);
+  v[0] = NAME(even_lanes)(even_low, even_high);
+  v[1] = NAME(even_lanes)(odd_low, odd_high);
+  v[2] = NAME(odd_lanes)(even_low, even_high);
+  v[3] = NAME(odd_lanes)(odd_low, odd_high);
+  UNROLL for (int i = 0; i < QUARTERS; i++) x[i] = NAME(load)(next + i * VLEN);
+  v[4] = NAME(even_lanes)(NAME(even_lanes)(x[0], x[1]), NAME(even_lanes)(x[2], x[3]));
+  v[5] = NAME(even_lanes)(NAME(odd_lanes)(x[0], x[1]), NAME(odd_lanes)(x[2], x[3]));
+}
+
+/* One run, which may end beyond the last full vector: what follows is written later, or zero. */
+INLINE void NAME(fill_run)(real *dst, const real *plane, const fastconv_run *run) {
+  const real *src = plane + run->from;
+  if (run->step != 1) {
+    for (ptrdiff_t i = 0; i < run->length; i++) dst[run->to + i] = src[i * run->step];
+    return;
+  }
+  ptrdiff_t i = 0;
+  for (; i + VLEN <= run->length; i += VLEN) {
+    NAME(store)(dst + run->to + i, NAME(load)(src + i));
+    __asm__("" : "+r"(src)); /* else the compiler calls memcpy for a few vectors */
+  }
+  if (i < run->length) NAME(store)(dst + run->to + i, NAME(load_tail)(src + i, run->length - i));
+}
+
+INLINE void NAME(input_planes)(const int axes, const fastconv_winograd_planes *t) {
+  const ptrdiff_t lines = NAME(values)(axes) / POINTS;
+  real buffer[2 * MOST_VALUES / POINTS * QUARTERS * VLEN + VLEN];
+  const real *starts[2 * MOST_VALUES / POINTS];
+  vec v[MOST_VALUES];
+  memset(buffer, 0, (size_t)(2 * lines * QUARTERS * VLEN) * sizeof(real));
+  for (ptrdiff_t c = 0; c < t->channels; c++) {
+    const real *plane = (const real *)t->source + c * t->plane_stride;
+    for (ptrdiff_t r = 0; r < t->count; r++) NAME(fill_run)(buffer, plane, &t->runs[r]);
+    for (ptrdiff_t l = 0; l < 2 * lines; l++)
+      starts[l] = t->whole[l] < 0 ? buffer + l * QUARTERS * VLEN : plane + t->whole[l];
+    for (ptrdiff_t l = 0; l < lines; l++) NAME(columns)(v + l * POINTS, starts[2 * l], starts[2 * l + 1]);
+    NAME(input_transform)(axes, v);
+    char *to = t->points + c * t->channel_stride;
+    for (ptrdiff_t p = 0; p < NAME(values)(axes); p++) NAME(store)((real *)(to + p * t->point_stride), v[p]);
+  }
+}
+
+static void NAME(winograd_input_planes)(const fastconv_winograd_planes *t) {
+  if (t->axes == 1) NAME(input_planes)(1, t);
+  else if (t->axes == 2) NAME(input_planes)(2, t);
+  else NAME(input_planes)(3, t);
+}
+
+INLINE void NAME(drain_run)(real *plane, const real *src, const fastconv_run *run) {
+  real *dst = plane + run->from;
+  src += run->to;
+  if (run->step != 1) {
+    for (ptrdiff_t i = 0; i < run->length; i++) dst[i * run->step] = src[i];
+    return;
+  }
+  ptrdiff_t i = 0;
+  for (; i + VLEN <= run->length; i += VLEN) {
+    NAME(store)(dst + i, NAME(load)(src + i));
+    __asm__("" : "+r"(src)); /* as above */
+  }
+  if (i < run->length) NAME(store_tail)(dst + i, NAME(load)(src + i), run->length - i);
+}
+
+/* Four columns of VLEN tiles as a line. */
+INLINE void NAME(line)(real *to, const vec *v) {
+  const vec even_low = NAME(interleave_low)(v[0], v[2]), even_high = NAME(interleave_high)(v[0], v[2]);
+  const vec odd_low = NAME(interleave_low)(v[1], v[3]), odd_high = NAME(interleave_high)(v[1], v[3]);
+  NAME(store)(to, NAME(interleave_low)(even_low, odd_low));
+  NAME(store)(to + VLEN, NAME(interleave_high)(even_low, odd_low));
+  NAME(store)(to + 2 * VLEN, NAME(interleave_low)(even_high, odd_high));
+  NAME(store)(to + 3 * VLEN, NAME(interleave_high)(even_high, odd_high));
+}
+
+INLINE int NAME(output_planes)(const int axes, const fastconv_winograd_planes *t, const fastconv_epilogue *e) {
+  const int *m = t->outputs;
+  const ptrdiff_t lines = (ptrdiff_t)m[0] * m[1];
+  const vec lower = NAME(splat)((real)e->lower), upper = NAME(splat)((real)e->upper);
+  real buffer[MOST_VALUES / POINTS * QUARTERS * VLEN];
+  vec v[MOST_VALUES], wrong = {0};
+  for (ptrdiff_t c = 0; c < t->channels; c++) {
+    const char *from = t->points + c * t->channel_stride;
+    real *plane = (real *)t->destination + c * t->plane_stride;
+    for (ptrdiff_t p = 0; p < NAME(values)(axes); p++) v[p] = NAME(load)((const real *)(from + p * t->point_stride));
+    NAME(output_transform)(axes, m, v);
+    const vec shift = NAME(splat)(e->shift ? ((const real *)e->shift)[c] : 0);
+    for (ptrdiff_t l = 0; l < lines; l++) {
+      vec *y = v + (l / m[1] * POINTS + l % m[1]) * POINTS;
+      UNROLL for (int i = 0; i < QUARTERS; i++) {
+        y[i] += shift;
+        wrong += y[i] * 0;
+        y[i] = NAME(at_most)(NAME(at_least)(y[i], lower), upper);
+      }
+      NAME(line)(t->whole[l] < 0 ? buffer + l * QUARTERS * VLEN : plane + t->whole[l], y);
+    }
+    for (ptrdiff_t r = 0; r < t->count; r++) NAME(drain_run)(plane, buffer, &t->runs[r]);
+  }
+  real lanes[VLEN];
+  NAME(store)(lanes, wrong);
+  for (ptrdiff_t i = 0; i < t->lanes; i++)
+    if (lanes[i] != 0) return 1; /* NaN */
+  return 0;
+}
+
+static int NAME(winograd_output_planes)(const fastconv_winograd_planes *t, const fastconv_epilogue *e) {
+  if (t->axes == 1) return NAME(output_planes)(1, t, e);
+  if (t->axes == 2) return NAME(output_planes)(2, t, e);
+  return NAME(output_planes)(3, t, e);
+}
+
+FILL(winograd) {
+  table->winograd_weight = NAME(winograd_weight);
+  table->winograd_input_pixels = NAME(winograd_input_pixels);
+  table->winograd_output_pixels = NAME(winograd_output_pixels);
+  table->winograd_input_planes = NAME(winograd_input_planes);
+  table->winograd_output_planes = NAME(winograd_output_planes);
+}
+#endif

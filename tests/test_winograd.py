@@ -1,0 +1,220 @@
+"""Winograd's filtering against the oracle, within the bound that its transforms give, and where `auto` takes it."""
+
+from math import prod
+
+import numpy as np
+import pytest
+from cases import DTYPES, LAYOUTS, Conv, ConvTranspose, Tile, laid_out
+from conftest import using_threads
+from convolutions import exact_backward, exact_forward, operands, operator, terms_of_y
+from fastconv.kernels.direct import DirectPlan
+from fastconv.kernels.winograd import WinogradPlan
+from tolerance import assert_within, bound
+
+import fastconv.functional as ff
+from fastconv import plan_conv2d
+from fastconv.functional.conv import conv_plan
+
+POINTS = np.array([0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)])  # and infinity
+
+
+def matrices(taps):
+    """A', G and B' of F(7 - taps, taps) from their definition: polynomials at the points (Toom and Cook)."""
+    outputs = 7 - taps
+    kernel = np.vstack([np.vander(POINTS, taps, True), np.eye(taps)[-1]])
+    output = np.vstack([np.vander(POINTS, outputs, True), np.eye(outputs)[-1]]).T
+    data = np.zeros((6, 6))
+    for i, point in enumerate(POINTS):
+        others = np.delete(POINTS, i)
+        kernel[i] /= np.prod(point - others)
+        data[i, :5] = np.poly(others)[::-1]
+    data[5] = np.poly(POINTS)[::-1]
+    return output, kernel, data
+
+
+def amplification(taps):
+    """How much larger than max|x| max|w| the terms of an output may become on the way, a channel."""
+    return prod(
+        np.max(np.abs(output) @ (np.abs(kernel).sum(1) * np.abs(data).sum(1)))
+        for output, kernel, data in map(matrices, taps)
+    )
+
+
+@pytest.mark.parametrize("taps", [2, 3, 4, 5])
+def test_matrices_compute_a_correlation(taps):
+    output, kernel, data = matrices(taps)
+    rng = np.random.default_rng(taps)
+    x, w = rng.standard_normal(6), rng.standard_normal(taps)
+    np.testing.assert_allclose(output @ ((kernel @ w) * (data @ x)), np.correlate(x, w), atol=1e-13)
+
+
+CASES = {
+    "one-tile": lambda t: Conv((1, 5, 6, 6), (7, 5, 3, 3)),
+    "one-output": lambda t: Conv((1, 3, 3, 3), (4, 3, 3, 3)),
+    "tiles=VLEN": lambda t: Conv((1, 4, 4, 4 * t.vlen), (t.mr, 4, 3, 3), padding=1),
+    "tiles=VLEN+1": lambda t: Conv((1, 4, 3, 4 * t.vlen + 1), (t.mr + 1, 4, 3, 3), padding=1),
+    "tiles=2VLEN-1": lambda t: Conv((1, 4, 4, 8 * t.vlen - 5), (t.mr - 1, 4, 3, 3), padding=1),
+    "tiles=NR": lambda t: Conv((t.nr, 5, 4, 4), (t.nr, 5, 3, 3), padding=1),
+    "tiles=NR+1": lambda t: Conv((t.nr + 1, t.vlen + 1, 4, 4), (t.nr + 1, t.vlen + 1, 3, 3), padding=1),
+    "lines-cross-images": lambda t: Conv((5, 6, 7, 7), (9, 6, 3, 3), padding=1),
+    "unequal-padding": lambda t: Conv((2, 5, 9, 14), (6, 5, 3, 3), padding=((0, 2), (2, 1))),
+    "groups": lambda t: Conv((2, 12, 11, 10), (18, 4, 3, 3), groups=3, padding=1),
+    "two-chains": lambda t: Conv((1, 300, 6, 7), (17, 300, 3, 3), padding=1),
+    "taps-2-3": lambda t: Conv((2, 5, 12, 13), (6, 5, 2, 3), padding=1),
+    "taps-4-3": lambda t: Conv((2, 5, 12, 13), (6, 5, 4, 3)),
+    "taps-5-3": lambda t: Conv((1, 5, 12, 13), (6, 5, 5, 3), padding=(2, 0)),
+    "taps-5-5": lambda t: Conv((1, 5, 12, 13), (6, 5, 5, 5), padding=2),
+    "taps-2-4": lambda t: Conv((1, t.vlen + 3, 9, 10), (6, t.vlen + 3, 2, 4)),
+    "reflect": lambda t: Conv((2, 3, 8, 30), (6, 3, 3, 3), padding=2, padding_mode="reflect"),
+    "replicate": lambda t: Conv((2, 3, 8, 30), (6, 3, 3, 3), padding=2, padding_mode="replicate"),
+    "circular": lambda t: Conv((2, 3, 8, 30), (6, 3, 3, 3), padding=3, padding_mode="circular"),
+    "1d": lambda t: Conv((2, 5, 8 * t.vlen + 3), (6, 5, 3), padding=1),
+    "1d-taps-5": lambda t: Conv((2, 5, 50), (6, 5, 5)),
+    "3d": lambda t: Conv((1, 4, 6, 7, 9), (5, 4, 3, 3, 3), padding=1),
+    "3d-two-chains": lambda t: Conv((1, 40, 4, 5, 6), (3, 40, 3, 3, 3), padding=1),
+    "3d-taps-2-4-3": lambda t: Conv((2, 3, 6, 7, 9), (5, 3, 2, 4, 3)),
+    "transposed": lambda t: ConvTranspose((2, 5, 9, 11), (5, 6, 3, 3), padding=1),
+    "transposed-phases": lambda t: ConvTranspose((2, 5, 9, 11), (5, 6, 4, 4), stride=2, padding=1),
+    "transposed-phases-6": lambda t: ConvTranspose((1, 4, 7, 8), (4, 5, 6, 6), stride=2, padding=2),
+    "threaded": lambda t: Conv((2, 32, 33, 70), (40, 32, 3, 3), padding=1),
+    "threaded-few-tiles": lambda t: Conv((1, 130, 14, 15), (131, 130, 3, 3), padding=1),
+}  # fmt: skip
+
+
+def fits(case, layout):
+    """Whether the transforms can run it in a layout: three taps along the lines of channels_first."""
+    taps = [k // s for k, s in zip(case.geometry.kernel, case.geometry.stride, strict=True)]
+    return layout == "channels_last" or taps[-1] == 3
+
+
+RUNS = [(name, layout) for name in CASES for layout in LAYOUTS if fits(CASES[name](Tile(6, 32, 16)), layout)]
+
+
+def limit(case, terms, x, w):
+    """The bound of direct sums, for terms that the transforms have magnified."""
+    g = case.geometry
+    taps = [-(-k // s) for k, s in zip(g.kernel, g.stride, strict=True)]
+    channels = terms / prod(g.kernel) + 2 * len(taps)
+    return bound(x.dtype, channels * amplification(taps), x, w)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("name", "layout"), RUNS)
+def test_forward(name, layout, dtype, isa, threads):
+    case = CASES[name](Tile.current(dtype))
+    x, weight, bias, _ = operands(case, dtype, layout)
+    options = {"data_format": layout, "algorithm": "winograd", **case.options}
+    y = operator(ff, case)(x, weight, bias, **options)
+    assert_within(y, laid_out(exact_forward(case), layout, "float64"), limit(case, terms_of_y(case), x, weight), dtype)
+    clipped = operator(ff, case)(x, weight, bias, activation="relu6", **options)
+    np.testing.assert_array_equal(clipped, np.clip(y, 0, 6))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("name", "layout"), [r for r in RUNS if "transposed" not in r[0]])
+def test_backward_input(name, layout, dtype, isa, threads):
+    case = CASES[name](Tile.current(dtype))
+    x, weight, _, grad_y = operands(case, dtype, layout)
+    grad_x, _, _ = operator(ff, case, "_backward")(
+        grad_y, x, weight, data_format=layout, need=(True, False, False), algorithm="winograd", **case.options
+    )
+    copies = 1 if case.padding_mode == "zeros" else prod(1 + b + a for b, a in case.geometry.padding)
+    terms = prod(case.weight) // case.groups * copies
+    exact = laid_out(exact_backward(case)[0], layout, "float64")
+    assert_within(grad_x, exact, limit(case, terms, grad_y, weight), dtype)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["threaded", "threaded-few-tiles", "tiles=NR+1", "3d"])
+def test_bits_do_not_depend_on_the_number_of_threads(name, layout, isa):
+    case = CASES[name](Tile.current("float32"))
+    x, weight, bias, _ = operands(case, "float32", layout)
+    results = []
+    for count in (1, 2, 5):
+        with using_threads(count):
+            y = operator(ff, case)(x, weight, bias, data_format=layout, algorithm="winograd", **case.options)
+            results.append(y.view(np.uint32))
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["lines-cross-images", "tiles=VLEN+1", "3d", "threaded"])
+def test_what_is_not_finite_is_where_the_direct_kernel_has_it(name, layout, value, isa, threads):
+    case = CASES[name](Tile.current("float32"))
+    x, weight, bias, _ = operands(case, "float32", layout)
+    x.flat[x.size // 2] = value
+    options = {"data_format": layout, "activation": "tanh", **case.options}
+    direct = operator(ff, case)(x, weight, bias, algorithm="direct", **options)
+    winograd = operator(ff, case)(x, weight, bias, algorithm="winograd", **options)
+    np.testing.assert_array_equal(winograd, direct)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("activation", ["leaky_relu", "elu", "sigmoid", "tanh"])
+def test_activations(activation, layout, isa, threads):
+    case = CASES["threaded"](Tile.current("float32"))
+    x, weight, bias, _ = operands(case, "float32", layout)
+    options = {"data_format": layout, "algorithm": "winograd", **case.options}
+    y = ff.conv2d(x, weight, bias, **options)
+    np.testing.assert_array_equal(
+        ff.conv2d(x, weight, bias, activation=activation, **options), getattr(ff, activation)(y)
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_prepared_weights_give_the_same_bits_and_outlive_the_weight(layout, isa):
+    case = CASES["threaded"](Tile.current("float32"))
+    x, weight, bias, _ = operands(case, "float32", layout)
+    options = {"data_format": layout, "algorithm": "winograd", **case.options}
+    y = ff.conv2d(x, weight, bias, **options)
+    plan = plan_conv2d(x.shape, weight, bias, **options)
+    np.testing.assert_array_equal(plan(x), y)
+    x.flat[0] = np.nan  # done again by the direct kernel, which reads the weight
+    expected = ff.conv2d(x, weight, bias, **options)
+    weight[:] = 0
+    np.testing.assert_array_equal(plan(x), expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("rectified", [False, True])
+@pytest.mark.parametrize(
+    ("size", "channels", "kernel"),
+    [((400,), 512, 3), ((28, 28), 64, 3), ((14, 14), 512, 3), ((20, 20), 64, 5), ((8, 8, 8), 128, 3)],
+)
+def test_error_is_within_four_times_the_direct_kernels(size, channels, kernel, rectified, layout, isa):
+    case = Conv((1, channels, *size), (32, channels, *[kernel] * len(size)), padding=kernel // 2)
+    if not fits(case, layout):
+        return
+    rng = np.random.default_rng(0)
+    x, weight = (rng.standard_normal(shape).astype(np.float32) for shape in (case.x, case.weight))
+    x = np.maximum(x, 0) if rectified else x
+    x = laid_out(x, layout, "float32")
+    options = {"data_format": layout, **case.options}
+    exact = operator(ff, case)(x.astype(float), weight.astype(float), algorithm="direct", **options)
+    errors = {name: operator(ff, case)(x, weight, algorithm=name, **options) - exact for name in ("direct", "winograd")}
+    assert np.linalg.norm(errors["winograd"]) <= 4 * np.linalg.norm(errors["direct"])
+
+
+def chosen(x, weight, prepared=False, **options):
+    """The kernel of a convolution's forward."""
+    plan = conv_plan(
+        2, np.broadcast_to(np.float32(0), x), np.broadcast_to(np.float32(0), weight), None, options.get("stride", 1),
+        options.get("padding", 0), 1, options.get("groups", 1), "zeros", options.get("data_format", "channels_first"),
+        options.get("algorithm", "auto"),
+    )  # fmt: skip
+    return type(plan.prepared_forward if prepared else plan.forward)
+
+
+def test_auto_takes_it_where_it_pays():
+    large = (1, 64, 56, 56), (64, 64, 3, 3)
+    assert chosen(*large, padding=1) is WinogradPlan
+    assert chosen(*large, padding=1, algorithm="direct") is DirectPlan
+    assert chosen(*large, padding=1, stride=2, algorithm="winograd") is DirectPlan  # it cannot run that
+    assert chosen((1, 64, 56, 56), (64, 64, 1, 1)) is DirectPlan
+    assert chosen((1, 3, 224, 224), (64, 3, 3, 3), padding=1) is DirectPlan  # too few channels
+    few_tiles = (1, 256, 14, 14), (256, 256, 3, 3)
+    assert chosen(*few_tiles, padding=1) is DirectPlan  # transforming the weight costs more than it saves
+    assert chosen(*few_tiles, padding=1, prepared=True) is WinogradPlan
+    assert chosen((1, 512, 7, 7), (512, 512, 3, 3), padding=1, prepared=True) is DirectPlan  # so does reading it
