@@ -4,8 +4,9 @@
 
 Dense convolutions are held against the peak of multiply-adds, pools against copies of as many bytes as they read and
 write, in either case measured right before and after them in the same round: the ratios' median and quartiles over the
-rounds are what counts on a machine whose clock wanders. Functional calls: weights are prepared inside. Only products
-with the input count, not those with its padding. Results are compared with PyTorch's where it is installed, else with
+rounds are what counts on a machine whose clock wanders. Weights are packed ahead, as layers have them after `eval()`.
+The products of the definition with the input count, not those with its padding: an algorithm that needs fewer of them
+can exceed the peak. Results are compared with PyTorch's where it is installed, else with
 those of the other layouts, ISAs and threads, before they are timed.
 """
 
@@ -125,7 +126,7 @@ def shares(
     rows = []
     for isa, dtype, threads, data_format in configurations(isas):
         engine.run("benchmarks.ceilings:configure", isa, threads)
-        y = engine.run("benchmarks.worker:prepare", layer, dtype, data_format, "functional")
+        y = engine.run("benchmarks.worker:prepare", layer, dtype, data_format, "layer")
         checked.check(layer, dtype, f"{isa}, {threads} threads, {data_format}", y)
         if layer.pools:
             work = compulsory_bytes(layer, dtype)

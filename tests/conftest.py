@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -33,6 +33,18 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     runtime.set_isa(request.param)
     yield request.param
     runtime.set_isa(before)
+
+
+def on_threads(names: Iterable[str], large: Iterable[str]) -> list[tuple[str, int]]:
+    """Parameters (name, threads): every case on one thread, those that are large enough for a team on all."""
+    return [(name, 1) for name in names] + [(name, MANY) for name in large]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs on every ISA already, so that it need not run again where one is forced."""
+    for item in items:
+        if "isa" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.every_isa)
 
 
 @pytest.fixture(params=(1, MANY), ids=("serial", "threaded"))

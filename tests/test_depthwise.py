@@ -8,6 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from cases import CONV, CONV_TRANSPOSE, DEPTHWISE, DTYPES, LAYOUTS, Conv, ConvTranspose, Tile, depthwise, laid_out
+from conftest import on_threads, using_threads
 from convolutions import (
     check_activation,
     check_bits_of_threads,
@@ -61,23 +62,26 @@ def gradients(case, dtype, layout, need=(True, True, True)):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", DEPTHWISE)
-def test_forward(name, dtype, layout, isa, threads):
-    check_forward(DEPTHWISE[name](Tile.current(dtype)), dtype, layout)
+@pytest.mark.parametrize(("name", "count"), on_threads(DEPTHWISE, LARGE))
+def test_forward(name, count, dtype, layout, isa):
+    with using_threads(count):
+        check_forward(DEPTHWISE[name](Tile.current(dtype)), dtype, layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", DEPTHWISE)
-def test_backward_input(name, dtype, layout, isa, threads):
-    check_backward_input(DEPTHWISE[name](Tile.current(dtype)), dtype, layout)
+@pytest.mark.parametrize(("name", "count"), on_threads(DEPTHWISE, LARGE))
+def test_backward_input(name, count, dtype, layout, isa):
+    with using_threads(count):
+        check_backward_input(DEPTHWISE[name](Tile.current(dtype)), dtype, layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", DEPTHWISE)
-def test_backward_weight(name, dtype, layout, isa, threads):
-    check_backward_weight(DEPTHWISE[name](Tile.current(dtype)), dtype, layout)
+@pytest.mark.parametrize(("name", "count"), on_threads(DEPTHWISE, LARGE))
+def test_backward_weight(name, count, dtype, layout, isa):
+    with using_threads(count):
+        check_backward_weight(DEPTHWISE[name](Tile.current(dtype)), dtype, layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -5,7 +5,7 @@ from math import prod
 import numpy as np
 import pytest
 from cases import DTYPES, LAYOUTS, Conv, ConvTranspose, Tile, laid_out
-from conftest import using_threads
+from conftest import MANY, using_threads
 from convolutions import exact_backward, exact_forward, operands, operator, terms_of_y
 from fastconv.kernels.direct import DirectPlan
 from fastconv.kernels.winograd import WinogradPlan
@@ -87,7 +87,12 @@ def fits(case, layout):
     return layout == "channels_last" or taps[-1] == 3
 
 
+LARGE = ("threaded", "threaded-few-tiles", "tiles=NR+1")
 RUNS = [(name, layout) for name in CASES for layout in LAYOUTS if fits(CASES[name](Tile(6, 32, 16)), layout)]
+
+
+# A run on one thread; those that are large enough for a team on all.
+TEAMS = [(*run, 1) for run in RUNS] + [(*run, MANY) for run in RUNS if run[0] in LARGE]
 
 
 def limit(case, terms, x, w):
@@ -99,25 +104,27 @@ def limit(case, terms, x, w):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("name", "layout"), RUNS)
-def test_forward(name, layout, dtype, isa, threads):
+@pytest.mark.parametrize(("name", "layout", "count"), TEAMS)
+def test_forward(name, layout, count, dtype, isa):
     case = CASES[name](Tile.current(dtype))
     x, weight, bias, _ = operands(case, dtype, layout)
     options = {"data_format": layout, "algorithm": "winograd", **case.options}
-    y = operator(ff, case)(x, weight, bias, **options)
+    with using_threads(count):
+        y = operator(ff, case)(x, weight, bias, **options)
+        clipped = operator(ff, case)(x, weight, bias, activation="relu6", **options)
     assert_within(y, laid_out(exact_forward(case), layout, "float64"), limit(case, terms_of_y(case), x, weight), dtype)
-    clipped = operator(ff, case)(x, weight, bias, activation="relu6", **options)
     np.testing.assert_array_equal(clipped, np.clip(y, 0, 6))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("name", "layout"), [r for r in RUNS if "transposed" not in r[0]])
-def test_backward_input(name, layout, dtype, isa, threads):
+@pytest.mark.parametrize(("name", "layout", "count"), [r for r in TEAMS if "transposed" not in r[0]])
+def test_backward_input(name, layout, count, dtype, isa):
     case = CASES[name](Tile.current(dtype))
     x, weight, _, grad_y = operands(case, dtype, layout)
-    grad_x, _, _ = operator(ff, case, "_backward")(
-        grad_y, x, weight, data_format=layout, need=(True, False, False), algorithm="winograd", **case.options
-    )
+    with using_threads(count):
+        grad_x, _, _ = operator(ff, case, "_backward")(
+            grad_y, x, weight, data_format=layout, need=(True, False, False), algorithm="winograd", **case.options
+        )
     copies = 1 if case.padding_mode == "zeros" else prod(1 + b + a for b, a in case.geometry.padding)
     terms = prod(case.weight) // case.groups * copies
     exact = laid_out(exact_backward(case)[0], layout, "float64")

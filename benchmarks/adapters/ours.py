@@ -62,7 +62,7 @@ def packed(layer: Layer, x: Array, weight: Any, bias: Any, data_format: str) -> 
     assert isinstance(geometry, ConvGeometry)
     plan = ConvPlan(geometry, x.dtype)
     transposed = layer.operator == "conv_transpose"
-    run, shape = (plan.backward_input, plan.x_shape) if transposed else (plan.forward, plan.y_shape)
+    run, shape = (plan.prepared_backward_input, plan.x_shape) if transposed else (plan.prepared_forward, plan.y_shape)
     y = np.empty(shape, x.dtype)
     ready = {"packed": run.pack(weight)} if hasattr(run, "pack") else {}
 

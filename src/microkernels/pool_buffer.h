@@ -1,5 +1,5 @@
 /* Pools of channels_first by way of a buffer: an output row's input rows are joined into it, which is contiguous
- * whatever the stride, then its columns: by unaligned loads (stride 1), de-interleaving (2) or gathers along the lists.
+ * whatever the stride, then its columns: by unaligned loads (stride 1), de-interleaving (2, 4) or gathers along the lists.
  */
 
 #define POOL_BATCH 8 /* output rows whose buffers are filled before the first is read: stores take time to arrive */
@@ -106,7 +106,7 @@ typedef struct { /* the input columns that some outputs of a row see, rows joine
 INLINE ivec NAME(no_index)(void) { return NAME(splat_index)(REAL_BITS == 32 ? INT32_MAX : INT64_MAX); }
 
 /* Elements behind the columns that whole vectors of outputs may read, and pool_down write. */
-INLINE ptrdiff_t NAME(pool_slack)(void) { return 3 * VLEN; }
+INLINE ptrdiff_t NAME(pool_slack)(void) { return 5 * VLEN; }
 
 INLINE void NAME(pool_pad)(const NAME(pool_buffer) * b, ptrdiff_t from, ptrdiff_t stop, real neutral) {
   for (ptrdiff_t j = from; j < stop; j += VLEN) {
@@ -142,7 +142,10 @@ INLINE void NAME(take_better)(vec *best, ivec *best_index, vec v, ivec index) {
 }
 
 INLINE vec NAME(load_step)(const int step, const real *p) {
-  return step == 1 ? NAME(load)(p) : NAME(even_lanes)(NAME(load)(p), NAME(load)(p + VLEN));
+  if (step == 1) return NAME(load)(p);
+  const vec low = NAME(even_lanes)(NAME(load)(p), NAME(load)(p + VLEN));
+  if (step == 2) return low;
+  return NAME(even_lanes)(low, NAME(even_lanes)(NAME(load)(p + 2 * VLEN), NAME(load)(p + 3 * VLEN)));
 }
 
 typedef struct { /* VLEN windows: their first columns in the buffer and how many they have, if they are listed */
@@ -243,6 +246,9 @@ static void NAME(pool_empty)(const fastconv_pool *p, const NAME(pool_buffer) * b
     case 2:                                                       \
       NAME(pool_across)(FASTCONV_POOL_##KIND, 2, p, b, to, rows); \
       break;                                                      \
+    case 4:                                                       \
+      NAME(pool_across)(FASTCONV_POOL_##KIND, 4, p, b, to, rows); \
+      break;                                                      \
     default:                                                      \
       NAME(pool_across)(FASTCONV_POOL_##KIND, 0, p, b, to, rows); \
   }
@@ -253,6 +259,9 @@ static void NAME(pool_empty)(const fastconv_pool *p, const NAME(pool_buffer) * b
         break;
       case 2:
         NAME(pool_across_indices)(2, p, b, to, rows);
+        break;
+      case 4:
+        NAME(pool_across_indices)(4, p, b, to, rows);
         break;
       default:
         NAME(pool_across_indices)(0, p, b, to, rows);

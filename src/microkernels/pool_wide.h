@@ -38,7 +38,39 @@ INLINE vec NAME(pool_join_lanes)(const int kind, const vec *windows) {
   return rows[0];
 }
 
+/* Whether planes are single rows: one after the other in memory, all of them alike. */
+INLINE int NAME(pool_is_line)(const fastconv_pool *p) {
+  return p->axis[0].in == 1 && p->axis[1].in == 1 && p->axis[0].out == 1 && p->axis[1].out == 1 &&
+         p->axis[0].count[0] == 1 && p->axis[1].count[0] == 1;
+}
+
+/* Such planes: global pools of any dimension, and those of one. */
+INLINE void NAME(pool_lines)(const int kind, const fastconv_pool *p, const fastconv_pool_rows *part) {
+  const fastconv_windows *w = &p->axis[2];
+  const real *divisor = (const real *)w->scale, *slope = (const real *)part->slope;
+  const real others = *(const real *)p->axis[0].scale * *(const real *)p->axis[1].scale;
+  const real *line = (const real *)part->x + part->begin * w->in;
+  vec sums[VLEN] = {{0}};
+  real divisors[VLEN] = {0};
+  ptrdiff_t done = 0, n = 0;
+  for (ptrdiff_t row = part->begin; row < part->end; row++, line += w->in)
+    for (ptrdiff_t o = 0; o < w->out; o++) {
+      sums[n] = NAME(pool_run)(kind, p, line + w->first[o], w->count[o]);
+      if (kind != FASTCONV_POOL_MAX) divisors[n] = others * divisor[o];
+      if (++n < VLEN && (row + 1 < part->end || o + 1 < w->out)) continue;
+      const vec v = NAME(pool_join_lanes)(kind, sums);
+      NAME(store_some)((real *)part->y + done,
+                       NAME(pool_finish)(p, v, NAME(load)(divisors), slope ? slope + done : NULL, n), n);
+      done += n;
+      n = 0;
+    }
+}
+
 INLINE void NAME(pool_wide_kind)(const int kind, const fastconv_pool *p, const fastconv_pool_rows *part) {
+  if (NAME(pool_is_line)(p)) {
+    NAME(pool_lines)(kind, p, part);
+    return;
+  }
   const int joined = kind == FASTCONV_POOL_MAX ? FASTCONV_POOL_MAX : FASTCONV_POOL_MEAN;
   const fastconv_windows *w = &p->axis[2];
   const real *divisor = (const real *)w->scale, *slope = (const real *)part->slope;
