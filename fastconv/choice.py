@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
+import numpy as np
+
 from fastconv.sources import AxisSources
 
 Sources = Sequence[tuple[AxisSources, ...]]
@@ -28,14 +30,29 @@ LEAST_CHANNELS = 16  # in and out, a group
 
 
 def winograd_fits(sources: Sources, channels_last: bool) -> bool:
-    """Whether every phase has 2 to 5 neighbouring taps an axis, and 3 along the lines of channels_first."""
+    """Whether every phase has 2 to 5 taps an axis, and 3 along the lines of channels_first."""
     for axes in sources:
         for axis in axes:
-            if len(axis.taps) not in TAPS or axis.stride != 1 or abs(axis.tap_step) != 1:
+            if len(axis.taps) not in TAPS or axis.stride != 1:
                 return False
         if not channels_last and len(axes[-1].taps) != LINE_TAPS:
             return False
     return True
+
+
+def products_along(axis: AxisSources, channels_last: bool) -> int:
+    """Taps of all positions; channels_last leaves out those that meet padding, for most pixels."""
+    if not channels_last:
+        return len(axis.taps) * axis.count
+    starts = (axis.first + t * axis.tap_step for t in range(len(axis.taps)))
+    return sum(int(np.count_nonzero(axis.table[s : s + axis.count] >= 0)) for s in starts)
+
+
+def tiles_along(axis: AxisSources) -> int:
+    """Tiles of an axis: those of every sub-grid of positions a dilation apart."""
+    outputs, dilation = POINTS + 1 - len(axis.taps), abs(axis.tap_step)
+    longer, rest = divmod(axis.count, dilation)
+    return rest * -(-(longer + 1) // outputs) + (dilation - rest) * -(-longer // outputs)
 
 
 def winograd_pays(sources: Sources, channels_last: bool, batch: int, kin: int, kout: int, prepared: bool) -> bool:
@@ -44,10 +61,11 @@ def winograd_pays(sources: Sources, channels_last: bool, batch: int, kin: int, k
         return False
     direct = winograd = 0.0
     for axes in sources:
-        taps, pixels = (prod(values) for values in zip(*((len(a.taps), a.count) for a in axes), strict=True))
+        taps = prod(len(a.taps) for a in axes)
+        products = batch * prod(products_along(a, channels_last) for a in axes)
         points = POINTS ** len(axes)
-        tiles = batch * prod(-(-a.count // (POINTS + 1 - len(a.taps))) for a in axes)
-        direct += kin * kout * taps * (batch * pixels + READ + (0 if prepared else PACKED))
+        tiles = batch * prod(tiles_along(a) for a in axes)
+        direct += kin * kout * (products + taps * (READ + (0 if prepared else PACKED)))
         winograd += kin * kout * points * (tiles * SHORT_SUMS + READ + (0 if prepared else TRANSFORMED))
         winograd += tiles * points * (kin + kout) * INPUT_OUTPUT[channels_last]
     return winograd < MARGIN * direct

@@ -9,6 +9,8 @@ all images; a batch of them goes through three steps, each of which a thread may
     products  sums[point] = weight[point] x points[point]: a dense matrix product a point, by the GEMM microkernel
     output    the destination from sums, with bias and clamp
 
+With dilation d the positions i, i + d, ... of an axis are a grid of their own; its tiles are numbered with the others.
+
 Lanes are neighbouring tiles of a line (channels_first) or channels (channels_last), so that nothing is transposed. The
 transformed weight is read once a batch. Where a team has batches enough, each thread takes whole ones, which fit L2 if
 channels are few; else the team shares every step of a batch, so that the weight is read once for all of them.
@@ -61,11 +63,19 @@ cdef enum:
     CHAIN_3D = 16
 
 
+cdef struct TileAxis:             # one tile along an axis
+    Py_ssize_t input              # its first input in the axis's table
+    Py_ssize_t output             # its first destination position
+    Py_ssize_t outputs            # how many of its outputs there are
+    Py_ssize_t more               # tiles that follow it on the same sub-grid
+
 cdef struct Axis:                 # a missing leading axis has one tile of one output
-    Py_ssize_t count, offset, step  # destination positions: how many, the first, how far apart
+    Py_ssize_t step               # between destination positions of a tile
+    Py_ssize_t dilation           # between the inputs of a tile in the table
     Py_ssize_t tiles
     int outputs, points
-    const Py_ssize_t *table       # input u of tile i reads source position table[i * outputs + u], -1 for padding
+    const TileAxis *tile
+    const Py_ssize_t *table       # source positions, -1 for padding
 
 cdef struct Phase:
     Axis axis[3]
@@ -120,6 +130,22 @@ cdef inline Tile tile_at(const Phase *f, Py_ssize_t q) noexcept nogil:
     return at
 
 
+cdef inline Py_ssize_t source_of(const Axis *a, Py_ssize_t tile, int i) noexcept nogil:
+    """Where a tile's i-th input is read, -1 for padding."""
+    return a.table[a.tile[tile].input + i * a.dilation]
+
+
+cdef inline Py_ssize_t destination_line(const Problem *p, const Phase *f, const Tile *at, int d, int h) noexcept nogil:
+    """Index of the first pixel of output line (d, h) of a tile, images one plane apart; -1 if there is none."""
+    cdef const TileAxis *tile_d = &f.axis[0].tile[at.d]
+    cdef const TileAxis *tile_h = &f.axis[1].tile[at.h]
+    if d >= tile_d.outputs or h >= tile_h.outputs:
+        return -1
+    cdef Py_ssize_t row = (tile_d.output + d * f.axis[0].step) * p.destination_size[1]
+    row += tile_h.output + h * f.axis[1].step
+    return at.n * p.destination_plane + row * p.destination_size[2]
+
+
 cdef inline Py_ssize_t weight_stride(const Problem *p) noexcept nogil:
     """Bytes between the points of a group's transformed weight."""
     cdef Py_ssize_t nr = p.kernels.nr, rows = ceil_div(p.kout, nr) * nr if p.channels_last else p.kout
@@ -150,7 +176,7 @@ cdef void sum_chains(const Problem *p, fastconv_gemm_tile *t) noexcept nogil:
 
 # ---------------------------------------------------------------------------------------------- channels_first
 
-cdef struct Stretch:              # tiles of one line
+cdef struct Stretch:              # tiles of one line and sub-grid
     Py_ssize_t lane, length
     Tile at
 
@@ -160,7 +186,7 @@ cdef int stretches_of(const Phase *f, Py_ssize_t q, Py_ssize_t lanes, Stretch *s
     cdef int count = 0
     while lane < lanes:
         stretches[count].lane, stretches[count].at = lane, tile_at(f, q + lane)
-        stretches[count].length = min(f.axis[2].tiles - stretches[count].at.w, lanes - lane)
+        stretches[count].length = min(1 + f.axis[2].tile[stretches[count].at.w].more, lanes - lane)
         lane += stretches[count].length
         count += 1
     return count
@@ -168,8 +194,7 @@ cdef int stretches_of(const Phase *f, Py_ssize_t q, Py_ssize_t lanes, Stretch *s
 
 cdef Py_ssize_t source_line(const Problem *p, const Phase *f, const Tile *at, int d, int h) noexcept nogil:
     """Index of the first element of input line (d, h) of a tile in the first channel of its image, -1 for padding."""
-    cdef Py_ssize_t row_d = f.axis[0].table[at.d * f.axis[0].outputs + d]
-    cdef Py_ssize_t row_h = f.axis[1].table[at.h * f.axis[1].outputs + h]
+    cdef Py_ssize_t row_d = source_of(&f.axis[0], at.d, d), row_h = source_of(&f.axis[1], at.h, h)
     if row_d < 0 or row_h < 0:
         return -1
     return at.n * p.groups * p.kin * p.source_plane + (row_d * p.source_size[1] + row_h) * p.source_size[2]
@@ -177,17 +202,16 @@ cdef Py_ssize_t source_line(const Problem *p, const Phase *f, const Tile *at, in
 
 cdef Py_ssize_t line_runs(const Axis *w, const Stretch *s, Py_ssize_t half, fastconv_run *runs) noexcept nogil:
     """Runs of a stretch's columns, from a line's first element, to the stretch's first lane."""
-    cdef Py_ssize_t first = s.at.w * QUARTERS + half * QUARTERS, stop = first + s.length * QUARTERS, i = first, begin
-    cdef Py_ssize_t count = 0
-    while i < stop:
-        if w.table[i] < 0:
-            i += 1
-            continue
-        begin = i
+    cdef Py_ssize_t length = s.length * QUARTERS, i = 0, begin, source, count = 0
+    cdef const Py_ssize_t *table = w.table + w.tile[s.at.w].input + half * QUARTERS * w.dilation
+    while i < length:
+        source, begin = table[i * w.dilation], i
         i += 1
-        while i < stop and w.table[i] == w.table[begin] + i - begin:
+        if source < 0:
+            continue
+        while i < length and table[i * w.dilation] == source + (i - begin) * w.dilation:
             i += 1
-        runs[count] = fastconv_run(w.table[begin], s.lane * QUARTERS + begin - first, i - begin, 1, False)
+        runs[count] = fastconv_run(source, s.lane * QUARTERS + begin, i - begin, w.dilation, False)
         count += 1
     return count
 
@@ -213,7 +237,7 @@ cdef Py_ssize_t input_runs(const Problem *p, const Phase *f, Py_ssize_t q, Py_ss
                         runs[i].to += line * length
                         i += 1
                 whole[line] = -1
-                if count == first + 1 and runs[first].length == length:
+                if count == first + 1 and runs[first].length == length and runs[first].step == 1:
                     whole[line], count = runs[first].start, first
                 line += 1
     return count
@@ -224,21 +248,21 @@ cdef Py_ssize_t output_runs(const Problem *p, const Phase *f, Py_ssize_t q, Py_s
     """Where the lines of VLEN tiles' outputs go; see table.h."""
     cdef Stretch stretches[MOST_LANES]
     cdef int used = stretches_of(f, q, lanes, stretches), d, h, s
-    cdef Py_ssize_t length = QUARTERS * p.kernels.vlen, line = 0, count = 0, first, base, begin, i, j
+    cdef Py_ssize_t length = QUARTERS * p.kernels.vlen, line = 0, count = 0, first, base
     cdef const Axis *axis = &f.axis[0]
+    cdef const TileAxis *last
     for d in range(axis[0].outputs):
         for h in range(axis[1].outputs):
             first = count
             for s in range(used):
-                i, j = stretches[s].at.d * axis[0].outputs + d, stretches[s].at.h * axis[1].outputs + h
-                if i >= axis[0].count or j >= axis[1].count:
+                base = destination_line(p, f, &stretches[s].at, d, h)
+                if base < 0:
                     continue
-                base = (axis[0].offset + i * axis[0].step) * p.destination_size[1] + axis[1].offset + j * axis[1].step
-                base = stretches[s].at.n * p.groups * p.kout * p.destination_plane + base * p.destination_size[2]
-                begin = stretches[s].at.w * QUARTERS
+                base += stretches[s].at.n * (p.groups * p.kout - 1) * p.destination_plane
+                last = &axis[2].tile[stretches[s].at.w + stretches[s].length - 1]
                 runs[count] = fastconv_run(
-                    base + axis[2].offset + begin * axis[2].step, line * length + stretches[s].lane * QUARTERS,
-                    min(stretches[s].length * QUARTERS, axis[2].count - begin), axis[2].step, False)
+                    base + axis[2].tile[stretches[s].at.w].output, line * length + stretches[s].lane * QUARTERS,
+                    (stretches[s].length - 1) * QUARTERS + last.outputs, axis[2].step, False)
                 count += 1
             whole[line] = -1
             if count == first + 1 and runs[first].length == length and runs[first].step == 1:
@@ -327,7 +351,7 @@ cdef void pixels_in(const Problem *p, const Phase *f, const Cut *cut, const Call
         for h in range(axis[1].points):
             line = pixels_line(p, f, &at, d, h)
             for i in range(axis[2].points):
-                w = axis[2].table[at.w * axis[2].outputs + i]
+                w = source_of(&axis[2], at.w, i)
                 pixels[used] = call.zeros if line < 0 or w < 0 else call.source + (line + w) * pixel
                 used += 1
     t.axes, t.channels, t.pixels, t.offset = p.axes, p.kin, pixels, b.group * p.kin * p.itemsize
@@ -337,8 +361,7 @@ cdef void pixels_in(const Problem *p, const Phase *f, const Cut *cut, const Call
 
 cdef inline Py_ssize_t pixels_line(const Problem *p, const Phase *f, const Tile *at, int d, int h) noexcept nogil:
     """Index of the first pixel of input line (d, h) of a tile, -1 for padding."""
-    cdef Py_ssize_t row_d = f.axis[0].table[at.d * f.axis[0].outputs + d]
-    cdef Py_ssize_t row_h = f.axis[1].table[at.h * f.axis[1].outputs + h]
+    cdef Py_ssize_t row_d = source_of(&f.axis[0], at.d, d), row_h = source_of(&f.axis[1], at.h, h)
     if row_d < 0 or row_h < 0:
         return -1
     return at.n * p.source_plane + (row_d * p.source_size[1] + row_h) * p.source_size[2]
@@ -351,19 +374,16 @@ cdef void pixels_out(const Problem *p, const Phase *f, const Cut *cut, const Cal
     cdef fastconv_winograd_pixels t
     cdef fastconv_epilogue epilogue = call.epilogue
     cdef Tile at = tile_at(f, b.first + tile)
-    cdef Py_ssize_t channels = p.groups * p.kout * p.itemsize, offset = b.group * p.kout * p.itemsize, i, j, k, pixel
+    cdef Py_ssize_t channels = p.groups * p.kout * p.itemsize, offset = b.group * p.kout * p.itemsize, line
+    cdef const TileAxis *along = &axis[2].tile[at.w]
     cdef int d, h, w, used = 0
     for d in range(axis[0].outputs):
-        i = at.d * axis[0].outputs + d
         for h in range(axis[1].outputs):
-            j = at.h * axis[1].outputs + h
-            pixel = (axis[0].offset + i * axis[0].step) * p.destination_size[1] + axis[1].offset + j * axis[1].step
-            pixel = at.n * p.destination_plane + pixel * p.destination_size[2] + axis[2].offset
+            line = destination_line(p, f, &at, d, h)
             for w in range(axis[2].outputs):
-                k = at.w * axis[2].outputs + w
                 destinations[used] = NULL
-                if i < axis[0].count and j < axis[1].count and k < axis[2].count:
-                    destinations[used] = call.destination + (pixel + k * axis[2].step) * channels + offset
+                if line >= 0 and w < along.outputs:
+                    destinations[used] = call.destination + (line + along.output + w * axis[2].step) * channels + offset
                 used += 1
     t.axes, t.channels, t.destinations = p.axes, p.kout, destinations
     for w in range(3):
@@ -621,18 +641,19 @@ cdef class WinogradPlan:
         f.tiles = 1
         for i in range(3):
             a = &f.axis[i]
-            a.count, a.offset, a.step, a.tiles, a.outputs, a.points, f.taps[i] = 1, 0, 1, 1, 1, 1, 1
-            table = np.zeros(1, np.intp)
+            a.step, a.dilation, a.outputs, a.points, f.taps[i] = 1, 1, 1, 1, 1
+            table, tiles = np.zeros(1, np.intp), np.array([[0, 0, 1, 0]], np.intp)
             if i >= missing:
                 axis = axes[i - missing]
-                a.count, a.offset, a.step, f.taps[i] = axis.count, axis.start, axis.step, len(axis.taps)
-                a.outputs, a.points = POINTS + 1 - f.taps[i], POINTS
-                a.tiles = ceil_div(a.count, a.outputs)
-                table = input_table(axis, a.tiles * a.outputs + 2 * POINTS)
+                a.dilation, f.taps[i] = abs(axis.tap_step), len(axis.taps)
+                a.step, a.outputs, a.points = axis.step * a.dilation, POINTS + 1 - f.taps[i], POINTS
+                tiles = tiles_of(axis, a.outputs)
+                table = input_table(axis, axis.count + (a.outputs + 2 * POINTS) * a.dilation)
                 order = axis.taps if axis.tap_step > 0 else axis.taps[::-1]
                 taps = (taps[:, None] * kernel[i - missing] + np.array(order, np.intp)).ravel()
-            self.keep.append(table)
+            self.keep += [table, tiles]
             a.table = <const Py_ssize_t *> cnp.PyArray_DATA(table)
+            a.tile, a.tiles = <const TileAxis *> cnp.PyArray_DATA(tiles), len(tiles)
             f.tiles *= a.tiles
         self.keep.append(taps)
         f.weight_taps = <const Py_ssize_t *> cnp.PyArray_DATA(taps)
@@ -719,10 +740,24 @@ cdef activate(const Problem *p, cnp.ndarray y, int kind, double alpha, int threa
         p.kernels.activate(kind, alpha, to + i * n * p.itemsize, to + i * n * p.itemsize, n)
 
 
+def tiles_of(axis, outputs):
+    """A TileAxis a row: with dilation d those of the positions i, i + d, ... for each i < d, grid after grid."""
+    dilation, rows = abs(axis.tap_step), []
+    for first in range(min(dilation, axis.count)):
+        positions = range(first, axis.count, dilation)
+        tiles = range(0, len(positions), outputs)
+        rows += [
+            (positions[i], axis.start + positions[i] * axis.step, min(outputs, len(positions) - i), len(tiles) - 1 - k)
+            for k, i in enumerate(tiles)
+        ]
+    return np.array(rows, np.intp)
+
+
 def input_table(axis, length):
     """Sources of consecutive inputs of an axis from the first tile's first on, padded to `length`."""
-    first = axis.first + min(0, (len(axis.taps) - 1) * axis.tap_step)
+    reach = (len(axis.taps) - 1) * axis.tap_step
+    first = axis.first + min(0, reach)
     table = np.full(length, -1, np.intp)
-    known = axis.table[first:first + axis.count + len(axis.taps) - 1]
+    known = axis.table[first:first + axis.count + abs(reach)]
     table[:len(known)] = known
     return table
