@@ -55,6 +55,7 @@ cdef enum:
     BLOCK_TILES = 4            # register tiles of pixels a block, channels_first
     BLOCK_PIXELS = 240         # pixels a block, channels_last: 40 register tiles
     TASKS = 4                  # tasks a thread that make for an even load; with fewer blocks the rows are cut, too
+    COPIED = 60                # steps of k that copying an output from scratch is worth
     FEW_CHANNELS = 8           # below so many channels a pixel's taps are copied side by side (channels_last)
 
 
@@ -515,6 +516,14 @@ cdef Py_ssize_t rows_bytes(const Problem *p, const Phase *f) noexcept nogil:
     return tiles * tile + (f.all_taps + 1) * <Py_ssize_t> sizeof(Py_ssize_t)
 
 
+cdef bint wastes_columns(const Problem *p, const Phase *f) noexcept nogil:
+    """Whether an image's last register tile, which is paid by whole vectors and dearer if it has few, costs more than
+    it does to let columns run across images and copy them out."""
+    cdef Py_ssize_t full = f.pixels // p.kernels.nr, rest = f.pixels % p.kernels.nr
+    cdef double last = min(1.0, (ceil_div(rest, p.kernels.vlen) + 0.6) * p.kernels.vlen / p.kernels.nr) if rest else 0
+    return (full + last) * p.kernels.nr > (1 + <double> COPIED / (f.all_taps * p.kin)) * f.pixels
+
+
 # ------------------------------------------------------------------------------------------------------ plans
 
 cdef class DirectPlan:
@@ -598,7 +607,7 @@ cdef class DirectPlan:
             f.blocks, f.slices = ceil_div(rows, f.block), p.groups
             self.packed_bytes += p.groups * ceil_div(p.kout, nr) * nr * f.all_taps * p.kin * p.itemsize
         else:
-            f.scratch = f.pixels != p.destination_plane or (p.batch > 1 and f.pixels % nr and f.pixels < 4 * nr)
+            f.scratch = f.pixels != p.destination_plane or (p.batch > 1 and wastes_columns(p, f))
             columns = rows if f.scratch else f.pixels
             tiles = max(1, min(<Py_ssize_t> BLOCK_TILES, BLOCK_BYTES // (taps * f.kc * nr * p.itemsize)))
             f.block = min(tiles, ceil_div(max(1, columns), nr)) * nr
