@@ -1,5 +1,6 @@
 /* Pools of channels_first by way of a buffer: an output row's input rows are joined into it, which is contiguous
- * whatever the stride, then its columns: by unaligned loads (stride 1), de-interleaving (2, 4) or gathers along the lists.
+ * whatever the stride, then its columns: by unaligned loads (stride 1), de-interleaving (2, 4) or gathers along the
+ * lists.
  */
 
 #define POOL_BATCH 8 /* output rows whose buffers are filled before the first is read: stores take time to arrive */
