@@ -17,7 +17,7 @@ Sources = Sequence[tuple[AxisSources, ...]]
 
 POINTS = 6  # of Winograd's filtering along an axis
 TAPS = range(2, 6)
-LINE_TAPS = 3  # along the lines of channels_first, where four outputs of a tile fill vectors
+LINE_TAPS = 3  # along the lines of channels_first, where shuffles split the four outputs of a tile
 
 # Multiply-adds that cost as much as
 READ = 16  # one element or point of the weight brought from memory while the products run
@@ -29,15 +29,12 @@ MARGIN = 0.95  # of the direct cost, above which nothing is won for the coarser 
 LEAST_CHANNELS = 16  # in and out, a group
 
 
-def winograd_fits(sources: Sources, channels_last: bool) -> bool:
-    """Whether every phase has 2 to 5 taps an axis, and 3 along the lines of channels_first."""
-    for axes in sources:
-        for axis in axes:
-            if len(axis.taps) not in TAPS or axis.stride != 1:
-                return False
-        if not channels_last and len(axes[-1].taps) != LINE_TAPS:
-            return False
-    return True
+GATHERED = 2.5  # times that, where gathers must
+
+
+def winograd_fits(sources: Sources) -> bool:
+    """Whether every phase has 2 to 5 taps an axis."""
+    return all(len(axis.taps) in TAPS and axis.stride == 1 for axes in sources for axis in axes)
 
 
 def products_along(axis: AxisSources, channels_last: bool) -> int:
@@ -57,7 +54,7 @@ def tiles_along(axis: AxisSources) -> int:
 
 def winograd_pays(sources: Sources, channels_last: bool, batch: int, kin: int, kout: int, prepared: bool) -> bool:
     """Whether it is faster than the direct kernel; `prepared` if the weight is transformed ahead of the call."""
-    if min(kin, kout) < LEAST_CHANNELS or not winograd_fits(sources, channels_last):
+    if min(kin, kout) < LEAST_CHANNELS or not winograd_fits(sources):
         return False
     direct = winograd = 0.0
     for axes in sources:
@@ -67,5 +64,6 @@ def winograd_pays(sources: Sources, channels_last: bool, batch: int, kin: int, k
         tiles = batch * prod(tiles_along(a) for a in axes)
         direct += kin * kout * (products + taps * (READ + (0 if prepared else PACKED)))
         winograd += kin * kout * points * (tiles * SHORT_SUMS + READ + (0 if prepared else TRANSFORMED))
-        winograd += tiles * points * (kin + kout) * INPUT_OUTPUT[channels_last]
+        split = channels_last or len(axes[-1].taps) == LINE_TAPS
+        winograd += tiles * points * (kin + kout) * INPUT_OUTPUT[channels_last] * (1 if split else GATHERED)
     return winograd < MARGIN * direct

@@ -163,7 +163,7 @@ class ConvPlan:
             "kernel": g.kernel,
         }
         direct = DirectPlan(**problem)
-        fits = direct.covered and winograd_fits(sources, g.channels_last)
+        fits = direct.covered and winograd_fits(sources)
         kin, kout = source // g.groups, destination // g.groups
         if self.algorithm == "auto":
             fits = fits and winograd_pays(sources, g.channels_last, g.batch, kin, kout, prepared)

@@ -25,6 +25,7 @@ import numpy as np
 
 from cython.parallel cimport parallel, prange, threadid
 from libc.math cimport INFINITY
+from libc.stdint cimport int64_t
 from libc.string cimport memset
 cimport numpy as cnp
 
@@ -50,7 +51,9 @@ cnp.import_array()
 
 cdef enum:
     POINTS = 6                    # along an axis
-    QUARTERS = 4                  # outputs of a tile along a line of channels_first
+    QUARTERS = 4                  # outputs of a tile along a line of channels_first that shuffles split
+    IN_VECTORS = 11               # of a line of any other number of outputs, see table.h
+    OUT_VECTORS = 5
     MOST_VALUES = 216
     MOST_LANES = 16               # no ISA has longer vectors
     LINE = 64                     # bytes between the ends of points, so that they do not meet in one set of L1
@@ -178,6 +181,7 @@ cdef void sum_chains(const Problem *p, fastconv_gemm_tile *t) noexcept nogil:
 
 cdef struct Stretch:              # tiles of one line and sub-grid
     Py_ssize_t lane, length
+    Py_ssize_t column             # of the first lane in the input's buffer
     Tile at
 
 
@@ -187,6 +191,7 @@ cdef int stretches_of(const Phase *f, Py_ssize_t q, Py_ssize_t lanes, Stretch *s
     while lane < lanes:
         stretches[count].lane, stretches[count].at = lane, tile_at(f, q + lane)
         stretches[count].length = min(1 + f.axis[2].tile[stretches[count].at.w].more, lanes - lane)
+        stretches[count].column = lane * f.axis[2].outputs + (count * POINTS if f.axis[2].outputs != QUARTERS else 0)
         lane += stretches[count].length
         count += 1
     return count
@@ -201,9 +206,11 @@ cdef Py_ssize_t source_line(const Problem *p, const Phase *f, const Tile *at, in
 
 
 cdef Py_ssize_t line_runs(const Axis *w, const Stretch *s, Py_ssize_t half, fastconv_run *runs) noexcept nogil:
-    """Runs of a stretch's columns, from a line's first element, to the stretch's first lane."""
-    cdef Py_ssize_t length = s.length * QUARTERS, i = 0, begin, source, count = 0
+    """Runs of a stretch's columns, from a line's first element, to its place in the buffer's line."""
+    cdef Py_ssize_t length = s.length * w.outputs, i = 0, begin, source, count = 0
     cdef const Py_ssize_t *table = w.table + w.tile[s.at.w].input + half * QUARTERS * w.dilation
+    if w.outputs != QUARTERS:
+        length += POINTS - w.outputs
     while i < length:
         source, begin = table[i * w.dilation], i
         i += 1
@@ -211,20 +218,27 @@ cdef Py_ssize_t line_runs(const Axis *w, const Stretch *s, Py_ssize_t half, fast
             continue
         while i < length and table[i * w.dilation] == source + (i - begin) * w.dilation:
             i += 1
-        runs[count] = fastconv_run(source, s.lane * QUARTERS + begin, i - begin, w.dilation, False)
+        runs[count] = fastconv_run(source, s.column + begin, i - begin, w.dilation, False)
         count += 1
     return count
 
 
 cdef Py_ssize_t input_runs(const Problem *p, const Phase *f, Py_ssize_t q, Py_ssize_t lanes, fastconv_run *runs,
-                           Py_ssize_t *whole) noexcept nogil:
+                           Py_ssize_t *whole, int64_t *columns) noexcept nogil:
     """How the buffer of VLEN tiles' lines is filled for any channel; see table.h."""
     cdef Stretch stretches[MOST_LANES]
     cdef int used = stretches_of(f, q, lanes, stretches), d, h, s
-    cdef Py_ssize_t length = QUARTERS * p.kernels.vlen, half, line = 0, count = 0, first, i, base
+    cdef bint quarters = f.axis[2].outputs == QUARTERS
+    cdef Py_ssize_t length = (QUARTERS if quarters else IN_VECTORS) * p.kernels.vlen
+    cdef Py_ssize_t half, line = 0, count = 0, first, i, base
+    for i in range(p.kernels.vlen):
+        columns[i] = 0
+    for s in range(used):
+        for i in range(stretches[s].length):
+            columns[stretches[s].lane + i] = stretches[s].column + i * f.axis[2].outputs
     for d in range(f.axis[0].points):
         for h in range(f.axis[1].points):
-            for half in range(2):
+            for half in range(2 if quarters else 1):
                 first = count
                 for s in range(used):
                     base = source_line(p, f, &stretches[s].at, d, h)
@@ -237,7 +251,7 @@ cdef Py_ssize_t input_runs(const Problem *p, const Phase *f, Py_ssize_t q, Py_ss
                         runs[i].to += line * length
                         i += 1
                 whole[line] = -1
-                if count == first + 1 and runs[first].length == length and runs[first].step == 1:
+                if quarters and count == first + 1 and runs[first].length == length and runs[first].step == 1:
                     whole[line], count = runs[first].start, first
                 line += 1
     return count
@@ -248,8 +262,10 @@ cdef Py_ssize_t output_runs(const Problem *p, const Phase *f, Py_ssize_t q, Py_s
     """Where the lines of VLEN tiles' outputs go; see table.h."""
     cdef Stretch stretches[MOST_LANES]
     cdef int used = stretches_of(f, q, lanes, stretches), d, h, s
-    cdef Py_ssize_t length = QUARTERS * p.kernels.vlen, line = 0, count = 0, first, base
     cdef const Axis *axis = &f.axis[0]
+    cdef Py_ssize_t outputs = axis[2].outputs, line = 0, count = 0, first, base
+    cdef bint quarters = outputs == QUARTERS
+    cdef Py_ssize_t length = (QUARTERS if quarters else OUT_VECTORS) * p.kernels.vlen
     cdef const TileAxis *last
     for d in range(axis[0].outputs):
         for h in range(axis[1].outputs):
@@ -261,11 +277,11 @@ cdef Py_ssize_t output_runs(const Problem *p, const Phase *f, Py_ssize_t q, Py_s
                 base += stretches[s].at.n * (p.groups * p.kout - 1) * p.destination_plane
                 last = &axis[2].tile[stretches[s].at.w + stretches[s].length - 1]
                 runs[count] = fastconv_run(
-                    base + axis[2].tile[stretches[s].at.w].output, line * length + stretches[s].lane * QUARTERS,
-                    (stretches[s].length - 1) * QUARTERS + last.outputs, axis[2].step, False)
+                    base + axis[2].tile[stretches[s].at.w].output, line * length + stretches[s].lane * outputs,
+                    (stretches[s].length - 1) * outputs + last.outputs, axis[2].step, False)
                 count += 1
             whole[line] = -1
-            if count == first + 1 and runs[first].length == length and runs[first].step == 1:
+            if quarters and count == first + 1 and runs[first].length == length and runs[first].step == 1:
                 whole[line], count = runs[first].start, first
             line += 1
     return count
@@ -278,8 +294,9 @@ cdef fastconv_winograd_planes planes_of(const Problem *p, const Phase *f, Py_ssi
     t.axes, t.lanes = p.axes, lanes
     for i in range(3):
         t.outputs[i] = f.axis[i].outputs
-    t.whole = <const Py_ssize_t *> lists
-    t.runs = <const fastconv_run *> (lists + 2 * MOST_VALUES // POINTS * sizeof(Py_ssize_t))
+    t.columns = <const int64_t *> lists
+    t.whole = <const Py_ssize_t *> (t.columns + MOST_LANES)
+    t.runs = <const fastconv_run *> (t.whole + 2 * MOST_VALUES // POINTS)
     return t
 
 
@@ -287,7 +304,8 @@ cdef void planes_in(const Problem *p, const Phase *f, const Cut *cut, const Call
                     Py_ssize_t vector, Py_ssize_t channel, Py_ssize_t stop, char *lists) noexcept nogil:
     cdef Py_ssize_t vlen = p.kernels.vlen, isz = p.itemsize, lanes = min(vlen, b.tiles - vector * vlen)
     cdef fastconv_winograd_planes t = planes_of(p, f, lanes, lists)
-    t.count = input_runs(p, f, b.first + vector * vlen, lanes, <fastconv_run *> t.runs, <Py_ssize_t *> t.whole)
+    t.count = input_runs(p, f, b.first + vector * vlen, lanes, <fastconv_run *> t.runs, <Py_ssize_t *> t.whole,
+                         <int64_t *> t.columns)
     t.channels, t.plane_stride = stop - channel, p.source_plane
     t.source = call.source + (b.group * p.kin + channel) * p.source_plane * isz
     t.point_stride, t.channel_stride = cut.stride, cut.tiles * isz
@@ -516,8 +534,8 @@ cdef Cut cut_for(const Problem *p, const Phase *f, int threads) noexcept nogil:
     cut.buffers = (2 * p.points if cut.together else p.points + 1) * cut.stride
     cut.own = 0
     if not p.channels_last:
-        cut.own = 2 * MOST_VALUES // POINTS * sizeof(Py_ssize_t)
-        cut.own += 2 * p.points // POINTS * QUARTERS * p.kernels.vlen * <Py_ssize_t> sizeof(fastconv_run)
+        cut.own = MOST_LANES * sizeof(int64_t) + 2 * MOST_VALUES // POINTS * sizeof(Py_ssize_t)
+        cut.own += p.points // POINTS * IN_VECTORS * p.kernels.vlen * <Py_ssize_t> sizeof(fastconv_run)
         cut.own = ceil_div(cut.own, 64) * 64
     return cut
 

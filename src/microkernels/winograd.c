@@ -224,7 +224,9 @@ static int NAME(winograd_output_pixels)(const fastconv_winograd_pixels *t, const
 /* --------------------------------------------------------------------------------------------------------- planes */
 
 #ifndef QUARTERS
-#define QUARTERS 4 /* outputs of a tile along a line, and vectors of a line of VLEN tiles */
+#define QUARTERS 4    /* outputs of a tile along a line, and vectors of a line of VLEN tiles */
+#define IN_VECTORS 11 /* of a line with any other number: VLEN tiles' outputs, and the columns behind each stretch */
+#define OUT_VECTORS 5
 #endif
 
 /* VLEN tiles' six columns: the first four from `line`, the other two from `next`, four columns on. */
@@ -257,18 +259,36 @@ INLINE void NAME(fill_run)(real *dst, const real *plane, const fastconv_run *run
   if (i < run->length) NAME(store)(dst + run->to + i, NAME(load_tail)(src + i, run->length - i));
 }
 
+/* The six columns of every tile of a channel's lines. */
+INLINE void NAME(quarter_columns)(vec *v, ptrdiff_t lines, const real *buffer, const real *plane,
+                                  const ptrdiff_t *whole) {
+  for (ptrdiff_t l = 0; l < lines; l++) {
+    const real *starts[2];
+    UNROLL for (int half = 0; half < 2; half++) {
+      const ptrdiff_t at = 2 * l + half;
+      starts[half] = whole[at] < 0 ? buffer + at * QUARTERS * VLEN : plane + whole[at];
+    }
+    NAME(columns)(v + l * POINTS, starts[0], starts[1]);
+  }
+}
+
+INLINE void NAME(gathered_columns)(vec *v, ptrdiff_t lines, const real *buffer, ivec first) {
+  for (ptrdiff_t l = 0; l < lines; l++)
+    for (int i = 0; i < POINTS; i++) v[l * POINTS + i] = NAME(gather)(buffer + l * IN_VECTORS * VLEN + i, first);
+}
+
 INLINE void NAME(input_planes)(const int axes, const fastconv_winograd_planes *t) {
   const ptrdiff_t lines = NAME(values)(axes) / POINTS;
-  real buffer[2 * MOST_VALUES / POINTS * QUARTERS * VLEN + VLEN];
-  const real *starts[2 * MOST_VALUES / POINTS];
+  const int quarters = t->outputs[2] == QUARTERS;
+  const ivec first = quarters ? (ivec){0} : NAME(load_index)(t->columns);
+  real buffer[MOST_VALUES / POINTS * IN_VECTORS * VLEN + VLEN];
   vec v[MOST_VALUES];
-  memset(buffer, 0, (size_t)(2 * lines * QUARTERS * VLEN) * sizeof(real));
+  memset(buffer, 0, (size_t)(lines * (quarters ? 2 * QUARTERS : IN_VECTORS) * VLEN) * sizeof(real));
   for (ptrdiff_t c = 0; c < t->channels; c++) {
     const real *plane = (const real *)t->source + c * t->plane_stride;
     for (ptrdiff_t r = 0; r < t->count; r++) NAME(fill_run)(buffer, plane, &t->runs[r]);
-    for (ptrdiff_t l = 0; l < 2 * lines; l++)
-      starts[l] = t->whole[l] < 0 ? buffer + l * QUARTERS * VLEN : plane + t->whole[l];
-    for (ptrdiff_t l = 0; l < lines; l++) NAME(columns)(v + l * POINTS, starts[2 * l], starts[2 * l + 1]);
+    if (quarters) NAME(quarter_columns)(v, lines, buffer, plane, t->whole);
+    else NAME(gathered_columns)(v, lines, buffer, first);
     NAME(input_transform)(axes, v);
     char *to = t->points + c * t->channel_stride;
     for (ptrdiff_t p = 0; p < NAME(values)(axes); p++) NAME(store)((real *)(to + p * t->point_stride), v[p]);
@@ -306,11 +326,21 @@ INLINE void NAME(line)(real *to, const vec *v) {
   NAME(store)(to + 3 * VLEN, NAME(interleave_high)(even_high, odd_high));
 }
 
+/* m columns of VLEN tiles as a line. */
+INLINE void NAME(line_of)(real *to, const vec *v, int m) {
+  for (int k = 0; k < m; k++) {
+    real lanes[VLEN];
+    NAME(store)(lanes, v[k]);
+    for (int i = 0; i < VLEN; i++) to[i * m + k] = lanes[i];
+  }
+}
+
 INLINE int NAME(output_planes)(const int axes, const fastconv_winograd_planes *t, const fastconv_epilogue *e) {
   const int *m = t->outputs;
   const ptrdiff_t lines = (ptrdiff_t)m[0] * m[1];
+  const int quarters = m[2] == QUARTERS;
   const vec lower = NAME(splat)((real)e->lower), upper = NAME(splat)((real)e->upper);
-  real buffer[MOST_VALUES / POINTS * QUARTERS * VLEN];
+  real buffer[MOST_VALUES / POINTS * OUT_VECTORS * VLEN];
   vec v[MOST_VALUES], wrong = {0};
   for (ptrdiff_t c = 0; c < t->channels; c++) {
     const char *from = t->points + c * t->channel_stride;
@@ -320,12 +350,13 @@ INLINE int NAME(output_planes)(const int axes, const fastconv_winograd_planes *t
     const vec shift = NAME(splat)(e->shift ? ((const real *)e->shift)[c] : 0);
     for (ptrdiff_t l = 0; l < lines; l++) {
       vec *y = v + (l / m[1] * POINTS + l % m[1]) * POINTS;
-      UNROLL for (int i = 0; i < QUARTERS; i++) {
+      for (int i = 0; i < m[2]; i++) {
         y[i] += shift;
         wrong += y[i] * 0;
         y[i] = NAME(at_most)(NAME(at_least)(y[i], lower), upper);
       }
-      NAME(line)(t->whole[l] < 0 ? buffer + l * QUARTERS * VLEN : plane + t->whole[l], y);
+      if (!quarters) NAME(line_of)(buffer + l * OUT_VECTORS * VLEN, y, m[2]);
+      else NAME(line)(t->whole[l] < 0 ? buffer + l * QUARTERS * VLEN : plane + t->whole[l], y);
     }
     for (ptrdiff_t r = 0; r < t->count; r++) NAME(drain_run)(plane, buffer, &t->runs[r]);
   }
