@@ -28,7 +28,9 @@ from libc.string cimport memset
 cimport numpy as cnp
 
 from fastconv.kernels.core cimport (
+    CACHE_LINE,
     acquire,
+    ceil_div,
     fastconv_kernels,
     fastconv_pair,
     fastconv_pairs_tile,
@@ -38,6 +40,7 @@ from fastconv.kernels.core cimport (
     fesetenv,
     kernels,
     release,
+    round_up,
     team,
 )
 
@@ -100,14 +103,6 @@ cdef struct Workspace:         # of one thread
     char *patches
 
 
-cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
-    return (a + b - 1) // b
-
-
-cdef inline Py_ssize_t lines64(Py_ssize_t size) noexcept nogil:
-    return (size + 63) // 64 * 64
-
-
 cdef Block block_at(const Problem *p, Py_ssize_t number) noexcept nogil:
     cdef Block b
     cdef int i
@@ -142,9 +137,10 @@ cdef Task task_at(const Problem *p, Py_ssize_t number) noexcept nogil:
 
 
 cdef Workspace workspace_at(const Problem *p, char *start) noexcept nogil:
+    cdef Py_ssize_t row = round_up(p.columns * p.itemsize, CACHE_LINE)
     cdef Workspace w
     w.sums = start
-    w.pairs = <fastconv_pair *> (w.sums + (p.sum_bytes if p.parts == 1 else lines64(p.columns * p.itemsize)))
+    w.pairs = <fastconv_pair *> (w.sums + (p.sum_bytes if p.parts == 1 else row))
     w.y = <char *> w.pairs + p.pair_bytes
     w.x = w.y + p.y_bytes
     w.patches = w.x + p.x_bytes
@@ -298,7 +294,7 @@ cdef void multiply(const Problem *p, const Task *t, const fastconv_pair *pairs, 
 cdef void add_block(const Problem *p, const Task *t, const Block *b, const Call *call, const Workspace *w,
                     char *sums) noexcept nogil:
     cdef Py_ssize_t tap, count, i, isz = p.itemsize, rows = tile_rows(p, t)
-    cdef Py_ssize_t width = ceil_div(p.ci_task, p.kernels.vlen) * p.kernels.vlen
+    cdef Py_ssize_t width = round_up(p.ci_task, p.kernels.vlen)
     pack_y(p, t, b, call.y, w.y)
     if t.bias and call.bias != NULL:
         for i in range(ceil_div(t.rows, rows)):
@@ -334,7 +330,7 @@ cdef void sum_part(const Problem *p, const Task *t, const Call *call, Py_ssize_t
 cdef void write_row(const Problem *p, const Task *t, const Call *call, Py_ssize_t row,
                     const char *sums) noexcept nogil:
     """One row of sums [tap][ci] into weight[co][ci][tap]; of a bundle's channels, those of the row's own group."""
-    cdef Py_ssize_t width = p.ci if p.patches else ceil_div(p.ci_task, p.kernels.vlen) * p.kernels.vlen
+    cdef Py_ssize_t width = p.ci if p.patches else round_up(p.ci_task, p.kernels.vlen)
     cdef Py_ssize_t co = t.co + row, ci = t.ci, channels = t.channels
     if call.weight == NULL:
         return
@@ -488,22 +484,22 @@ cdef class BackwardWeightPlan:
         cdef Py_ssize_t isz = p.itemsize, vlen = p.kernels.vlen, mr = p.kernels.pairs_mr, nr = p.kernels.pairs_nr
         cdef Py_ssize_t panels = ceil_div(p.taps_task * p.ci if p.patches else p.ci_task, nr)
         if p.patches:
-            p.columns = ceil_div(p.taps_task * p.ci, vlen) * vlen
-            p.panel = lines64((p.pixels * nr + vlen) * isz)
-            p.x_bytes = lines64((p.positions * p.ci + vlen) * isz)
+            p.columns = round_up(p.taps_task * p.ci, vlen)
+            p.panel = round_up((p.pixels * nr + vlen) * isz, CACHE_LINE)
+            p.x_bytes = round_up((p.positions * p.ci + vlen) * isz, CACHE_LINE)
             p.patch_bytes = panels * p.panel
         else:
-            p.columns = p.taps_task * (ceil_div(p.ci_task, vlen) * vlen)
-            p.panel = lines64(p.positions * nr * isz)
+            p.columns = p.taps_task * round_up(p.ci_task, vlen)
+            p.panel = round_up(p.positions * nr * isz, CACHE_LINE)
             p.x_bytes = panels * p.panel
         p.columns += (1 - p.columns * isz // 64 % 2) * 64 // isz  # odd numbers of lines apart, rows share no cache set
-        p.sum_bytes = lines64(p.co_task * (p.columns + 1) * isz)
-        p.pair_bytes = lines64(p.pixels * sizeof(fastconv_pair))
-        p.y_bytes = lines64(ceil_div(p.co_task, mr) * p.pixels * mr * isz)
+        p.sum_bytes = round_up(p.co_task * (p.columns + 1) * isz, CACHE_LINE)
+        p.pair_bytes = round_up(p.pixels * sizeof(fastconv_pair), CACHE_LINE)
+        p.y_bytes = round_up(ceil_div(p.co_task, mr) * p.pixels * mr * isz, CACHE_LINE)
         if max(p.y_bytes, p.x_bytes, p.patch_bytes) >= 2 ** 31:
             raise ValueError(f"kernel of {p.taps} taps is too large for {p.ci} channels a group")
         self.thread_bytes = p.pair_bytes + p.y_bytes + p.x_bytes + p.patch_bytes
-        self.thread_bytes += p.sum_bytes if p.parts == 1 else lines64(p.columns * isz)
+        self.thread_bytes += p.sum_bytes if p.parts == 1 else round_up(p.columns * isz, CACHE_LINE)
         self.partial_bytes = 0 if p.parts == 1 else p.parts * p.tasks * p.sum_bytes
 
     cdef _set_pieces(self):

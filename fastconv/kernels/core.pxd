@@ -2,6 +2,23 @@
 
 from libc.stdint cimport int64_t
 
+cdef enum:
+    CACHE_LINE = 64            # bytes; what threads write side by side shares none
+
+
+cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return (a + b - 1) // b
+
+
+cdef inline Py_ssize_t round_up(Py_ssize_t size, Py_ssize_t unit) noexcept nogil:
+    return ceil_div(size, unit) * unit
+
+
+cdef inline Py_ssize_t even_part(Py_ssize_t total, Py_ssize_t limit, Py_ssize_t unit) noexcept nogil:
+    """The size of a part when `total` is cut into equal parts of at most `limit`, in whole units."""
+    return round_up(ceil_div(total, ceil_div(total, limit)), unit)
+
+
 cdef extern from "<fenv.h>" nogil:
     ctypedef struct fenv_t:
         pass

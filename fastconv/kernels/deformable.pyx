@@ -11,9 +11,12 @@ from libc.math cimport INFINITY
 from libc.string cimport memset
 cimport numpy as cnp
 
+from fastconv.kernels.arrays cimport contiguous, data
 from fastconv.kernels.core cimport (
     FASTCONV_MAX_ROWS,
     acquire,
+    ceil_div,
+    even_part,
     fastconv_epilogue,
     fastconv_gemm_tile,
     fastconv_points,
@@ -21,6 +24,7 @@ from fastconv.kernels.core cimport (
     fenv_t,
     fesetenv,
     release,
+    round_up,
     team,
 )
 from fastconv.kernels.deformation cimport (
@@ -30,16 +34,11 @@ from fastconv.kernels.deformation cimport (
     Part,
     Problem,
     Tile,
-    ceil_div,
-    contiguous,
-    data_of,
-    even_part,
     grid_bytes,
     locate,
     points_in,
     sample,
     tile_at,
-    whole,
 )
 
 cnp.import_array()
@@ -250,7 +249,7 @@ cdef class DeformablePlan(Deformation):
     def __init__(self, int dtype, geometry, Py_ssize_t offset_groups):
         super().__init__(dtype, geometry, offset_groups)
         cdef Problem *p = &self.problem
-        p.packed_part = whole(p.kout, p.kernels.nr) * p.part[0].channels * p.taps * p.itemsize
+        p.packed_part = round_up(p.kout, p.kernels.nr) * p.part[0].channels * p.taps * p.itemsize
 
     def workspace_bytes(self, int threads):
         """Scratch memory of a call on so many threads."""
@@ -274,10 +273,10 @@ cdef class DeformablePlan(Deformation):
         x, offset, mask, weight, bias = [contiguous(array) for array in (x, offset, mask, weight, bias)]
         memset(&call, 0, sizeof(Call))
         self.set_inputs(&call.inputs, x, offset, mask)
-        call.y, call.epilogue.shift = data_of(y), data_of(bias)
+        call.y, call.epilogue.shift = data(y), data(bias)
         call.epilogue.per_row, call.epilogue.lower, call.epilogue.upper = not p.channels_last, lower, upper
         call.activation, call.alpha = activation, alpha
-        call.filters = data_of(weight)
+        call.filters = data(weight)
         try:
             memory = acquire(packed + shared + threads * own, 1)
             call.weight = memory

@@ -18,9 +18,13 @@ from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
+from fastconv.kernels.arrays cimport contiguous, data
 from fastconv.kernels.core cimport (
+    CACHE_LINE,
     FASTCONV_MAX_ROWS,
     acquire,
+    ceil_div,
+    even_part,
     fastconv_epilogue,
     fastconv_gemm_tile,
     fastconv_grid,
@@ -31,10 +35,10 @@ from fastconv.kernels.core cimport (
     fenv_t,
     fesetenv,
     release,
+    round_up,
     team,
 )
 from fastconv.kernels.deformation cimport (
-    LINE_BYTES,
     PANEL_BYTES,
     SHARED_BYTES,
     Deformation,
@@ -43,17 +47,12 @@ from fastconv.kernels.deformation cimport (
     Problem,
     Segment,
     Tile,
-    ceil_div,
-    contiguous,
-    data_of,
-    even_part,
     grid_at,
     grid_bytes,
     locate,
     points_in,
     sample,
     tile_at,
-    whole,
 )
 
 cnp.import_array()
@@ -106,7 +105,7 @@ cdef void pack_taps(const Problem *p, const Call *call, Py_ssize_t unit) noexcep
     """channels_last: weight[part][tap][panel of channels][f][NR] from filters[C_out][channel][tap]."""
     cdef Py_ssize_t nr = p.kernels.nr, isz = p.itemsize, tap = unit % p.taps, c = 0, at
     cdef const Part *part = &p.part[unit // p.taps]
-    cdef char *to = call.weight + (part - p.part) * p.packed_part + tap * p.kout * whole(part.channels, nr) * isz
+    cdef char *to = call.weight + (part - p.part) * p.packed_part + tap * p.kout * round_up(part.channels, nr) * isz
     at = (part.group * p.kout * p.kin + part.channel - part.group * p.kin) * p.taps + tap
     while c < part.channels:
         p.kernels.pack_matrix(to, nr, call.filters + (at + c * p.taps) * isz, p.kin * p.taps, p.taps, p.kout,
@@ -311,7 +310,7 @@ cdef void scatter(const Problem *p, const Call *call, const Chunk *c, Py_ssize_t
     if p.channels_last:
         for tile in range(first, stop):
             scatter_rows(p, call, c, tile, block, image + block.channel * p.itemsize)
-    elif p.plane * LINE_BYTES <= PLANE_BYTES:
+    elif p.plane * CACHE_LINE <= PLANE_BYTES:
         scatter_lines(p, call, c, first, stop, block, image + block.channel * p.plane * p.itemsize, workspace)
     else:
         for tile in range(first, stop):
@@ -345,11 +344,11 @@ cdef void scatter_planes(const Problem *p, const Call *call, const Chunk *c, Py_
 cdef void scatter_lines(const Problem *p, const Call *call, const Chunk *c, Py_ssize_t first, Py_ssize_t stop,
                         const Segment *block, char *grad_x, char *workspace) noexcept nogil:
     """Into an image of one cache line of channels a pixel, then to planes: so lanes are channels here, too."""
-    cdef Py_ssize_t width = LINE_BYTES // p.itemsize, line = p.grid.lanes * p.itemsize, tile, tap
+    cdef Py_ssize_t width = CACHE_LINE // p.itemsize, line = p.grid.lanes * p.itemsize, tile, tap
     cdef Py_ssize_t low = p.plane, high = 0
     cdef const Part *part = &p.part[block.part]
     cdef const char *grads
-    cdef char *image = workspace + p.grid.lanes * LINE_BYTES
+    cdef char *image = workspace + p.grid.lanes * CACHE_LINE
     cdef Py_ssize_t *extent
     cdef fastconv_points points
     cdef fastconv_sampling s
@@ -357,7 +356,7 @@ cdef void scatter_lines(const Problem *p, const Call *call, const Chunk *c, Py_s
         extent = extent_of(p, points_of(p, c, tile - c.first, block.offset_group))
         low, high = min(low, extent[0]), max(high, extent[1])
     high = min(p.plane, high + p.grid.width + 2)
-    memset(image + low * LINE_BYTES, 0, (high - low) * LINE_BYTES)
+    memset(image + low * CACHE_LINE, 0, (high - low) * CACHE_LINE)
     s.grad, s.channels, s.stride, s.tap_stride, s.x_stride = workspace, width, width, 0, width
     for tile in range(first, stop):
         points = chunk_points(p, call, c, tile, block.offset_group)
@@ -376,10 +375,10 @@ cdef void scatter_lines(const Problem *p, const Call *call, const Chunk *c, Py_s
 cdef void flush(const Problem *p, const char *image, Py_ssize_t low, Py_ssize_t high, Py_ssize_t channels, char *grad_x,
                 char *workspace) noexcept nogil:
     """grad_x[channel][low .. high] += image[low .. high][channel], as many pixels at once as a tile has lanes."""
-    cdef Py_ssize_t channel, pixels, width = LINE_BYTES // p.itemsize, ld = p.grid.lanes, at
+    cdef Py_ssize_t channel, pixels, width = CACHE_LINE // p.itemsize, ld = p.grid.lanes, at
     while low < high:
         pixels = min(ld, high - low)
-        p.kernels.pack_matrix(workspace, ld, image + low * LINE_BYTES, 1, width, channels, pixels)
+        p.kernels.pack_matrix(workspace, ld, image + low * CACHE_LINE, 1, width, channels, pixels)
         for channel in range(channels):
             at = channel * p.plane + low
             if p.itemsize == 4:
@@ -624,16 +623,16 @@ cdef class DeformableGradients(Deformation):
         cdef Problem *p = &self.problem
         cdef Py_ssize_t tiles = max(1, p.batch * p.tiles)
         self._cut_blocks()
-        p.packed_part = whole(p.part[0].channels, p.kernels.nr) * p.kout * p.taps * p.itemsize
+        p.packed_part = round_up(p.part[0].channels, p.kernels.nr) * p.kout * p.taps * p.itemsize
         p.fc = max(1, PANEL_BYTES // (p.kernels.nr * p.itemsize))
-        p.ld = whole(p.kout, p.kernels.vlen)
+        p.ld = round_up(p.kout, p.kernels.vlen)
         p.chunk = even_part(tiles, max(1, min(tiles, SHARED_BYTES // self._tile_bytes())), 1)
         self.ones = np.ones(max(p.rows, p.kernels.vlen), np.float64 if dtype else np.float32)
 
     cdef _cut_blocks(self):
         """Segments by cache lines of channels, which are scattered together; and those of each offset group."""
         cdef Problem *p = &self.problem
-        line = LINE_BYTES // p.itemsize
+        line = CACHE_LINE // p.itemsize
         blocks = [
             (part, offset_group, a, min(line, channel + channels - a))
             for part, offset_group, channel, channels in self.segments
@@ -653,7 +652,7 @@ cdef class DeformableGradients(Deformation):
     cdef Py_ssize_t _task_bytes(self):
         """The most that a task of prepare, produce or consume needs."""
         cdef Problem *p = &self.problem
-        cdef Py_ssize_t image = p.plane * LINE_BYTES
+        cdef Py_ssize_t image = p.plane * CACHE_LINE
         tasks = [
             grid_bytes(p) + 3 * p.taps * p.grid.lanes * p.itemsize,
             p.chunk * (FASTCONV_MAX_ROWS + 1) * sizeof(Py_ssize_t),
@@ -661,8 +660,8 @@ cdef class DeformableGradients(Deformation):
         if not p.channels_last:
             tasks.append((min(p.fc, p.kout) * p.grid.lanes + p.kernels.vlen) * p.itemsize)
             if image <= PLANE_BYTES:
-                tasks.append(p.grid.lanes * LINE_BYTES + image)
-        return whole(max(tasks), LINE_BYTES)
+                tasks.append(p.grid.lanes * CACHE_LINE + image)
+        return round_up(max(tasks), CACHE_LINE)
 
     def workspace_bytes(self, int threads):
         """Scratch memory of a call for all gradients on so many threads."""
@@ -687,9 +686,9 @@ cdef class DeformableGradients(Deformation):
         if p.batch == 0 or not any(wanted):
             return grads
         self.set_inputs(&call.inputs, x, offset, mask)
-        call.grad_y, call.filters, call.ones = data_of(grad_y), data_of(weight), data_of(self.ones)
-        call.grad_x, call.grad_offset, call.grad_weight = data_of(grads[0]), data_of(grads[1]), data_of(grads[2])
-        call.grad_bias, call.grad_mask = data_of(grads[3]), data_of(grads[4])
+        call.grad_y, call.filters, call.ones = data(grad_y), data(weight), data(self.ones)
+        call.grad_x, call.grad_offset, call.grad_weight = data(grads[0]), data(grads[1]), data(grads[2])
+        call.grad_bias, call.grad_mask = data(grads[3]), data(grads[4])
         sizes = self._buffers(wanted)
         try:
             memory = acquire(sum(sizes) + threads * own, 1)
@@ -726,7 +725,7 @@ cdef class DeformableGradients(Deformation):
             packed if back else 0,
             weights * p.itemsize if by_weight else 0,
         )
-        return [whole(size, LINE_BYTES) for size in sizes]
+        return [round_up(size, CACHE_LINE) for size in sizes]
 
 
 cdef inline char *part_of(char *memory, Py_ssize_t start) noexcept:

@@ -3,7 +3,6 @@
 from fastconv.kernels.core cimport fastconv_grid, fastconv_kernels, fastconv_points
 
 cdef enum:
-    LINE_BYTES = 64
     SHARED_BYTES = 8 * 1024 * 1024  # what a team shares: panels of a stretch (forward), tiles of a chunk (backward)
     PANEL_BYTES = 256 * 1024        # the samples [KC][taps][NR] of a part: a quarter of a 1 MB L2
 
@@ -46,19 +45,6 @@ cdef struct Inputs:
     const char *zeros           # as many as a group has channels
 
 
-cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
-    return (a + b - 1) // b
-
-
-cdef inline Py_ssize_t whole(Py_ssize_t n, Py_ssize_t unit) noexcept nogil:
-    return ceil_div(n, unit) * unit
-
-
-cdef inline Py_ssize_t even_part(Py_ssize_t total, Py_ssize_t limit, Py_ssize_t unit) noexcept nogil:
-    """The size of a part when `total` is cut into equal parts of at most `limit`, in whole units."""
-    return whole(ceil_div(total, ceil_div(total, limit)), unit)
-
-
 cdef inline Tile tile_at(const Problem *p, Py_ssize_t index) noexcept nogil:
     cdef Py_ssize_t q = index % p.tiles * p.rows
     return Tile(index // p.tiles, q, min(p.rows, p.pixels - q))
@@ -88,6 +74,3 @@ cdef class Deformation:
     cdef _cut_pixels(self)
     cdef _cut_channels(self)
     cdef void set_inputs(self, Inputs *inputs, x, offset, mask)
-
-cdef contiguous(array)
-cdef char *data_of(array) noexcept

@@ -15,12 +15,17 @@ from libc.math cimport NAN
 from libc.string cimport memset
 cimport numpy as cnp
 
+from fastconv.kernels.arrays cimport data
 from fastconv.kernels.core cimport (
+    CACHE_LINE,
+    ceil_div,
+    even_part,
     fastconv_grid,
     fastconv_points,
     fastconv_run,
     fastconv_sampling,
     kernels,
+    round_up,
 )
 
 cnp.import_array()
@@ -71,7 +76,7 @@ cdef fastconv_grid grid_at(const Problem *p, const Inputs *inputs, const Tile *t
 
 
 cdef Py_ssize_t grid_bytes(const Problem *p) noexcept nogil:
-    return whole(((2 + 2 * p.taps) * p.grid.lanes + p.kernels.vlen) * p.itemsize, LINE_BYTES)
+    return round_up(((2 + 2 * p.taps) * p.grid.lanes + p.kernels.vlen) * p.itemsize, CACHE_LINE)
 
 
 cdef fastconv_points points_in(const Problem *p, const Inputs *inputs, const char *points,
@@ -147,15 +152,15 @@ cdef class Deformation:
         cdef Problem *p = &self.problem
         p.rows = even_part(p.pixels, TILE_PIXELS, 1) if p.channels_last else p.kernels.nr
         p.tiles = ceil_div(p.pixels, p.rows)
-        p.grid.lanes = whole(p.rows, p.kernels.vlen)
+        p.grid.lanes = round_up(p.rows, p.kernels.vlen)
         p.points_bytes = (6 * p.taps * p.grid.lanes + p.kernels.vlen) * p.itemsize + 2 * sizeof(Py_ssize_t)
-        p.points_bytes = whole(p.points_bytes, LINE_BYTES)
+        p.points_bytes = round_up(p.points_bytes, CACHE_LINE)
 
     cdef _cut_channels(self):
         """Parts of a group, and segments of parts by offset group."""
         cdef Problem *p = &self.problem
         cdef Py_ssize_t kc = max(1, PANEL_BYTES // (p.taps * p.kernels.nr * p.itemsize)), total = p.groups * p.kin
-        kc = even_part(p.kin, kc, min(p.kin, LINE_BYTES // p.itemsize))
+        kc = even_part(p.kin, kc, min(p.kin, CACHE_LINE // p.itemsize))
         shared = total // p.offset_groups
         parts, segments = [], []
         for first in range(0, total, p.kin):
@@ -168,19 +173,11 @@ cdef class Deformation:
         p.parts, p.segments, p.parts_a_group = len(parts), len(segments), ceil_div(p.kin, kc)
         p.part = <const Part *> cnp.PyArray_DATA(self.keep[0])
         p.segment = <const Segment *> cnp.PyArray_DATA(self.keep[1])
-        p.panel_bytes = whole(kc * p.taps * (p.rows if p.channels_last else p.grid.lanes) * p.itemsize, LINE_BYTES)
+        p.panel_bytes = round_up(kc * p.taps * (p.rows if p.channels_last else p.grid.lanes) * p.itemsize, CACHE_LINE)
 
     cdef void set_inputs(self, Inputs *inputs, x, offset, mask):
-        inputs.x, inputs.offset, inputs.mask = data_of(x), data_of(offset), data_of(mask)
-        inputs.zeros = data_of(self.zeros)
-
-
-cdef contiguous(array):
-    return None if array is None else cnp.PyArray_GETCONTIGUOUS(array)
-
-
-cdef char *data_of(array) noexcept:
-    return NULL if array is None else <char *> cnp.PyArray_DATA(array)
+        inputs.x, inputs.offset, inputs.mask = data(x), data(offset), data(mask)
+        inputs.zeros = data(self.zeros)
 
 
 def cut(start, stop, unit):

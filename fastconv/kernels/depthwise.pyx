@@ -20,7 +20,18 @@ from cython.parallel cimport parallel, prange, threadid
 from libc.math cimport INFINITY
 cimport numpy as cnp
 
-from fastconv.kernels.core cimport acquire, fastconv_tap_run, fegetenv, fenv_t, fesetenv, kernels, release, team
+from fastconv.kernels.core cimport (
+    acquire,
+    ceil_div,
+    fastconv_tap_run,
+    fegetenv,
+    fenv_t,
+    fesetenv,
+    kernels,
+    release,
+    round_up,
+    team,
+)
 from fastconv.kernels.depthwise_planes cimport (
     add_parts,
     packed_rows,
@@ -41,9 +52,7 @@ from fastconv.kernels.depthwise_problem cimport (
     Problem,
     Run,
     Stream,
-    ceil_div,
     clip,
-    round_up,
 )
 from fastconv.kernels.depthwise_rows cimport (
     pack_weights,

@@ -13,8 +13,9 @@ from fastconv.kernels.core cimport (
     fastconv_depthwise_weight,
     fastconv_segment,
     fastconv_tap_run,
+    round_up,
 )
-from fastconv.kernels.depthwise_problem cimport Axis, Call, Gradient, Phase, Problem, Run, Stream, clip, round_up
+from fastconv.kernels.depthwise_problem cimport Axis, Call, Gradient, Phase, Problem, Run, Stream, clip
 
 cdef enum:
     FEW_ROWS = 2                # up to so many rows lines run along them

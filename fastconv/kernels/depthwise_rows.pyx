@@ -10,8 +10,8 @@ transposed into the workspace, convolved there, and transposed back, which costs
 from libc.math cimport INFINITY
 from libc.string cimport memset
 
-from fastconv.kernels.core cimport fastconv_depthwise, fastconv_depthwise_weight, fastconv_segment
-from fastconv.kernels.depthwise_problem cimport Axis, Call, Gradient, Phase, Problem, round_up
+from fastconv.kernels.core cimport fastconv_depthwise, fastconv_depthwise_weight, fastconv_segment, round_up
+from fastconv.kernels.depthwise_problem cimport Axis, Call, Gradient, Phase, Problem
 
 
 cdef inline Py_ssize_t row_segments(const Problem *p) noexcept nogil:

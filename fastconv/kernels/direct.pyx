@@ -28,9 +28,12 @@ cimport numpy as cnp
 
 from fastconv.sources import AxisSources
 
+from fastconv.kernels.arrays cimport packed_memory
 from fastconv.kernels.core cimport (
     FASTCONV_MAX_ROWS,
     acquire,
+    ceil_div,
+    even_part,
     fastconv_epilogue,
     fastconv_gemm_tile,
     fastconv_kernels,
@@ -106,15 +109,6 @@ cdef struct Call:
     fastconv_epilogue epilogue
     int activation             # of table.h, applied to a finished tile while it is in L1; or -1
     double alpha
-
-
-cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
-    return (a + b - 1) // b
-
-
-cdef inline Py_ssize_t even_part(Py_ssize_t total, Py_ssize_t limit, Py_ssize_t unit) noexcept nogil:
-    """The size of a part when `total` is cut into equal parts of at most `limit`, in whole units."""
-    return ceil_div(ceil_div(total, ceil_div(total, limit)), unit) * unit
 
 
 cdef inline Py_ssize_t source_of(const Phase *f, int axis, Py_ssize_t tap, Py_ssize_t i) noexcept nogil:
@@ -624,8 +618,7 @@ cdef class DirectPlan:
 
     def pack(self, cnp.ndarray weight):
         """The weight, of PyTorch's shape, in the order in which the register tiles read it."""
-        cdef cnp.ndarray packed = np.empty(self.packed_bytes + 64, np.uint8)
-        packed = packed[63 - (<size_t> cnp.PyArray_DATA(packed) + 63) % 64:]  # vectors that cross no cache line
+        cdef cnp.ndarray packed = packed_memory(self.packed_bytes)
         weight = cnp.PyArray_GETCONTIGUOUS(weight)
         self._pack(<const char *> cnp.PyArray_DATA(weight), <char *> cnp.PyArray_DATA(packed))
         return packed

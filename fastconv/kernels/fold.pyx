@@ -14,12 +14,10 @@ from cython.parallel cimport parallel, prange
 from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
-from fastconv.kernels.core cimport fegetenv, fenv_t, fesetenv, team
+from fastconv.kernels.arrays cimport data
+from fastconv.kernels.core cimport CACHE_LINE, fegetenv, fenv_t, fesetenv, team
 
 cnp.import_array()
-
-cdef enum:
-    LINE = 64      # bytes: threads share no cache line of channels
 
 
 cdef struct Axis:
@@ -37,10 +35,6 @@ cdef struct Fold:
 ctypedef fused real:
     float
     double
-
-
-cdef inline char *data(cnp.ndarray array) noexcept nogil:
-    return <char *> cnp.PyArray_DATA(array)
 
 
 cdef inline Py_ssize_t position(const Axis *a, Py_ssize_t window, Py_ssize_t tap) noexcept nogil:
@@ -243,7 +237,7 @@ cdef class FoldPlan:
         """columns = windows of the image, or with `adds` image = sum of the windows in columns."""
         cdef Fold f = self.fold
         cdef Tasks t
-        cdef Py_ssize_t line = LINE // cnp.PyArray_ITEMSIZE(image)
+        cdef Py_ssize_t line = CACHE_LINE // cnp.PyArray_ITEMSIZE(image)
         cdef int threads = team(<double> f.batch * f.channels * f.taps * f.windows * 4)
         f.adds = adds
         t.blocks, t.block = 1, f.channels

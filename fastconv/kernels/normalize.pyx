@@ -11,6 +11,7 @@ from libc.math cimport sqrt
 from libc.string cimport memset
 cimport numpy as cnp
 
+from fastconv.kernels.arrays cimport data
 from fastconv.kernels.core cimport (
     acquire,
     fastconv_affine,
@@ -51,10 +52,6 @@ cdef struct Channels:      # a call's values of every channel: sums in double, w
     char *slope
     char *shift
     char *factor
-
-
-cdef inline char *data(cnp.ndarray array) noexcept:
-    return NULL if array is None else <char *> cnp.PyArray_DATA(array)
 
 
 cdef inline double get(cnp.ndarray values, Py_ssize_t i, double missing) noexcept:

@@ -15,6 +15,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 cimport numpy as cnp
 
+from fastconv.kernels.arrays cimport data
 from fastconv.kernels.core cimport (
     FASTCONV_LIST_SLACK,
     FASTCONV_POOL_MAX,
@@ -23,6 +24,7 @@ from fastconv.kernels.core cimport (
     FASTCONV_POOL_SPREAD,
     FASTCONV_POOL_SQUARE,
     acquire,
+    ceil_div,
     fastconv_kernels,
     fastconv_pool,
     fastconv_pool_rows,
@@ -40,14 +42,6 @@ cdef enum:
     TASKS = 8               # a thread, so that one that was held up does not hold up all
     LINE = 64               # bytes: threads share no cache line of channels
     ROW_BYTES = 32 * 1024   # rows of indices that are recomputed at once
-
-
-cdef inline char *data(cnp.ndarray array) noexcept nogil:
-    return <char *> cnp.PyArray_DATA(array)
-
-
-cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
-    return (a + b - 1) // b
 
 
 def with_slack(positions):

@@ -7,6 +7,7 @@ nothing is summed across rows, so the bits cannot depend on the number of thread
 from cython.parallel cimport parallel, prange
 cimport numpy as cnp
 
+from fastconv.kernels.arrays cimport data
 from fastconv.kernels.core cimport (
     FASTCONV_ELU,
     FASTCONV_LEAKY_RELU,
@@ -28,10 +29,6 @@ RELU, LEAKY_RELU, ELU, SIGMOID, TANH = FASTCONV_RELU, FASTCONV_LEAKY_RELU, FASTC
 cdef enum:
     BLOCK = 8192       # elements that a thread takes at a time: a source and a destination of doubles fill half of L2
     EXP_WORK = 8       # an exp costs about as much as moving so many elements
-
-
-cdef inline char *data(cnp.ndarray array) noexcept nogil:
-    return <char *> cnp.PyArray_DATA(array)
 
 
 cdef inline const fastconv_kernels *table(cnp.ndarray array) noexcept:

@@ -29,9 +29,13 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 cimport numpy as cnp
 
+from fastconv.kernels.arrays cimport packed_memory
 from fastconv.kernels.core cimport (
+    CACHE_LINE,
     FASTCONV_MAX_ROWS,
     acquire,
+    ceil_div,
+    even_part,
     fastconv_epilogue,
     fastconv_gemm_tile,
     fastconv_kernels,
@@ -44,6 +48,7 @@ from fastconv.kernels.core cimport (
     fesetenv,
     kernels,
     release,
+    round_up,
     team,
 )
 
@@ -121,10 +126,6 @@ cdef struct Tile:
     Py_ssize_t n, d, h, w
 
 
-cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
-    return (a + b - 1) // b
-
-
 cdef inline Tile tile_at(const Phase *f, Py_ssize_t q) noexcept nogil:
     cdef Tile at
     at.n, q = q // f.tiles, q % f.tiles
@@ -151,7 +152,7 @@ cdef inline Py_ssize_t destination_line(const Problem *p, const Phase *f, const 
 
 cdef inline Py_ssize_t weight_stride(const Problem *p) noexcept nogil:
     """Bytes between the points of a group's transformed weight."""
-    cdef Py_ssize_t nr = p.kernels.nr, rows = ceil_div(p.kout, nr) * nr if p.channels_last else p.kout
+    cdef Py_ssize_t nr = p.kernels.nr, rows = round_up(p.kout, nr) if p.channels_last else p.kout
     return rows * p.kin * p.itemsize + LINE
 
 
@@ -461,7 +462,7 @@ cdef void input_unit(const Problem *p, const Phase *f, const Cut *cut, const Cal
 cdef inline Py_ssize_t rows_of_part(const Problem *p, Py_ssize_t parts) noexcept nogil:
     """Rows, or columns in whole panels, that one of so many parts of a product has."""
     cdef Py_ssize_t unit = p.kernels.nr if p.channels_last else p.kernels.mr
-    return ceil_div(ceil_div(p.kout, parts), unit) * unit
+    return round_up(ceil_div(p.kout, parts), unit)
 
 
 cdef void product_unit(const Problem *p, const Phase *f, const Cut *cut, const Call *call, const Batch *b,
@@ -517,7 +518,7 @@ cdef Py_ssize_t even_batch(const Problem *p, Py_ssize_t all, Py_ssize_t most) no
     if not p.channels_last and all < unit:
         unit = p.kernels.vlen
     most = max(unit, most // unit * unit)
-    return ceil_div(ceil_div(all, ceil_div(all, most)), unit) * unit
+    return even_part(all, most, unit)
 
 
 cdef Cut cut_for(const Problem *p, const Phase *f, int threads) noexcept nogil:
@@ -536,7 +537,7 @@ cdef Cut cut_for(const Problem *p, const Phase *f, int threads) noexcept nogil:
     if not p.channels_last:
         cut.own = MOST_LANES * sizeof(int64_t) + 2 * MOST_VALUES // POINTS * sizeof(Py_ssize_t)
         cut.own += p.points // POINTS * IN_VECTORS * p.kernels.vlen * <Py_ssize_t> sizeof(fastconv_run)
-        cut.own = ceil_div(cut.own, 64) * 64
+        cut.own = round_up(cut.own, CACHE_LINE)
     return cut
 
 
@@ -684,8 +685,7 @@ cdef class WinogradPlan:
 
     def pack(self, cnp.ndarray weight):
         """The weight, of PyTorch's shape, transformed."""
-        cdef cnp.ndarray packed = np.empty(self.packed_bytes + 64, np.uint8)
-        packed = packed[63 - (<size_t> cnp.PyArray_DATA(packed) + 63) % 64:]  # vectors that cross no cache line
+        cdef cnp.ndarray packed = packed_memory(self.packed_bytes)
         weight = cnp.PyArray_GETCONTIGUOUS(weight)
         self._pack(<const char *> cnp.PyArray_DATA(weight), <char *> cnp.PyArray_DATA(packed))
         return packed

@@ -1,0 +1,23 @@
+"""NumPy arrays as the macro-kernels take them: C-contiguous memory of one dtype, which the callers have checked."""
+
+cimport numpy as cnp
+
+from fastconv.kernels.core cimport CACHE_LINE
+
+
+cdef inline char *data(cnp.ndarray array) noexcept nogil:
+    """Where the array's memory starts; NULL for None."""
+    return NULL if array is None else <char *> cnp.PyArray_DATA(array)
+
+
+cdef inline cnp.ndarray contiguous(cnp.ndarray array):
+    """The array or, if it is not C-contiguous, a copy; None for None."""
+    return None if array is None else cnp.PyArray_GETCONTIGUOUS(array)
+
+
+cdef inline cnp.ndarray packed_memory(Py_ssize_t size):
+    """So many bytes from the start of a cache line on: whole vectors in them cross none."""
+    cdef cnp.npy_intp room = size + CACHE_LINE - 1
+    cdef cnp.ndarray memory = cnp.PyArray_EMPTY(1, &room, cnp.NPY_UINT8, 0)
+    cdef Py_ssize_t start = -<Py_ssize_t> cnp.PyArray_DATA(memory) & (CACHE_LINE - 1)
+    return memory[start:start + size]
