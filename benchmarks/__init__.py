@@ -1,16 +1,20 @@
 """Benchmarks of fastconv and its peers, measured so that they can embarrass us.
 
     shapes.py           layers of real networks, by name; what each has to multiply and to move at least
-    layer.py            one such layer, and the arrays it runs on
-    adapters/           how an engine runs a layer: fastconv itself, PyTorch
+    layer.py            one such layer
+    task.py             what engines are asked to do with one, and the arrays for it
+    adapters/           how an engine runs a task: fastconv itself, and each peer
     worker.py           the process that an engine lives in
     engines.py          those processes seen from outside: one awake at a time, rounds in turn
-    timing.py           seconds of one call, medians of many
+    timing.py           seconds of one call, medians of many, cold calls
     ceilings.py         what this machine can do at most: multiply-adds and copies
-    floors.py           how near the large layers come to the ceilings
-    versus_torch.py     every layer against PyTorch
+    groups.py           which rows a run has, and the families of layers that its summary tells apart
+    bench.py            `python -m fastconv bench`, whose command line is options.py
+    summary.py          what the times say: ratios to the best peer, a line a family
+    board.py, tables.py, chart.py, compare.py   the same live, as tables, as a picture, and against an older run
+    floors.py           how near the large layers come to the ceilings, on every ISA
     test_regressions.py a few operators for pytest-benchmark
 
-Run from the root of a checkout that is installed with `pip install -e '.[bench]'`; PyTorch joins in where it is
-installed. Nothing here is needed to use fastconv.
+`fastconv.benchmarks` is a link to this folder, which an installed fastconv has as a subpackage. The extra `[bench]` is
+needed to run it, `[peers]` brings all peers; one that is not installed is left out.
 """

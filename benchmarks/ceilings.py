@@ -1,14 +1,17 @@
-"""What this machine can do at most: multiply-adds in registers, and copies.
+"""What this machine can do at most: multiply-adds in registers, and copies; and the least time that leaves a task.
 
     python -m benchmarks.ceilings [--json FILE]
 
 Measured by fastconv's own vectors (fastconv.kernels.probe), on one and on all threads, in a process of their own.
+Copies are made with ordinary stores and with stores around the caches ("streamed").
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
+from math import log
 from typing import Any
 
 import numpy as np
@@ -16,13 +19,16 @@ from fastconv.kernels.core import register_tile
 from fastconv.kernels.probe import copy_rate, fma_rate
 from rich.table import Table
 
-from benchmarks.engines import Engine, started
-from benchmarks.report import console, environment, write_json
-from benchmarks.worker import Session
 from fastconv import runtime
+
+from .engines import Engine, started
+from .report import console, environment, write_json
+from .task import Task
+from .worker import Session
 
 FOOTPRINTS = tuple(1 << power for power in (15, 17, 19, 21, 23, 25, 27, 29))  # bytes read and written
 PROBE = 3e-3  # seconds
+STORES = {"ordinary": False, "streamed": True}
 
 
 def configure(session: Session, isa: str, threads: int) -> None:
@@ -53,12 +59,19 @@ def fma(dtype: str) -> Ceiling:
     return Ceiling(lambda threads, times: fma_rate(dtype, threads, steps * times), operations)
 
 
-def copy(footprint: int) -> Ceiling:
+def copy(footprint: int, stream: bool = False) -> Ceiling:
     """Bytes read and written a second by copies of half as many, by the threads in use."""
     source = np.ones(max(footprint // 8, 4096), np.float32)
-    destination = np.zeros_like(source)
+    destination = _aligned_zeros(source.size)
     share = 2 * source.nbytes / runtime.get_num_threads()
-    return Ceiling(lambda threads, times: copy_rate(destination, source, threads, times), share)
+    return Ceiling(lambda threads, times: copy_rate(destination, source, threads, times, stream), share)
+
+
+def _aligned_zeros(size: int) -> np.ndarray:
+    """So many float32 from a multiple of 64 bytes on, which stores around the caches need."""
+    room = np.zeros(size + 16, np.float32)
+    start = -room.ctypes.data % 64 // room.itemsize
+    return room[start : start + size]
 
 
 def fma_peaks(session: Session, dtype: str, repeats: int) -> float:
@@ -66,9 +79,9 @@ def fma_peaks(session: Session, dtype: str, repeats: int) -> float:
     return _best(fma(dtype), repeats)
 
 
-def copy_peaks(session: Session, footprint: int, repeats: int) -> float:
+def copy_peaks(session: Session, footprint: int, repeats: int, stream: bool = False) -> float:
     """The best of some copies."""
-    return _best(copy(footprint), repeats)
+    return _best(copy(footprint, stream), repeats)
 
 
 def _best(ceiling: Ceiling, repeats: int) -> float:
@@ -86,15 +99,49 @@ def measure(repeats: int = 9) -> tuple[list[dict[str, Any]], list[dict[str, Any]
     with started([Engine("fastconv", runtime.get_num_threads())]) as (engine,):
         for threads in thread_counts():
             for isa in runtime.available_isas():
-                engine.run("benchmarks.ceilings:configure", isa, threads)
+                engine.run("ceilings:configure", isa, threads)
                 for dtype in ("float32", "float64"):
-                    rate = engine.run("benchmarks.ceilings:fma_peaks", dtype, repeats)
+                    rate = engine.run("ceilings:fma_peaks", dtype, repeats)
                     peaks.append({"isa": isa, "dtype": dtype, "threads": threads, "flops": rate})
-            engine.run("benchmarks.ceilings:configure", runtime.available_isas()[0], threads)
+            engine.run("ceilings:configure", runtime.available_isas()[0], threads)
             for footprint in FOOTPRINTS:
-                rate = engine.run("benchmarks.ceilings:copy_peaks", footprint, repeats)
-                copies.append({"footprint": footprint, "threads": threads, "bytes_per_second": rate})
+                for stores, stream in STORES.items():
+                    rate = engine.run("ceilings:copy_peaks", footprint, repeats, stream)
+                    copies.append({"footprint": footprint, "stores": stores, "threads": threads,
+                                   "bytes_per_second": rate})  # fmt: skip
     return peaks, copies
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """The peaks of one run, its ISA and threads."""
+
+    flops: dict[str, float]
+    """Floating-point operations a second, by dtype."""
+    copies: dict[str, dict[int, float]]
+    """Bytes read and written a second, by stores and footprint."""
+
+    @classmethod
+    def measured(cls, engine: Engine, dtypes: tuple[str, ...], repeats: int) -> Ceilings:
+        """By fastconv's engine, on its threads."""
+        flops = {dtype: engine.run("ceilings:fma_peaks", dtype, repeats) for dtype in dtypes}
+        copies = {
+            stores: {size: engine.run("ceilings:copy_peaks", size, repeats, stream) for size in FOOTPRINTS}
+            for stores, stream in STORES.items()
+        }
+        return cls(flops, copies)
+
+    def copy_rate(self, footprint: int) -> float:
+        """Of the best copy of a footprint, between those that were measured."""
+        return max(
+            float(np.exp(np.interp(log(footprint), [log(size) for size in rates], [log(r) for r in rates.values()])))
+            for rates in self.copies.values()
+        )
+
+    def floor(self, task: Task, flops: float | None = None) -> float:
+        """The least seconds of a task that does all products of the definition, at a peak of its own if given."""
+        moved = task.compulsory_bytes / self.copy_rate(task.compulsory_bytes)
+        return moved if task.layer.pools else max(moved, 2 * task.multiply_adds / (flops or self.flops[task.dtype]))
 
 
 def size_name(count: int) -> str:
@@ -107,7 +154,7 @@ def show(peaks: list[dict[str, Any]], copies: list[dict[str, Any]]) -> None:
     out, counts = console(), thread_counts()
     for title, rows, keys, value in (
         ("Multiply-adds in registers, GFLOP/s", peaks, ("isa", "dtype"), "flops"),
-        ("Copies, GB/s read and written", copies, ("footprint",), "bytes_per_second"),
+        ("Copies, GB/s read and written", copies, ("footprint", "stores"), "bytes_per_second"),
     ):
         table = Table(*keys, *(f"{count} thread{'s' * (count > 1)}" for count in counts), title=title)
         lines: dict[tuple[Any, ...], dict[int, float]] = {}
@@ -127,7 +174,7 @@ def main() -> None:
     peaks, copies = measure()
     show(peaks, copies)
     if options.json:
-        write_json(options.json, environment(runtime.get_num_threads(), None), fma=peaks, copy=copies)
+        write_json(options.json, environment(runtime.get_num_threads(), None, {}), fma=peaks, copy=copies)
 
 
 if __name__ == "__main__":

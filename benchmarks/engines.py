@@ -21,10 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.layer import Array, Layer
-from benchmarks.timing import Spread, Timing
-
-ROOT = Path(__file__).resolve().parents[1]
+from .layer import Array
+from .task import Task
+from .timing import Spread, Timing
 
 # glibc takes and keeps everything on the heap, in huge pages where the system has them to give.
 MEMORY = {
@@ -34,13 +33,18 @@ MEMORY = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 
-# What PyTorch's own dispatchers call the ISAs that FASTCONV_ISA names.
+# Threads of engines that read no OMP_NUM_THREADS, and BLAS.
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")
+
+# What the dispatchers of PyTorch and XLA call the ISAs that FASTCONV_ISA names.
 ISA_VARIABLES = {
     "avx512": {},
-    "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
-    "baseline": {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
+    "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+             "XLA_FLAGS": "--xla_cpu_max_isa=AVX2"},
+    "baseline": {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+                 "XLA_FLAGS": "--xla_cpu_max_isa=SSE4_2"},
     "neon": {},
-}
+}  # fmt: skip
 
 
 class EngineError(RuntimeError):
@@ -50,14 +54,16 @@ class EngineError(RuntimeError):
 class Engine:
     """One engine in its own process."""
 
-    def __init__(self, name: str, threads: int, isa: str | None = None) -> None:
+    def __init__(self, name: str, threads: int, isa: str | None = None, algorithm: str | None = None) -> None:
         self.name = name
-        environment = {**os.environ, **MEMORY, **{f"{k}_NUM_THREADS": str(threads) for k in ("OMP", "MKL", "OPENBLAS")}}
+        environment = {**os.environ, **MEMORY, **dict.fromkeys(THREADS, str(threads))}
         environment["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # the same modules
         if isa is not None:
             environment |= {"FASTCONV_ISA": isa, **ISA_VARIABLES[isa]}
+        if algorithm is not None:
+            environment["FASTCONV_ALGORITHM"] = algorithm
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "benchmarks.worker", name, str(threads)],
+            [sys.executable, "-P", "-m", f"{__package__}.worker", name, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -130,7 +136,7 @@ def started(engines: Sequence[Engine]) -> Iterator[Sequence[Engine]]:
 
 @dataclass(frozen=True)
 class Contestant:
-    """An engine that runs layers in one layout."""
+    """An engine that runs tasks in one layout."""
 
     engine: Engine
     data_format: str
@@ -140,47 +146,99 @@ class Contestant:
         return f"{self.engine.name} {self.data_format}"
 
 
-def race(
-    contestants: Sequence[Contestant], layer: Layer, dtype: str, kind: str, rounds: int, seconds: float
-) -> dict[str, tuple[Spread, float]]:
-    """Time of a call of a layer and its page faults, by contestant; those that do not have the layer are left out.
+@dataclass(frozen=True)
+class Result:
+    """What was measured of one contestant; seconds of a call."""
 
-    The results are compared before anything is timed. Each round gives every contestant `seconds`, in turn.
+    spread: Spread
+    faults: float
+    """Page faults a call."""
+    first: float
+    """Planning, packing, compiling and running."""
+    cold: float | None
+    """With nothing in the caches; None if not asked for."""
+
+
+def race(
+    contestants: Sequence[Contestant], task: Task, rounds: int, seconds: float, cold: int = 0
+) -> tuple[dict[str, Result], list[str]]:
+    """Results by contestant, without those that do not have the task, and who was left out for a wrong result.
+
+    The results are compared before anything is timed. Each round gives every contestant `seconds`, in turn; `cold`
+    calls more are made with empty caches.
 
     Raises
     ------
     EngineError
-        If results differ.
+        If the first contestant's result is not confirmed by any other, or by one of its own engine.
     """
-    results = {c: c.engine.run("benchmarks.worker:prepare", layer, dtype, c.data_format, kind) for c in contestants}
-    able = [c for c in contestants if results[c] is not None]
-    first = able[0]
-    for other in able[1:]:
-        check_agreement(layer, first.name, results[first], other.name, results[other])
-    results.clear()
-    timings: dict[str, list[Timing]] = {c.name: [] for c in able}
+    firsts = {c: c.engine.run("worker:prepare", task, c.data_format) for c in contestants}
+    able = [c for c in contestants if firsts[c] is not None]
+    wrong = _disagreeing(task, able, {c: firsts[c].arrays for c in able})
+    able = [c for c in able if c not in wrong]
+    latencies = {c: firsts[c].seconds for c in able}
+    firsts.clear()
+    timings: dict[Contestant, list[Timing]] = {c: [] for c in able}
     for _ in range(rounds):
         for c in able:
-            timings[c.name].append(c.engine.run("benchmarks.worker:time_round", seconds))
-    return {
-        name: (Spread.of(t.seconds for t in timed), statistics.median(t.faults for t in timed))
-        for name, timed in timings.items()
-    }
+            timings[c].append(c.engine.run("worker:time_round", seconds))
+    colds = {c: c.engine.run("worker:time_cold", cold) if cold else None for c in able}
+    results = {c.name: _result(timings[c], latencies[c], colds[c]) for c in able}
+    return results, [c.name for c in wrong]
 
 
-def check_agreement(layer: Layer, name: str, y: Array, other_name: str, other: Array) -> None:
+def _result(timings: list[Timing], first: float, cold: float | None) -> Result:
+    return Result(Spread.of(t.seconds for t in timings), statistics.median(t.faults for t in timings), first, cold)
+
+
+def _disagreeing(task: Task, able: Sequence[Contestant], results: dict[Contestant, Any]) -> list[Contestant]:
+    """Who differs from the first contestant.
+
+    Raises
+    ------
+    EngineError
+        If nobody agrees with it, or not all contestants of its own engine do.
+    """
+    first, *others = able
+    wrong: dict[Contestant, EngineError] = {}
+    for other in others:
+        try:
+            check_agreement(task, first.name, results[first], other.name, results[other])
+        except EngineError as error:
+            wrong[other] = error
+            if other.engine.name == first.engine.name:
+                raise
+    peers = {c.engine.name for c in others} - {first.engine.name}
+    if peers and peers <= {c.engine.name for c in wrong}:
+        raise next(iter(wrong.values()))
+    return list(wrong)
+
+
+def check_agreement(
+    task: Task, name: str, result: Sequence[Array | None], other_name: str, other: Sequence[Array | None]
+) -> None:
     """Raise EngineError unless two engines' results are the same but for rounding.
 
     Relative L2 distance, with room for what Winograd's transforms lose.
     """
-    limit = 100 * float(np.finfo(y.dtype).eps)
-    if y.shape != other.shape or y.dtype != other.dtype:
-        raise EngineError(f"{layer.name}: {name} gives {y.shape} {y.dtype}, {other_name} {other.shape} {other.dtype}")
-    distance = size = 0.0
-    for a, b in zip(y, other, strict=True):  # an image at a time: results may be hundreds of megabytes
-        exact = a.astype(np.float64)
-        distance += float(np.square(exact - b).sum())
-        size += float(np.square(exact).sum())
-    if not distance <= limit**2 * size:
-        apart = (distance / size) ** 0.5
-        raise EngineError(f"{layer.name}: {name} and {other_name} are {apart:.2g} apart (relative L2)")
+    limit = 100 * float(np.finfo(task.dtype).eps)
+    for a, b in zip(result, other, strict=True):
+        if a is None or b is None:
+            if a is not b:
+                raise EngineError(f"{task.name}: {name} and {other_name} differ in which gradients there are")
+            continue
+        if a.shape != b.shape or a.dtype != b.dtype:
+            raise EngineError(f"{task.name}: {name} gives {a.shape} {a.dtype}, {other_name} {b.shape} {b.dtype}")
+        apart = distance(a, b)
+        if not apart <= limit:
+            raise EngineError(f"{task.name}: {name} and {other_name} are {apart:.2g} apart (relative L2)")
+
+
+def distance(exact: Array, other: Array) -> float:
+    """Relative L2 distance of two arrays, summed up in float64."""
+    apart = size = 0.0
+    for a, b in zip(exact, other, strict=True):  # an image at a time: results may be hundreds of megabytes
+        wide = a.astype(np.float64)
+        apart += float(np.square(wide - b).sum())
+        size += float(np.square(wide).sum())
+    return (apart / size) ** 0.5 if size else apart

@@ -20,14 +20,16 @@ from typing import Any
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks import adapters, ceilings
-from benchmarks.engines import Contestant, Engine, check_agreement, race, started
-from benchmarks.layer import LAYOUTS, Array, Layer
-from benchmarks.report import console, duration, environment, write_json
-from benchmarks.shapes import compulsory_bytes, conv, find, multiply_adds, named
-from benchmarks.timing import Spread
-from benchmarks.worker import Session
 from fastconv import runtime
+
+from . import adapters, ceilings
+from .engines import Contestant, Engine, check_agreement, race, started
+from .layer import LAYOUTS, Array, Layer
+from .report import console, duration, environment, write_json
+from .shapes import conv, find, named
+from .task import Task
+from .timing import Spread
+from .worker import Session
 
 DTYPES = ("float32", "float64")
 
@@ -102,21 +104,20 @@ def configurations(isas: tuple[str, ...]) -> Iterator[tuple[str, str, int, str]]
 
 
 class Checked:
-    """Results of a layer and dtype so far, or PyTorch's: what the next one is compared with."""
+    """Results of a task so far, or PyTorch's: what the next one is compared with."""
 
     def __init__(self, peer: Engine | None) -> None:
         self.peer = peer
-        self.known: dict[tuple[Layer, str], tuple[str, Array]] = {}
+        self.known: dict[Task, tuple[str, tuple[Array | None, ...]]] = {}
 
-    def check(self, layer: Layer, dtype: str, name: str, y: Array) -> None:
-        key = (layer, dtype)
-        if key not in self.known:
-            self.known = {k: v for k, v in self.known.items() if k[0] == layer}  # one layer's at a time
-            self.known[key] = (name, y)
+    def check(self, task: Task, name: str, result: tuple[Array | None, ...]) -> None:
+        if task not in self.known:
+            self.known = {k: v for k, v in self.known.items() if k.layer == task.layer}  # one layer's at a time
+            self.known[task] = (name, result)
             if self.peer is not None:
-                y_peer = self.peer.run("benchmarks.worker:prepare", layer, dtype, LAYOUTS[0], "functional")
-                self.known[key] = (self.peer.name, y_peer)
-        check_agreement(layer, *self.known[key], name, y)
+                first = self.peer.run("worker:prepare", task, LAYOUTS[0])
+                self.known[task] = (self.peer.name, first.arrays)
+        check_agreement(task, *self.known[task], name, result)
 
 
 def shares(
@@ -125,15 +126,16 @@ def shares(
     """Rows of one layer: its rate and share of the ceiling in every configuration."""
     rows = []
     for isa, dtype, threads, data_format in configurations(isas):
-        engine.run("benchmarks.ceilings:configure", isa, threads)
-        y = engine.run("benchmarks.worker:prepare", layer, dtype, data_format, "layer")
-        checked.check(layer, dtype, f"{isa}, {threads} threads, {data_format}", y)
+        engine.run("ceilings:configure", isa, threads)
+        task = Task(layer, dtype, "layer")
+        first = engine.run("worker:prepare", task, data_format)
+        checked.check(task, f"{isa}, {threads} threads, {data_format}", first.arrays)
         if layer.pools:
-            work = compulsory_bytes(layer, dtype)
-            pairs = engine.run("benchmarks.floors:against_copy", work, rounds, seconds)
+            work = task.compulsory_bytes
+            pairs = engine.run("floors:against_copy", work, rounds, seconds)
         else:
-            work = 2 * multiply_adds(layer)
-            pairs = engine.run("benchmarks.floors:against_fma", dtype, work, rounds, seconds)
+            work = 2 * task.multiply_adds
+            pairs = engine.run("floors:against_fma", dtype, work, rounds, seconds)
         share = Spread.of(rate / ceiling for rate, ceiling in pairs)
         rows.append({
             "layer": layer.name, "work": work, "isa": isa, "dtype": dtype, "threads": threads, "layout": data_format,
@@ -145,12 +147,14 @@ def shares(
 
 def smallest_calls(engine: Engine, peer: Engine | None, isa: str, rounds: int) -> list[dict[str, Any]]:
     """Rows of the time of a call that has next to nothing to compute."""
-    engine.run("benchmarks.ceilings:configure", isa, runtime.get_num_threads())
+    engine.run("ceilings:configure", isa, runtime.get_num_threads())
     contestants = [Contestant(e, "channels_first") for e in (engine, peer) if e is not None]
     rows = []
     for layer in CALLS:
-        timings = race(contestants, layer, "float32", "functional", rounds, 0.02)
-        rows += [{"call": layer.layer, "engine": c.engine.name, **timings[c.name][0]._asdict()} for c in contestants]
+        results, _ = race(contestants, Task(layer), rounds, 0.02)
+        rows += [
+            {"call": layer.layer, "engine": c.engine.name, **results[c.name].spread._asdict()} for c in contestants
+        ]
     return rows
 
 
@@ -214,7 +218,7 @@ def main() -> None:
     rounds, seconds = (5, 0.02) if options.quick else (15, 0.05)
     convs, pools = (QUICK_CONVS, QUICK_POOLS) if options.quick else (CONVS, POOLS)
     threads = runtime.get_num_threads()
-    names = ["fastconv", *(["torch"] if adapters.installed("torch") else [])]
+    names = ["fastconv", *(["torch"] if not adapters.missing("torch") else [])]
     with started([Engine(name, threads) for name in names]) as engines:
         engine, peer = engines[0], engines[1] if len(engines) > 1 else None
         calls = smallest_calls(engine, peer, isas[0], 3 * rounds)
@@ -224,7 +228,7 @@ def main() -> None:
             (layer, shares(engine, checked, layer, isas[:1] if layer.pools else isas, rounds, seconds))
             for layer in track(layers, "measuring", transient=True, console=console())
         ]
-        versions = peer.run("benchmarks.worker:versions") if peer else {}
+        versions = peer.run("worker:versions") if peer else {}
     dense = [row for layer, of_layer in rows if not layer.pools for row in of_layer]
     pooled = [row for layer, of_layer in rows if layer.pools for row in of_layer]
     mark_steady(dense, ("isa", "dtype", "threads"))
@@ -233,7 +237,7 @@ def main() -> None:
     show_shares("Pools, share of copy bandwidth at their footprint", "GB/s", POOL_FLOOR, pooled)
     show_calls(calls)
     if options.json:
-        write_json(options.json, environment(threads, options.isa, **versions), convs=dense, pools=pooled, calls=calls)
+        write_json(options.json, environment(threads, options.isa, versions), convs=dense, pools=pooled, calls=calls)
 
 
 if __name__ == "__main__":

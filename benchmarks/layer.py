@@ -1,12 +1,10 @@
-"""One layer of a network and the arrays it runs on. Imports NumPy alone, as every engine's process reads it."""
+"""One layer of a network."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -69,23 +67,16 @@ class Layer:
         return all(before == after for before, after in self.padding)
 
     @property
+    def filters_images(self) -> bool:
+        """Whether it is a filter on images of one channel, whose size it keeps."""
+        one = self.operator == "conv" and self.in_channels == self.out_channels == 1 and self.ndim == 2
+        kept = all(2 * before + 1 == k for (before, _), k in zip(self.padding, self.kernel, strict=True))
+        return one and kept and self.symmetric and {*self.stride, *self.dilation} == {1}
+
+    @property
     def geometry_key(self) -> Layer:
         """Equal for layers that do the same work, whichever network has them."""
         return replace(self, network="", layer="", bias=False, times=1)
-
-
-def operands(layer: Layer, dtype: str) -> tuple[Array, Array | None, Array | None]:
-    """x, channels first, weight and bias of a layer (None where it has none), the same in every process.
-
-    y is of the size of x: weights are scaled by the number of terms.
-    """
-    rng = np.random.default_rng([len(layer.name), *layer.x_shape])
-    x = rng.standard_normal(layer.x_shape, np.float32).astype(dtype, copy=False)
-    if layer.pools:
-        return x, None, None
-    terms = layer.in_channels // layer.groups * prod(layer.kernel)
-    weight = (rng.standard_normal(layer.weight_shape, np.float32) / terms**0.5).astype(dtype)
-    return x, weight, rng.standard_normal(layer.out_channels).astype(dtype) if layer.bias else None
 
 
 def plain(values: tuple[Any, ...]) -> Any:

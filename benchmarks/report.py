@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from math import exp, log
 from pathlib import Path
@@ -13,8 +13,9 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.engines import ROOT
 from fastconv import runtime
+
+HERE = Path(__file__).resolve()
 
 
 def console() -> Console:
@@ -23,7 +24,7 @@ def console() -> Console:
     return out if out.is_terminal else Console(width=160)
 
 
-def environment(threads: int, isa: str | None, **versions: str) -> dict[str, str]:
+def environment(threads: int, isa: str | None, versions: Mapping[str, str]) -> dict[str, str]:
     """CPU, threads, ISA, versions and commit of a run."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -37,16 +38,22 @@ def environment(threads: int, isa: str | None, **versions: str) -> dict[str, str
 
 
 def _commit() -> str:
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    """Of the checkout this file is part of; an installed one is of none."""
+    tracked = _git("ls-files", "--error-unmatch", HERE.name)
+    return _git("describe", "--always", "--dirty", "--abbrev=12") or "unknown" if tracked else "installed"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(HERE.parent), *arguments]
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return ""
 
 
-def write_json(path: str, about: dict[str, str], **tables: Any) -> None:
+def write_json(path: str, environment: Mapping[str, str], **tables: Any) -> None:
     """Tables of rows, each a dictionary, and what they were measured on."""
-    Path(path).write_text(json.dumps({"environment": about, **tables}, indent=1) + "\n")
+    Path(path).write_text(json.dumps({"environment": environment, **tables}, indent=1) + "\n")
 
 
 def geometric_mean(values: Iterable[float]) -> float:

@@ -13,7 +13,6 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-from benchmarks.layer import Layer, Size, padding_argument
 from fastconv.geometry import (
     ConvGeometry,
     PoolGeometry,
@@ -24,6 +23,8 @@ from fastconv.geometry import (
     parameter_count,
     pool_geometry,
 )
+
+from .layer import Layer, Size, padding_argument
 
 
 def _layer(

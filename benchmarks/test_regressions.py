@@ -3,21 +3,22 @@
     pytest benchmarks/ --benchmark-save=before
     pytest benchmarks/ --benchmark-compare --benchmark-compare-fail=median:5%
 
-One process and fastconv alone: for comparisons with others see versus_torch.py. Not part of the tests.
+One process and fastconv alone: for comparisons with others see bench.py. Not part of the tests.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
-import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-import fastconv.functional as ff
-from benchmarks.adapters import ours
-from benchmarks.ceilings import thread_counts
-from benchmarks.layer import LAYOUTS, operands, padding_argument, plain
-from benchmarks.shapes import conv, named, out_shape
 from fastconv import runtime
+
+from .adapters import ours
+from .ceilings import thread_counts
+from .layer import LAYOUTS
+from .shapes import conv, named
+from .task import Task, operands
 
 FORWARD = (
     "vgg16/conv1_1/b1",
@@ -51,28 +52,21 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     runtime.set_num_threads(before)
 
 
+def prepared(task: Task, layout: str) -> Callable[[], Any]:
+    return ours.prepare(task, operands(task), layout).build()
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", FORWARD)
 def test_forward(name: str, layout: str, threads: int, benchmark: BenchmarkFixture) -> None:
-    layer = named(name)
-    call, _ = ours.prepare(layer, operands(layer, "float32"), layout, "functional")
-    benchmark(call)
+    benchmark(prepared(Task(named(name)), layout))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", BACKWARD)
 def test_backward(name: str, layout: str, threads: int, benchmark: BenchmarkFixture) -> None:
-    layer = named(name)
-    x, weight, _ = operands(layer, "float32")
-    grad_y = np.random.default_rng(0).standard_normal(out_shape(layer), np.float32)
-    if layout == "channels_last":
-        x, grad_y = (np.ascontiguousarray(np.moveaxis(a, 1, -1)) for a in (x, grad_y))
-    backward = getattr(ff, f"conv{layer.ndim}d_backward")
-    options = {"stride": plain(layer.stride), "padding": padding_argument(layer), "dilation": plain(layer.dilation),
-               "groups": layer.groups, "data_format": layout}  # fmt: skip
-    benchmark(backward, grad_y, x, weight, **options)
+    benchmark(prepared(Task(named(name), backward=True), layout))
 
 
 def test_smallest_call(benchmark: BenchmarkFixture) -> None:
-    call, _ = ours.prepare(TINY, operands(TINY, "float32"), "channels_first", "functional")
-    benchmark(call)
+    benchmark(prepared(Task(TINY), "channels_first"))

@@ -3,32 +3,45 @@
     python -m benchmarks.worker ENGINE THREADS
 
 Pickled requests (function, arguments) come by standard input, answers (done, result or error) go by standard output.
-A function is named `module:name`, so that nothing of another engine needs to be imported to name it; its first argument
-is the `Session` of this process.
+A function is named `module:name`, the module within this package, so that nothing of another engine needs to be
+imported to name it; its first argument is the `Session` of this process.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
+import signal
 import sys
 import traceback
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks import adapters
-from benchmarks.layer import Array, Layer, operands
-from benchmarks.timing import Timing, time_calls
+from . import adapters
+from .layer import Array
+from .task import Task, operands
+from .timing import Timing, cold_call, elapsed, time_calls
 
 
 class Session:
-    """An engine that has been started, and the layer it has been given last."""
+    """An engine that has been started, and the task it has been given last."""
 
     def __init__(self, engine: str, threads: int) -> None:
+        if hasattr(os, "sched_setaffinity"):  # so many threads means as many CPUs, for every engine
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
         self.adapter = adapters.load(engine)
         self.versions: dict[str, str] = self.adapter.start(threads)
         self.call: Callable[[], Any] = lambda: None
+
+
+class First(NamedTuple):
+    """The first call of a task."""
+
+    arrays: tuple[Array | None, ...]
+    """What it gives: y, or the gradients of x, weight and bias; channels first."""
+    seconds: float
+    """What it takes, with planning, compiling and packing."""
 
 
 def versions(session: Session) -> dict[str, str]:
@@ -36,22 +49,36 @@ def versions(session: Session) -> dict[str, str]:
     return session.versions
 
 
-def prepare(session: Session, layer: Layer, dtype: str, data_format: str, kind: str) -> Array | None:
-    """Get a layer ready and run it once; its result (N, C, *size), or None where the engine does not have it."""
-    session.call = lambda: None  # lets go of the arrays of the layer before
-    if not session.adapter.supports(layer, data_format):
+def prepare(session: Session, task: Task, data_format: str) -> First | None:
+    """Get a task ready and run it once; None where the engine does not have it."""
+    session.call = lambda: None  # lets go of the arrays of the task before
+    results: list[Any] = []
+
+    def first() -> None:
+        session.call = prepared.build()
+        results.append(session.call())
+
+    try:
+        prepared = session.adapter.prepare(task, operands(task), data_format)
+        seconds = elapsed(first)
+    except adapters.Unsupported:
         return None
-    session.call, as_array = session.adapter.prepare(layer, operands(layer, dtype), data_format, kind)
-    return as_array(session.call())
+    return First(prepared.arrays(results.pop()), seconds)
 
 
 def time_round(session: Session, seconds: float) -> Timing:
-    """One round of the prepared layer."""
+    """One round of the prepared task."""
     return time_calls(session.call, seconds)
+
+
+def time_cold(session: Session, times: int) -> float:
+    """Median seconds of a call of the prepared task whose operands are in no cache."""
+    return cold_call(session.call, times)
 
 
 def main() -> None:
     """Serve until standard input ends; what libraries print goes to standard error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C stops the process that started this one
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     session = Session(sys.argv[1], int(sys.argv[2]))
@@ -62,7 +89,7 @@ def main() -> None:
             return
         module, _, name = function.partition(":")
         try:
-            answer = (True, getattr(import_module(module), name)(session, *arguments))
+            answer = (True, getattr(import_module(f".{module}", __package__), name)(session, *arguments))
         except Exception:
             answer = (False, traceback.format_exc())
         pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
@@ -71,4 +98,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     # Under its own name, so that the Session that functions are given is the one they know.
-    import_module("benchmarks.worker").main()
+    import_module(".worker", __package__).main()

@@ -1,4 +1,4 @@
-"""The command line: train, predict, info.
+"""The command line: train, predict, bench, info.
 
 An error of the user is one line on standard error and exit code 2, a Ctrl-C one line and exit code 130.
 """
@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from fastconv import __version__, data, models, prediction, progress, runs, runtime, training
-from fastconv.extras import MissingExtraError
+from fastconv.benchmarks import options as bench_options
+from fastconv.extras import MissingExtraError, require
 
 CTRL_C = 130  # 128 + SIGINT, as shells have it
 MISUSE = 2
@@ -98,6 +99,13 @@ def _predict(options: argparse.Namespace) -> int:
     return 0
 
 
+def _bench(options: argparse.Namespace) -> int:
+    require("rich", extra="bench")
+    from fastconv.benchmarks import bench
+
+    return bench.run(options)
+
+
 class _Parser(argparse.ArgumentParser):
     """Says in one line what is wrong, in place of argparse's usage and error."""
 
@@ -113,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     predict = _command(commands, "predict", _predict, "classify a picture with a trained network")
     predict.add_argument("folder", metavar="RUN", help="a folder that train has left")
     predict.add_argument("image", metavar="IMAGE", help="a PNG, or any picture that Pillow reads")
+    bench_options.add(_command(commands, "bench", _bench, "measure layers of real networks against other libraries"))
     _command(commands, "info", _info, "print version, ISA, threads, compiler and OpenMP runtime")
     return parser
 

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import engines, floors, timing, versus_torch
-from benchmarks.engines import Contestant, Engine, EngineError, check_agreement, race, started
-from benchmarks.layer import LAYOUTS, operands
-from benchmarks.shapes import conv, named, out_shape, transposed
+from fastconv.benchmarks import engines, floors, timing
+from fastconv.benchmarks.engines import Contestant, Engine, EngineError, check_agreement, race, started
+from fastconv.benchmarks.layer import LAYOUTS
+from fastconv.benchmarks.shapes import conv, named, out_shape, transposed
+from fastconv.benchmarks.task import KINDS, Task, operands
 
 pytestmark = pytest.mark.isa_independent
 
 SMALL = conv("small", 3, 5, (9, 8), 3, stride=2, padding=1)
+TASK = Task(SMALL, "float32", "functional")
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +26,12 @@ def engine():
 
 
 def test_an_engine_has_a_process_of_its_own_which_sleeps_between_rounds(engine):
-    result = engine.run("benchmarks.worker:prepare", SMALL, "float64", "channels_last", "functional")
-    assert result.shape == out_shape(SMALL)
-    timed = engine.run("benchmarks.worker:time_round", 0.01)
+    first = engine.run("worker:prepare", TASK, "channels_last")
+    (y,) = first.arrays
+    assert y.shape == out_shape(SMALL)
+    assert first.seconds > 0
+    assert engine.run("worker:time_cold", 1) > 0
+    timed = engine.run("worker:time_round", 0.01)
     assert timed.seconds > 0
     threads = list(Path(f"/proc/{engine._process.pid}/task").iterdir())
     assert engine._process.pid != os.getpid()
@@ -35,26 +40,52 @@ def test_an_engine_has_a_process_of_its_own_which_sleeps_between_rounds(engine):
 
 @pytest.mark.parametrize("layer", [SMALL, transposed("up", 4, 3, (5,), 4, stride=2, padding=1)])
 def test_every_layout_and_kind_gives_the_same(engine, layer):
-    first, *others = (
-        engine.run("benchmarks.worker:prepare", layer, "float64", layout, kind)
-        for layout in LAYOUTS
-        for kind in ("functional", "layer")
-    )
-    for other in others:
-        check_agreement(layer, "first", first, "other", other)
+    task, *others = (Task(layer, "float64", kind) for kind in KINDS)
+    expected = engine.run("worker:prepare", task, LAYOUTS[0]).arrays
+    for other in (task, *others):
+        for layout in LAYOUTS:
+            check_agreement(task, "first", expected, "other", engine.run("worker:prepare", other, layout).arrays)
 
 
 def test_contestants_are_timed_in_turn(engine):
-    timings = race([Contestant(engine, layout) for layout in LAYOUTS], SMALL, "float32", "functional", 3, 0.002)
-    assert list(timings) == [f"fastconv {layout}" for layout in LAYOUTS]
-    for spread, _ in timings.values():
-        assert 0 < spread.low <= spread.median <= spread.high
+    results, left_out = race([Contestant(engine, layout) for layout in LAYOUTS], TASK, 3, 0.002, cold=1)
+    assert list(results) == [f"fastconv {layout}" for layout in LAYOUTS]
+    assert not left_out
+    for result in results.values():
+        assert 0 < result.spread.low <= result.spread.median <= result.spread.high
+        assert result.first > 0
+        assert result.cold > 0
+
+
+class Pretender:
+    """An engine that gives wrong results under another name."""
+
+    def __init__(self, name, engine):
+        self.name, self._engine = name, engine
+
+    def run(self, function, *arguments):
+        result = self._engine.run(function, *arguments)
+        return result._replace(arrays=(2 * result.arrays[0],)) if function == "worker:prepare" else result
+
+
+def test_a_peer_that_is_wrong_is_left_out_and_one_that_nobody_confirms_stops_the_run(engine):
+    class Honest(Pretender):
+        def run(self, *arguments):
+            return self._engine.run(*arguments)
+
+    ours, wrong, right = (Contestant(e, "channels_first") for e in (
+        engine, Pretender("wrong", engine), Honest("right", engine)))  # fmt: skip
+    results, left_out = race([ours, wrong, right], TASK, 1, 0.001)
+    assert list(results) == ["fastconv channels_first", "right channels_first"]
+    assert left_out == ["wrong channels_first"]
+    with pytest.raises(EngineError, match="apart"):
+        race([ours, wrong], TASK, 1, 0.001)
 
 
 def test_what_fails_in_an_engine_is_said_here(engine):
     with pytest.raises(EngineError, match=r"fastconv failed:(.|\n)*no_such_function"):
-        engine.run("benchmarks.worker:no_such_function")
-    assert engine.run("benchmarks.worker:versions")["fastconv"]
+        engine.run("worker:no_such_function")
+    assert engine.run("worker:versions")["fastconv"]
 
 
 def test_an_engine_that_dies_is_noticed():
@@ -62,23 +93,32 @@ def test_an_engine_that_dies_is_noticed():
         started([Engine("nonesuch", 1)]) as (engine,),
         pytest.raises(EngineError, match="nonesuch ended with status 1"),
     ):
-        engine.run("benchmarks.worker:versions")
+        engine.run("worker:versions")
 
 
 def test_results_that_differ_are_refused():
     y = np.random.default_rng(0).standard_normal((2, 3, 40), np.float32)
-    check_agreement(SMALL, "a", y, "b", y * (1 + 1e-6))
-    for wrong in (y * (1 + 1e-4), y[:, :, 1:], y.astype(np.float64), np.where(y == y.max(), np.nan, y)):
+    check_agreement(TASK, "a", (y,), "b", (y * np.float32(1 + 1e-6),))
+    for wrong in (y * np.float32(1 + 1e-4), y[:, :, 1:], y.astype(np.float64), np.where(y == y.max(), np.nan, y), None):
         with pytest.raises(EngineError):
-            check_agreement(SMALL, "a", y, "b", wrong)
+            check_agreement(TASK, "a", (y,), "b", (wrong,))
 
 
 def test_operands_are_the_same_every_time():
-    for one, other in zip(operands(SMALL, "float32"), operands(SMALL, "float32"), strict=True):
+    for one, other in zip(operands(TASK), operands(TASK), strict=True):
         np.testing.assert_array_equal(one, other)
-    x, weight, bias = operands(named("vgg16/pool5/b1"), "float64")
-    assert x.dtype == np.float64
+    x, weight, bias, grad_y = operands(Task(named("vgg16/pool5/b1"), "float64", backward=True))
+    assert x.dtype == grad_y.dtype == np.float64
+    assert grad_y.shape == (1, 512, 7, 7)
     assert weight is bias is None
+
+
+def test_backward_multiplies_twice_and_moves_what_it_reads_and_writes():
+    forward, backward = (Task(conv("", 2, 3, (5,), 3), backward=b) for b in (False, True))
+    assert backward.multiply_adds == 2 * forward.multiply_adds == 2 * 3 * 3 * 2 * 3
+    x, weights, y = 2 * 5, 3 * (2 * 3 + 1), 3 * 3
+    assert forward.compulsory_bytes == 4 * (x + weights + y)
+    assert backward.compulsory_bytes == 4 * (2 * x + 2 * weights + y)
 
 
 def test_short_calls_are_timed_together_and_long_ones_once():
@@ -97,9 +137,9 @@ def test_medians_and_quartiles():
 
 
 def test_floors_compare_with_the_ceiling_of_the_same_round(engine):
-    engine.run("benchmarks.worker:prepare", SMALL, "float32", "channels_first", "functional")
-    pairs = engine.run("benchmarks.floors:against_fma", "float32", 1000.0, 2, 0.001)
-    pairs += engine.run("benchmarks.floors:against_copy", 1 << 16, 2, 0.001)
+    engine.run("worker:prepare", TASK, "channels_first")
+    pairs = engine.run("floors:against_fma", "float32", 1000.0, 2, 0.001)
+    pairs += engine.run("floors:against_copy", 1 << 16, 2, 0.001)
     assert all(rate > 0 and ceiling > 0 for rate, ceiling in pairs)
 
 
@@ -114,14 +154,3 @@ def test_named_layers_of_the_floors_exist():
         assert named(name).operator.startswith("conv")
     for name in (*floors.POOLS, *floors.QUICK_POOLS):
         assert named(name).pools
-
-
-def test_ratios_are_to_the_same_layout_and_to_the_best_peer():
-    seconds = {"fastconv channels_first": 2.0, "fastconv channels_last": 1.0, "torch channels_first": 3.0,
-               "torch channels_last": 1.5}  # fmt: skip
-    row = versus_torch.row_of(SMALL, {name: {"median": value} for name, value in seconds.items()})
-    assert row["same_layout"] == {"channels_first": 1.5, "channels_last": 1.5}
-    assert row["best_peer"] == {"channels_first": 0.75, "channels_last": 1.5}
-    line = versus_torch.summary([row, row])[0]
-    assert line["best_geomean"] == pytest.approx(0.75)
-    assert line["layers"] == 2

@@ -10,9 +10,9 @@ from cases import LAYOUTS, laid_out
 from tolerance import assert_within, bound
 
 import fastconv.functional as ff
-from benchmarks import shapes
-from benchmarks.layer import Layer, padding_argument, plain
 from fastconv import reference
+from fastconv.benchmarks import shapes
+from fastconv.benchmarks.layer import Layer, padding_argument, plain
 
 # What the oracle does within a quarter of a second.
 MOST_WEIGHTS = 2_500_000

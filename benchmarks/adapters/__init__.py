@@ -1,29 +1,81 @@
-"""How an engine runs a layer: a module each.
+"""How an engine runs a task: a module each.
 
-    start(threads)                      once, in the engine's own process; returns {package: version}
-    supports(layer, data_format)        whether it has the operator in that layout
-    prepare(layer, arrays, data_format, kind) -> (call, as_array)
-                                        what is timed, and its result as a NumPy array (N, C, *size)
+    start(threads) -> {package: version}     once, in the engine's own process
+    prepare(task, operands, data_format)     what is to be timed: `Prepared`, or `Unsupported` is raised
 
-`arrays` are (x, weight, bias), channels first; moving them to the layout in which they are read is part of the
-preparation. `kind` is "functional", where weights are prepared inside the timed call, or "layer", where they are packed
-ahead as far as the engine can. Which of an engine's modules a process imports is settled by its name; no other engine
-is loaded beside it.
+Moving the operands, which come channels first, to the layout in which they are read is part of `prepare`; planning,
+compiling and packing weights is part of `Prepared.build`. `ENGINES` says where an engine is found; no other engine is
+loaded beside it.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any, NamedTuple
 
-MODULES = {"fastconv": "benchmarks.adapters.ours", "torch": "benchmarks.adapters.pytorch"}
-KINDS = ("functional", "layer")
+from ..layer import LAYOUTS, Array, Layer
+from ..task import KINDS
+
+
+class Unsupported(Exception):
+    """An engine does not have the operator in that layout or dtype."""
+
+
+class Prepared(NamedTuple):
+    """A task that is about to be timed."""
+
+    build: Callable[[], Callable[[], Any]]
+    """Plans, packs and compiles; returns the call."""
+    arrays: Callable[[Any], tuple[Array | None, ...]]
+    """The call's result, y or the gradients of x, weight and bias, as arrays with channels first."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Where an engine is found, and which rows it takes part in."""
+
+    module: str
+    packages: tuple[str, ...]
+    layouts: tuple[str, ...] = LAYOUTS
+    kinds: tuple[str, ...] = KINDS
+    any_isa: bool = False  # can be held to an ISA below the machine's widest
+    images_only: bool = False
+
+
+FIRST = LAYOUTS[:1]
+OURS = "fastconv"
+ENGINES = {
+    OURS: Adapter("ours", (), any_isa=True),
+    "torch": Adapter("pytorch", ("torch",), any_isa=True),
+    "onnxruntime": Adapter("onnxruntime", ("onnxruntime", "onnx"), FIRST, ("layer",)),
+    "openvino": Adapter("openvino", ("openvino", "onnx"), kinds=("layer",)),
+    "jax": Adapter("jax", ("jax",), any_isa=True),
+    "scipy": Adapter("scipy", ("scipy",), FIRST, any_isa=True, images_only=True),
+    "opencv": Adapter("opencv", ("cv2",), FIRST, images_only=True),
+}
+PEERS = tuple(name for name in ENGINES if name != OURS)
 
 
 def load(engine: str) -> ModuleType:
     """The adapter of an engine, for its own process."""
-    return import_module(MODULES[engine])
+    return import_module(f".{ENGINES[engine].module}", __package__)
 
 
-def installed(engine: str) -> bool:
-    """Whether an engine's package is there; it is not imported."""
-    return find_spec(engine) is not None
+def missing(engine: str) -> list[str]:
+    """Packages of an engine that are not installed; none is imported."""
+    return [package for package in ENGINES[engine].packages if find_spec(package) is None]
+
+
+def taking_part(engines: Iterable[str], kind: str, layers: Iterable[Layer], widest_isa: bool = True) -> list[str]:
+    """Those of the engines that have rows of this kind, ISA and these layers."""
+    images = any(layer.filters_images for layer in layers)
+    entries = [(engine, ENGINES[engine]) for engine in engines]
+    return [
+        name
+        for name, entry in entries
+        if kind in entry.kinds and (images or not entry.images_only) and (widest_isa or entry.any_isa)
+    ]

@@ -292,6 +292,7 @@ cdef extern from "table.h" nogil:
         void (*affine)(const fastconv_affine *block) noexcept nogil
         double (*probe_fma)(Py_ssize_t steps) noexcept nogil
         void (*probe_copy)(char *dst, const char *src, Py_ssize_t n) noexcept nogil
+        void (*probe_stream)(char *dst, const char *src, Py_ssize_t n) noexcept nogil
         void (*pool)(const fastconv_pool *pool, const fastconv_pool_rows *rows) noexcept nogil
         size_t (*pool_scratch)(const fastconv_pool *pool) noexcept nogil
         int (*pool_route)(const fastconv_pool *pool, const fastconv_pool_rows *rows) noexcept nogil

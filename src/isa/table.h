@@ -309,9 +309,10 @@ typedef struct {
                    const char *mean, double *sum, double *product);
 
   void (*affine)(const fastconv_affine *block);
-  /* Ceilings for benchmarks, see probe.h. */
+  /* Ceilings for benchmarks, see probe.c. */
   double (*probe_fma)(ptrdiff_t steps);
   void (*probe_copy)(char *dst, const char *src, ptrdiff_t n);
+  void (*probe_stream)(char *dst, const char *src, ptrdiff_t n);
 
   /* A maximum with indices needs planes below 2^31 elements where the dtype has 32 bits. */
   void (*pool)(const fastconv_pool *pool, const fastconv_pool_rows *rows);

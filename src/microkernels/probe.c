@@ -34,8 +34,21 @@ static void NAME(probe_copy)(char *dst, const char *src, ptrdiff_t n) {
   }
 }
 
+/* The same by stores around the caches; dst is aligned to vectors. */
+static void NAME(probe_stream)(char *dst, const char *src, ptrdiff_t n) {
+  vec *to = (vec *)dst;
+  const real *from = (const real *)src;
+  for (ptrdiff_t i = 0; i + 4 * VLEN <= n; i += 4 * VLEN, to += 4) {
+    vec v[4];
+    UNROLL for (int j = 0; j < 4; j++) v[j] = NAME(load)(from + i + j * VLEN);
+    UNROLL for (int j = 0; j < 4; j++) STREAM(to + j, v[j]);
+  }
+  STREAM_END();
+}
+
 FILL(probe) {
   table->probe_fma = NAME(probe_fma);
   table->probe_copy = NAME(probe_copy);
+  table->probe_stream = NAME(probe_stream);
 }
 #endif

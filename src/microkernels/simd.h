@@ -17,18 +17,29 @@
 #include <immintrin.h>
 #define VEC_BYTES 64
 #define VEC_REGISTERS 32
+#define STREAM(p, v) _mm512_stream_si512((void *)(p), (__m512i)(v))
+#define STREAM_END() _mm_sfence()
 #elif defined(__AVX2__) && defined(__FMA__)
 #include <immintrin.h>
 #define VEC_BYTES 32
 #define VEC_REGISTERS 16
+#define STREAM(p, v) _mm256_stream_si256((__m256i *)(p), (__m256i)(v))
+#define STREAM_END() _mm_sfence()
 #elif defined(__SSE2__)
 #include <emmintrin.h>
 #define VEC_BYTES 16
 #define VEC_REGISTERS 16
+#define STREAM(p, v) _mm_stream_si128((__m128i *)(p), (__m128i)(v))
+#define STREAM_END() _mm_sfence()
 #else
 #define VEC_BYTES 16
 #define VEC_REGISTERS 32
+#define STREAM(p, v) (*(p) = (v))
+#define STREAM_END() ((void)0)
 #endif
+
+/* STREAM(p, v) stores the vector v around the caches, at an address aligned to vectors, where the ISA has such a store;
+ * STREAM_END() puts all of them before the stores that follow. */
 
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")

@@ -1,0 +1,102 @@
+"""What the measured times say: a row a task, and a line a family of layers.
+
+A ratio is a peer's time over fastconv's: above 1, fastconv is faster. The best peer is the fastest of all peers and
+layouts, held against fastconv in each of its own layouts; the best in the same layout is given beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .adapters import OURS
+from .engines import Result
+from .groups import families
+from .layer import LAYOUTS
+from .report import geometric_mean
+from .task import Task
+
+Row = dict[str, Any]
+ERROR_LIMIT = 4.0  # times the direct kernel's
+
+
+def row_of(
+    group: str,
+    task: Task,
+    results: Mapping[str, Result],
+    floor: float,
+    peak: float,
+    errors: Mapping[str, tuple[float, float]],
+    left_out: Iterable[str],
+) -> Row:
+    """Everything about one task: times by engine and layout, and what follows from them.
+
+    `floor` is in seconds, `peak` that of multiply-adds at the time, in operations a second.
+    """
+    medians = {name: result.spread.median for name, result in results.items()}
+    ours = {layout: seconds for layout in LAYOUTS if (seconds := medians.get(f"{OURS} {layout}"))}
+    peers = {name: seconds for name, seconds in medians.items() if name.split()[0] != OURS}
+    best = min(peers, key=lambda name: peers[name], default=None)
+    same = {layout: [seconds for name, seconds in peers.items() if name.endswith(layout)] for layout in ours}
+    return {
+        "group": group, "kind": task.kind, "dtype": task.dtype, "layer": task.layer.name, "batch": task.layer.batch,
+        "families": families(task.layer), "operations": 2 * task.multiply_adds, "bytes": task.compulsory_bytes,
+        "floor": floor, "peak": peak, "best_peer": best,
+        "timings": {name: _timing(result) for name, result in results.items()},
+        "ratio": {layout: peers[best] / seconds for layout, seconds in ours.items()} if best else {},
+        "same_layout": {layout: min(same[layout]) / seconds for layout, seconds in ours.items() if same[layout]},
+        "errors": dict(errors), "left_out": list(left_out),
+    }  # fmt: skip
+
+
+def _timing(result: Result) -> dict[str, float | None]:
+    return {**result.spread._asdict(), "faults": result.faults, "first": result.first, "cold": result.cold}
+
+
+def ours_best(row: Row) -> Row:
+    """Times of fastconv's faster layout."""
+    ours = [timing for name, timing in row["timings"].items() if name.split()[0] == OURS]
+    best: Row = min(ours, key=lambda timing: timing["median"])
+    return best
+
+
+def key_of(row: Row) -> tuple[str, ...]:
+    """What makes a row of one run the same as one of another."""
+    return row["group"], row["kind"], row["dtype"], row["layer"]
+
+
+def lines(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Geometric mean and minimum of the ratios, and how many layers are ahead.
+
+    A line a group, kind, family, batch (1, or that of training) and layout of fastconv's.
+    """
+    members: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        batch = "1" if row["batch"] == 1 else "training"
+        for family in row["families"]:
+            for layout in row["ratio"]:
+                members.setdefault((row["group"], row["kind"], family, batch, layout), []).append(row)
+    return [_line(key, members[key]) for key in members]
+
+
+def _line(key: tuple[str, ...], rows: list[Row]) -> dict[str, Any]:
+    group, kind, family, batch, layout = key
+    ratios = [row["ratio"][layout] for row in rows]
+    same = [row["same_layout"][layout] for row in rows if layout in row["same_layout"]]
+    worst = min(rows, key=lambda row: row["ratio"][layout])
+    return {
+        "group": group, "kind": kind, "family": family, "batch": batch, "layout": layout, "layers": len(rows),
+        "geomean": geometric_mean(ratios), "min": min(ratios), "ahead": sum(ratio >= 1 for ratio in ratios),
+        "worst": worst["layer"], "same_geomean": geometric_mean(same) if same else None,
+        "same_min": min(same, default=None),
+    }  # fmt: skip
+
+
+def coarse(rows: Iterable[Row]) -> list[str]:
+    """Which rows' errors are too far above the direct kernel's."""
+    return [
+        f"{row['layer']} {layout} ({row['group']}, {row['kind']}): relative L2 {l2:.1f}, maximum {highest:.1f}"
+        for row in rows
+        for layout, (l2, highest) in row["errors"].items()
+        if max(l2, highest) > ERROR_LIMIT
+    ]
