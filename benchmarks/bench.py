@@ -64,7 +64,8 @@ class Run:
         self.isa, self.algorithm, self.dtype = options.isa, options.algorithm, options.dtype
         self.layouts = (options.layout,) if options.layout else LAYOUTS
         self.peers = _installed(options.peers)
-        self.effort = QUICK if options.quick or not options.full else FULL
+        self.effort = FULL if options.full else QUICK
+        self.path = options.json
         self.measured = Measured()
 
     def measure(self, todo: Sequence[Section], board: Board) -> None:
@@ -91,6 +92,7 @@ class Run:
                 row = self._row(section.group, task, [*ours, *peers])
                 self.measured.rows.append(row)
                 board.add(row)
+                self.save()
 
     def _warm(self, contestants: Sequence[Contestant], kind: str) -> None:
         """Let processes run something, so that first calls are those of a plan and not of a process."""
@@ -127,6 +129,11 @@ class Run:
         about = environment(self.threads, self.isa, m.versions | {"algorithm": self.algorithm or "auto"})
         ceilings = asdict(m.ceilings) if m.ceilings else None
         return {"environment": about, "ceilings": ceilings, "layers": m.rows, "summary": lines(m.rows)}
+
+    def save(self) -> None:
+        """Write --json, after every row: a run may take hours."""
+        if self.path:
+            write_json(self.path, **self.report())
 
 
 def _installed(wanted: Sequence[str] | None) -> tuple[str, ...]:
@@ -185,8 +192,6 @@ def _finish(this: Run, options: argparse.Namespace, old: dict[str, Any] | None) 
     show(this.measured.rows, report["summary"], ceilings, out)
     if old is not None:
         compare.show(old, report, out)
-    if options.json:
-        write_json(options.json, **report)
     if options.chart:
         about = report["environment"]
         machine = f"{about['machine']}, {about['measured isa']}, {about['measured threads']} threads"

@@ -13,8 +13,9 @@ import pickle
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,10 +63,12 @@ class Engine:
             environment |= {"FASTCONV_ISA": isa, **ISA_VARIABLES[isa]}
         if algorithm is not None:
             environment["FASTCONV_ALGORITHM"] = algorithm
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  what libraries print would spoil a live table
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", f"{__package__}.worker", name, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._said,
             env=environment,
         )
 
@@ -85,11 +88,19 @@ class Engine:
             requests.flush()
             done, result = pickle.load(answers)
         except (EOFError, BrokenPipeError):
-            raise EngineError(f"{self.name} ended with status {self._process.wait()}") from None
+            raise EngineError(f"{self.name} ended with status {self._process.wait()}{self._last_words()}") from None
         if not done:
             raise EngineError(f"{self.name} failed:\n{result}")
         self._wait_until_asleep()
         return result
+
+    def _last_words(self, lines: int = 5) -> str:
+        """The end of what it has printed, after a colon."""
+        if self._said.closed:
+            return ""
+        self._said.seek(0)
+        said = self._said.read().decode(errors="replace").strip().splitlines()
+        return ":\n" + "\n".join(said[-lines:]) if said else ""
 
     def _wait_until_asleep(self, patience: float = 5.0) -> None:
         """OpenMP's threads spin for a while after their work: wait for the last, or a while without /proc."""
@@ -114,6 +125,7 @@ class Engine:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._said.close()
 
 
 def _is_awake(thread: Path) -> bool:
@@ -161,45 +173,63 @@ class Result:
 
 def race(
     contestants: Sequence[Contestant], task: Task, rounds: int, seconds: float, cold: int = 0
-) -> tuple[dict[str, Result], list[str]]:
-    """Results by contestant, without those that do not have the task, and who was left out for a wrong result.
+) -> tuple[dict[str, Result], dict[str, str]]:
+    """Results by contestant, without those that do not have the task; and of peers that failed or were wrong, why.
 
-    The results are compared before anything is timed. Each round gives every contestant `seconds`, in turn; `cold`
-    calls more are made with empty caches.
+    The first contestants are those whose results have to be right, all of one engine. The results are compared before
+    anything is timed. Each round gives every contestant `seconds`, in turn; `cold` calls more find empty caches.
 
     Raises
     ------
     EngineError
         If the first contestant's result is not confirmed by any other, or by one of its own engine.
     """
-    firsts = {c: c.engine.run("worker:prepare", task, c.data_format) for c in contestants}
-    able = [c for c in contestants if firsts[c] is not None]
-    wrong = _disagreeing(task, able, {c: firsts[c].arrays for c in able})
-    able = [c for c in able if c not in wrong]
-    latencies = {c: firsts[c].seconds for c in able}
+    out: dict[Contestant, str] = {}
+    answers = _each(contestants, out, lambda c: c.engine.run("worker:prepare", task, c.data_format))
+    firsts = {c: first for c, first in answers.items() if first is not None}
+    answers.clear()
+    out |= _disagreeing(task, {c: first.arrays for c, first in firsts.items()})
+    able, latencies = list(firsts), {c: first.seconds for c, first in firsts.items()}
     firsts.clear()
     timings: dict[Contestant, list[Timing]] = {c: [] for c in able}
     for _ in range(rounds):
-        for c in able:
-            timings[c].append(c.engine.run("worker:time_round", seconds))
-    colds = {c: c.engine.run("worker:time_cold", cold) if cold else None for c in able}
-    results = {c.name: _result(timings[c], latencies[c], colds[c]) for c in able}
-    return results, [c.name for c in wrong]
+        for c, timing in _each(able, out, lambda c: c.engine.run("worker:time_round", seconds)).items():
+            timings[c].append(timing)
+    colds = _each(able, out, lambda c: c.engine.run("worker:time_cold", cold) if cold else None)
+    results = {c.name: _result(timings[c], latencies[c], colds[c]) for c in able if c not in out}
+    return results, {c.name: why for c, why in out.items()}
+
+
+def _each(
+    contestants: Sequence[Contestant], out: dict[Contestant, str], ask: Callable[[Contestant], Any]
+) -> dict[Contestant, Any]:
+    """Answers of those that are not out; a peer that fails is, and the run goes on."""
+    answers = {}
+    for c in contestants:
+        if c in out:
+            continue
+        try:
+            answers[c] = ask(c)
+        except EngineError as error:
+            if c.engine.name == contestants[0].engine.name:
+                raise
+            out[c] = str(error).strip().splitlines()[-1]
+    return answers
 
 
 def _result(timings: list[Timing], first: float, cold: float | None) -> Result:
     return Result(Spread.of(t.seconds for t in timings), statistics.median(t.faults for t in timings), first, cold)
 
 
-def _disagreeing(task: Task, able: Sequence[Contestant], results: dict[Contestant, Any]) -> list[Contestant]:
-    """Who differs from the first contestant.
+def _disagreeing(task: Task, results: dict[Contestant, Any]) -> dict[Contestant, str]:
+    """Who differs from the first contestant, and by how much.
 
     Raises
     ------
     EngineError
         If nobody agrees with it, or not all contestants of its own engine do.
     """
-    first, *others = able
+    first, *others = results
     wrong: dict[Contestant, EngineError] = {}
     for other in others:
         try:
@@ -211,7 +241,7 @@ def _disagreeing(task: Task, able: Sequence[Contestant], results: dict[Contestan
     peers = {c.engine.name for c in others} - {first.engine.name}
     if peers and peers <= {c.engine.name for c in wrong}:
         raise next(iter(wrong.values()))
-    return list(wrong)
+    return {c: str(error) for c, error in wrong.items()}
 
 
 def check_agreement(

@@ -10,10 +10,10 @@ from .shapes import find
 from .task import KINDS, Task
 
 DENSE = "all dense"
-WIDE = "k > 1, 32 channels or more, stride 1"
+WIDE = "k > 1, stride 1, 32+ channels"
 PLAIN = "1x1, strided, first layers"
-NARROW = "k > 1, fewer channels"
-GROUPED = "depthwise, few channels a group"
+NARROW = "k > 1, stride 1, fewer"
+GROUPED = "depthwise, few a group"
 TRANSPOSED, POOLS, FILTERS = "transposed", "pools", "filters"
 
 FEW = 32  # channels in or out of a group, below which a vector or a tile is not filled

@@ -27,7 +27,7 @@ def row_of(
     floor: float,
     peak: float,
     errors: Mapping[str, tuple[float, float]],
-    left_out: Iterable[str],
+    left_out: Mapping[str, str],
 ) -> Row:
     """Everything about one task: times by engine and layout, and what follows from them.
 
@@ -45,7 +45,7 @@ def row_of(
         "timings": {name: _timing(result) for name, result in results.items()},
         "ratio": {layout: peers[best] / seconds for layout, seconds in ours.items()} if best else {},
         "same_layout": {layout: min(same[layout]) / seconds for layout, seconds in ours.items() if same[layout]},
-        "errors": dict(errors), "left_out": list(left_out),
+        "errors": dict(errors), "left_out": dict(left_out),
     }  # fmt: skip
 
 

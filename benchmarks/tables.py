@@ -7,6 +7,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .adapters import OURS
@@ -16,6 +17,7 @@ from .report import duration
 from .summary import ERROR_LIMIT, Row, coarse, ours_best
 
 DRIFT = 0.1  # of the peak of multiply-adds, from which on it is told
+STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "show_edge": False}
 SHORT = {"channels_first": "first", "channels_last": "last"}
 LEGEND = """\
 first, last: time of a call with channels there, and best peer's time over it (above 1, fastconv is faster)
@@ -36,8 +38,8 @@ def show(rows: Sequence[Row], summary: Sequence[dict[str, Any]], ceilings: Ceili
     out.print(ceilings_line(ceilings))
     out.print(_drift(rows), end="")
     for row in rows:
-        if row["left_out"]:
-            out.print(f"[red]Left out of {row['layer']} for wrong results: {', '.join(row['left_out'])}[/]")
+        for name, why in row["left_out"].items():
+            out.print(f"[red]{name} is left out of {row['layer']} ({row['group']}, {row['kind']})[/]: {escape(why)}")
     for line in coarse(rows):
         out.print(f"[red]Error above {ERROR_LIMIT:g} times that of algorithm=direct: {line}[/]")
 
@@ -53,7 +55,7 @@ def _drift(rows: Sequence[Row]) -> str:
 
 def rows_table(rows: Iterable[Row], title: str) -> Table:
     """A line a task."""
-    table = Table("layer", title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table = Table("layer", title=title, **STYLE)
     for column in ("first", "", "last", "", "best", "peer", "1st call", "cold", "floor", "GFLOP/s", "error"):
         table.add_column(column, justify="left" if column == "peer" else "right", no_wrap=True)
     for row in rows:
@@ -90,7 +92,7 @@ def _error(row: Row) -> str:
 
 def summary_table(lines: Sequence[dict[str, Any]]) -> Table:
     """A line a group, kind, family and batch; both layouts side by side."""
-    table = Table("group", "kind", "family", "batch", title="Best peer's time over fastconv's", box=box.SIMPLE_HEAD)
+    table = Table("group", "kind", "family", "batch", title="Best peer's time over fastconv's", **STYLE)
     for layout in LAYOUTS:
         for column in (f"{layout}\ngeomean", "\nmin", "\nahead", "same layout\ngeomean", "\nmin"):
             table.add_column(column, justify="right", no_wrap=True)

@@ -28,7 +28,7 @@ def row(layer=SMALL, errors=None, **seconds):
     """A row of times by engine and the first letter after channels_, as `fastconv_f=1`."""
     layouts = {"f": "channels_first", "l": "channels_last"}
     results = {f"{name[:-2]} {layouts[name[-1]]}": result(value) for name, value in seconds.items()}
-    return summary.row_of("forward", Task(layer, kind="layer"), results, 0.5, 1e9, errors or {}, [])
+    return summary.row_of("forward", Task(layer, kind="layer"), results, 0.5, 1e9, errors or {}, {})
 
 
 def test_ratios_are_to_the_best_peer_and_to_that_of_the_same_layout():

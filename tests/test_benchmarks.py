@@ -57,29 +57,38 @@ def test_contestants_are_timed_in_turn(engine):
         assert result.cold > 0
 
 
-class Pretender:
-    """An engine that gives wrong results under another name."""
+class Stranger:
+    """fastconv's engine under another name, whose answers something is done to."""
 
-    def __init__(self, name, engine):
-        self.name, self._engine = name, engine
+    def __init__(self, name, engine, change=lambda function, result: result):
+        self.name, self._engine, self._change = name, engine, change
 
     def run(self, function, *arguments):
-        result = self._engine.run(function, *arguments)
-        return result._replace(arrays=(2 * result.arrays[0],)) if function == "worker:prepare" else result
+        return self._change(function, self._engine.run(function, *arguments))
 
 
-def test_a_peer_that_is_wrong_is_left_out_and_one_that_nobody_confirms_stops_the_run(engine):
-    class Honest(Pretender):
-        def run(self, *arguments):
-            return self._engine.run(*arguments)
+def twice(function, result):
+    return result._replace(arrays=(2 * result.arrays[0],)) if function == "worker:prepare" else result
 
-    ours, wrong, right = (Contestant(e, "channels_first") for e in (
-        engine, Pretender("wrong", engine), Honest("right", engine)))  # fmt: skip
-    results, left_out = race([ours, wrong, right], TASK, 1, 0.001)
+
+def dies(function, result):
+    if function == "worker:time_round":
+        raise EngineError("mortal failed:\nout of memory")
+    return result
+
+
+def test_a_peer_that_is_wrong_or_fails_is_left_out(engine):
+    strangers = Stranger("wrong", engine, twice), Stranger("mortal", engine, dies), Stranger("right", engine)
+    contestants = [Contestant(e, "channels_first") for e in (engine, *strangers)]
+    results, left_out = race(contestants, TASK, 1, 0.001)
     assert list(results) == ["fastconv channels_first", "right channels_first"]
-    assert left_out == ["wrong channels_first"]
+    assert "apart" in left_out["wrong channels_first"]
+    assert left_out["mortal channels_first"] == "out of memory"
+
+
+def test_what_nobody_confirms_stops_the_run(engine):
     with pytest.raises(EngineError, match="apart"):
-        race([ours, wrong], TASK, 1, 0.001)
+        race([Contestant(e, "channels_first") for e in (engine, Stranger("wrong", engine, twice))], TASK, 1, 0.001)
 
 
 def test_what_fails_in_an_engine_is_said_here(engine):
@@ -91,7 +100,7 @@ def test_what_fails_in_an_engine_is_said_here(engine):
 def test_an_engine_that_dies_is_noticed():
     with (
         started([Engine("nonesuch", 1)]) as (engine,),
-        pytest.raises(EngineError, match="nonesuch ended with status 1"),
+        pytest.raises(EngineError, match=r"nonesuch ended with status 1:\n(.|\n)*KeyError"),
     ):
         engine.run("worker:versions")
 
