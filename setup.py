@@ -53,7 +53,7 @@ def macro_kernel(name: str, sources: tuple[str, ...] = (), **extra) -> Extension
     return Extension(
         f"fastconv.kernels.{name}",
         [f"fastconv/kernels/{name}.pyx", *sources],
-        depends=C_HEADERS,
+        depends=[*C_HEADERS, *extra.pop("depends", [])],
         include_dirs=[*INCLUDES, numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), *extra.pop("define_macros", [])],
         extra_compile_args=[*CFLAGS, "-fopenmp"],
@@ -66,6 +66,7 @@ core = macro_kernel(
     "core",
     ("src/isa/isas.c", "src/runtime/threads.c", "src/runtime/workspace.c"),
     define_macros=[("FASTCONV_ISAS", " ".join(f"ISA({name})" for name in ISAS))],
+    depends=MICROKERNELS,  # it holds the libraries of all ISAs, and is linked again when one of them changes
 )
 others = sorted(p.stem for p in Path("fastconv/kernels").glob("*.pyx") if p.stem != "core")
 

@@ -23,7 +23,8 @@ INLINE void NAME(copy_run)(real *dst, const real *src, ptrdiff_t n) {
 INLINE void NAME(copy_run_masked)(real *dst, const real *src, ptrdiff_t n, const real *mask) {
   ptrdiff_t i = 0;
   for (; i + VLEN <= n; i += VLEN) NAME(store)(dst + i, (vec)((ivec)NAME(load)(src + i) & (ivec)NAME(load)(mask + i)));
-  if (i < n) NAME(store)(dst + i, (vec)((ivec)NAME(load_tail)(src + i, n - i) & (ivec)NAME(load)(mask + i)));
+  if (i < n)
+    NAME(store)(dst + i, (vec)((ivec)NAME(load_tail)(src + i, n - i) & (ivec)NAME(load_tail)(mask + i, n - i)));
 }
 
 INLINE void NAME(copy_run_step2)(real *dst, const real *src, ptrdiff_t n) {
