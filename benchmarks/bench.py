@@ -44,7 +44,7 @@ class Effort:
     probes: int
 
 
-QUICK, FULL = Effort(3, 0.03, 3, 5), Effort(9, 0.05, 5, 9)
+QUICK, FULL = Effort(5, 0.02, 3, 5), Effort(9, 0.05, 5, 9)
 
 
 @dataclass

@@ -26,8 +26,9 @@ from .layer import Array
 from .task import Task
 from .timing import Spread, Timing
 
-# glibc takes and keeps everything on the heap, in huge pages where the system has them to give.
+# glibc takes and keeps everything on one heap, in huge pages where the system has them to give.
 MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
     "MALLOC_TOP_PAD_": str(64 << 20),

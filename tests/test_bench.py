@@ -1,5 +1,7 @@
 """`python -m fastconv bench`: which rows it has, what it makes of times, and what it says and writes."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -191,3 +193,12 @@ def test_a_peer_that_is_not_there_is_named_with_its_extra(monkeypatch, capsys):
     monkeypatch.setattr("fastconv.benchmarks.adapters.find_spec", lambda package: None)
     assert cli.main(["bench", "--peers", "jax"]) == 2
     assert capsys.readouterr().err == "fastconv: this needs jax: pip install 'fastconv[peers]'\n"
+
+
+@pytest.mark.parametrize("module", ["benchmarks.ceilings", "fastconv.benchmarks.ceilings"])
+def test_the_folder_is_a_package_under_both_names(module):
+    root = Path(cli.__file__).parents[1]
+    if not (root / "benchmarks").is_dir():
+        pytest.skip("no checkout")
+    command = [sys.executable, "-m", module, "--help"]
+    assert "multiply-adds" in subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
