@@ -61,7 +61,7 @@ class Run:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.threads = options.threads or runtime.get_num_threads()
-        self.isa, self.algorithm, self.dtype = options.isa, options.algorithm, options.dtype
+        self.isa, self.algorithm = options.isa, options.algorithm
         self.layouts = (options.layout,) if options.layout else LAYOUTS
         self.peers = _installed(options.peers)
         self.effort = FULL if options.full else QUICK
@@ -80,7 +80,8 @@ class Run:
             self._warm(peers, todo[0].kind)
             for section in todo:
                 board.section(section.title)
-                self._measure_section(section, [p for p in peers if p.engine.name in self._peers_of(section)], board)
+                names = self._peers_of(section)
+                self._measure_section(section, [peer for peer in peers if peer.engine.name in names], board)
 
     def _measure_section(self, section: Section, peers: Sequence[Contestant], board: Board) -> None:
         """By processes of fastconv's that know no plan yet: a layer's rows come before its functional ones."""

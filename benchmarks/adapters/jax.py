@@ -41,7 +41,8 @@ def prepare(task: Task, operands: Operands, data_format: str) -> Prepared:
     arguments = [jnp.asarray(a) for a in (x, weight, bias) if a is not None]
     run = _pool(layer, last) if layer.pools else _convolution(layer, last)
     if task.backward:
-        return Prepared(partial(_compiled, _gradients(run), [*arguments, jnp.asarray(grad_y)]), partial(_arrays, last))
+        arguments.append(jnp.asarray(grad_y))
+        return Prepared(partial(_compiled, _gradients(run), arguments, several=True), partial(_arrays, last))
     if task.kind == "layer":
         arguments, constants = arguments[:1], arguments[1:]
         run = partial(_with_constants, run, constants)
@@ -62,9 +63,12 @@ def _gradients(run: Operator) -> Operator:
     return gradients
 
 
-def _compiled(run: Operator, arguments: list[Any]) -> Callable[[], Any]:
+def _compiled(run: Operator, arguments: list[Any], several: bool = False) -> Callable[[], Any]:
+    """The call of what XLA makes of it, which waits for the result, or for `several` of them."""
     compiled = jax.jit(run).lower(*arguments).compile()
-    return lambda: jax.block_until_ready(compiled(*arguments))
+    if several:
+        return lambda: jax.block_until_ready(compiled(*arguments))
+    return lambda: compiled(*arguments).block_until_ready()
 
 
 def _arrays(last: bool, result: Any) -> tuple[Array | None, ...]:

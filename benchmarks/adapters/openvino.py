@@ -44,7 +44,7 @@ def prepare(task: Task, operands: Operands, data_format: str) -> Prepared:
         request.set_output_tensor(ov.Tensor(y, shared_memory=True))
 
         def call() -> Array:
-            request.infer()
+            request.infer(share_outputs=True)  # else it copies y
             return y
 
         return call
