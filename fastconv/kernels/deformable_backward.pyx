@@ -14,8 +14,7 @@ Chunks depend on the geometry alone, and every sum has one order, whatever the n
 import numpy as np
 
 from cython.parallel cimport parallel, prange, threadid
-from libc.math cimport INFINITY
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 cimport numpy as cnp
 
 from fastconv.kernels.arrays cimport contiguous, data
@@ -25,12 +24,10 @@ from fastconv.kernels.core cimport (
     acquire,
     ceil_div,
     even_part,
-    fastconv_epilogue,
     fastconv_gemm_tile,
     fastconv_grid,
     fastconv_points,
     fastconv_run,
-    fastconv_sampling,
     fegetenv,
     fenv_t,
     fesetenv,
@@ -38,11 +35,30 @@ from fastconv.kernels.core cimport (
     round_up,
     team,
 )
+from fastconv.kernels.deformable_chunk cimport (
+    Call,
+    Chunk,
+    chunk_points,
+    dots_bytes,
+    extent_of,
+    panel_of,
+    points_of,
+    swapped_tile,
+)
+from fastconv.kernels.deformable_scatter cimport scatter, scatter_bytes
+from fastconv.kernels.deformable_weight cimport (
+    pack_units,
+    pack_weight,
+    sum_bias,
+    sum_weight,
+    unpack_units,
+    unpack_weight,
+    weight_units,
+)
 from fastconv.kernels.deformation cimport (
     PANEL_BYTES,
     SHARED_BYTES,
     Deformation,
-    Inputs,
     Part,
     Problem,
     Segment,
@@ -57,10 +73,6 @@ from fastconv.kernels.deformation cimport (
 
 cnp.import_array()
 
-cdef enum:
-    PLANE_BYTES = 4 * 1024 * 1024   # the largest image of one cache line a pixel that a thread gathers grad_x in
-    STRIP = 64                      # rows of a weight that are transposed together
-
 ctypedef fused real:
     float
     double
@@ -69,97 +81,8 @@ ctypedef fused integer:
     int
     long long
 
-cdef struct Call:
-    Inputs inputs
-    const char *grad_y
-    const char *filters         # the weight as it is given
-    const char *ones
-    char *weight                # packed
-    char *sums                  # grad_weight in the order in which it is summed
-    char *grad_x                # and so on: NULL where not needed
-    char *grad_offset
-    char *grad_weight
-    char *grad_bias
-    char *grad_mask
-
-cdef struct Chunk:              # buffers of one chunk, each [...][tile of the chunk]; NULL where not needed
-    Py_ssize_t first, count     # tiles
-    char *points                # [offset group]
-    char *swapped               # grad_y: [group][pixel][f], or [group][f][pixel]
-    char *grads                 # [part] a panel
-    char *samples
-    char *dots                  # [segment] [taps][4][lanes]
-
-
-# --------------------------------------------------------------------------------------------- packing of weights
-
-cdef void pack_rows(const Problem *p, const Call *call, Py_ssize_t unit) noexcept nogil:
-    """channels_first: weight[group][channel][tap][f] from filters[C_out][channel][tap], some rows at a time."""
-    cdef Py_ssize_t k = p.kin * p.taps, strips = ceil_div(k, STRIP), first = unit % strips * STRIP
-    cdef Py_ssize_t group = unit // strips, at = group * p.kout * k
-    p.kernels.pack_matrix(call.weight + (at + first * p.kout) * p.itemsize, p.kout,
-                          call.filters + (at + first) * p.itemsize, 1, k, min(<Py_ssize_t> STRIP, k - first), p.kout)
-
-
-cdef void pack_taps(const Problem *p, const Call *call, Py_ssize_t unit) noexcept nogil:
-    """channels_last: weight[part][tap][panel of channels][f][NR] from filters[C_out][channel][tap]."""
-    cdef Py_ssize_t nr = p.kernels.nr, isz = p.itemsize, tap = unit % p.taps, c = 0, at
-    cdef const Part *part = &p.part[unit // p.taps]
-    cdef char *to = call.weight + (part - p.part) * p.packed_part + tap * p.kout * round_up(part.channels, nr) * isz
-    at = (part.group * p.kout * p.kin + part.channel - part.group * p.kin) * p.taps + tap
-    while c < part.channels:
-        p.kernels.pack_matrix(to, nr, call.filters + (at + c * p.taps) * isz, p.kin * p.taps, p.taps, p.kout,
-                              min(nr, part.channels - c))
-        to += p.kout * nr * isz
-        c += nr
-
-
-cdef void pack_weight(const Problem *p, const Call *call, Py_ssize_t unit) noexcept nogil:
-    if p.channels_last:
-        pack_taps(p, call, unit)
-    else:
-        pack_rows(p, call, unit)
-
-
-cdef Py_ssize_t pack_units(const Problem *p, const Chunk *c) noexcept nogil:
-    if c.grads == NULL:
-        return 0
-    return p.parts * p.taps if p.channels_last else p.groups * ceil_div(p.kin * p.taps, STRIP)
-
-
-cdef Py_ssize_t unpack_units(const Problem *p, const Call *call) noexcept nogil:
-    if call.grad_weight == NULL:
-        return 0
-    return p.parts * p.kout if p.channels_last else p.groups * ceil_div(p.kout, STRIP)
-
-
-cdef void unpack_weight(const Problem *p, const Call *call, Py_ssize_t unit) noexcept nogil:
-    """grad_weight[C_out][channel][tap] from its sums [group][channel][tap][f] or [part][f][tap][channel]."""
-    cdef Py_ssize_t k = p.kin * p.taps, isz = p.itemsize, strips, f, at
-    cdef const Part *part
-    if p.channels_last:
-        part, f = &p.part[unit // p.kout], unit % p.kout
-        at = (part.channel * p.kout + f * part.channels) * p.taps
-        f += part.group * p.kout
-        p.kernels.pack_matrix(call.grad_weight + (f * k + (part.channel - part.group * p.kin) * p.taps) * isz, p.taps,
-                              call.sums + at * isz, 1, part.channels, part.channels, p.taps)
-    else:
-        strips = ceil_div(p.kout, STRIP)
-        f, at = unit % strips * STRIP, unit // strips * p.kout * k
-        p.kernels.pack_matrix(call.grad_weight + (at + f * k) * isz, k, call.sums + (at + f) * isz, 1, p.kout,
-                              min(<Py_ssize_t> STRIP, p.kout - f), k)
-
 
 # ------------------------------------------------------------------------------------------- prepare
-
-cdef inline char *points_of(const Problem *p, const Chunk *c, Py_ssize_t i, Py_ssize_t offset_group) noexcept nogil:
-    return c.points + (i * p.offset_groups + offset_group) * p.points_bytes
-
-
-cdef inline Py_ssize_t *extent_of(const Problem *p, char *points) noexcept nogil:
-    """The first and the last pixel that starts a square of the tile: what scattering has to clear and to add."""
-    return <Py_ssize_t *> (points + p.points_bytes) - 2
-
 
 cdef void find_extent(const Problem *p, Py_ssize_t count, const integer *pixel, Py_ssize_t *extent) noexcept nogil:
     cdef Py_ssize_t tap, i
@@ -169,11 +92,6 @@ cdef void find_extent(const Problem *p, Py_ssize_t count, const integer *pixel, 
             low = min(low, pixel[tap * p.grid.lanes + i])
             high = max(high, pixel[tap * p.grid.lanes + i])
     extent[0], extent[1] = low, high
-
-
-cdef inline Py_ssize_t swapped_tile(const Problem *p) noexcept nogil:
-    """Bytes of grad_y with pixels and channels swapped, a tile and group."""
-    return p.rows * (p.kout if p.channels_last else p.ld) * p.itemsize
 
 
 cdef void swap_grad_y(const Problem *p, const Call *call, const Tile *t, Py_ssize_t group, char *to) noexcept nogil:
@@ -205,12 +123,6 @@ cdef void prepare(const Problem *p, const Call *call, const Chunk *c, Py_ssize_t
 
 
 # ------------------------------------------------------------------------------------------ produce
-
-cdef inline Py_ssize_t panel_of(const Problem *p, const Part *part, Py_ssize_t i) noexcept nogil:
-    """Where the panel of a part and of the chunk's tile i starts, in bytes."""
-    cdef Py_ssize_t width = p.rows if p.channels_last else p.grid.lanes
-    return (part.channel * p.chunk + i * part.channels) * p.taps * width * p.itemsize
-
 
 cdef void gradients_by_rows(const Problem *p, const Call *call, const Tile *t, const Part *part, char *grads,
                             char *workspace) noexcept nogil:
@@ -290,202 +202,7 @@ cdef void produce(const Problem *p, const Call *call, const Chunk *c, Py_ssize_t
         sample(p, &call.inputs, &t, &p.segment[s], &points, samples, grads if c.dots != NULL else NULL, dots)
 
 
-cdef inline Py_ssize_t dots_bytes(const Problem *p) noexcept nogil:
-    return 4 * p.taps * p.grid.lanes * p.itemsize
-
-
 # ------------------------------------------------------------------------------------------ consume
-
-cdef fastconv_points chunk_points(const Problem *p, const Call *call, const Chunk *c, Py_ssize_t tile,
-                                  Py_ssize_t offset_group) noexcept nogil:
-    return points_in(p, &call.inputs, points_of(p, c, tile - c.first, offset_group), tile_at(p, tile).count)
-
-
-cdef void scatter(const Problem *p, const Call *call, const Chunk *c, Py_ssize_t n, const Segment *block,
-                  char *workspace) noexcept nogil:
-    """Add to grad_x what the chunk's tiles of image n give to a block of channels."""
-    cdef Py_ssize_t first = max(c.first, n * p.tiles), stop = min(c.first + c.count, (n + 1) * p.tiles)
-    cdef Py_ssize_t channels = p.groups * p.kin, tile
-    cdef char *image = call.grad_x + n * p.plane * channels * p.itemsize
-    if p.channels_last:
-        for tile in range(first, stop):
-            scatter_rows(p, call, c, tile, block, image + block.channel * p.itemsize)
-    elif p.plane * CACHE_LINE <= PLANE_BYTES:
-        scatter_lines(p, call, c, first, stop, block, image + block.channel * p.plane * p.itemsize, workspace)
-    else:
-        for tile in range(first, stop):
-            scatter_planes(p, call, c, tile, block, image + block.channel * p.plane * p.itemsize)
-
-
-cdef void scatter_rows(const Problem *p, const Call *call, const Chunk *c, Py_ssize_t tile, const Segment *block,
-                       char *grad_x) noexcept nogil:
-    cdef const Part *part = &p.part[block.part]
-    cdef fastconv_points points = chunk_points(p, call, c, tile, block.offset_group)
-    cdef fastconv_sampling s
-    s.grad = c.grads + panel_of(p, part, tile - c.first) + (block.channel - part.channel) * p.itemsize
-    s.channels, s.x_stride = block.channels, p.groups * p.kin
-    s.stride, s.tap_stride = p.taps * part.channels, part.channels
-    p.kernels.scatter_pixels(&points, &s, grad_x)
-
-
-cdef void scatter_planes(const Problem *p, const Call *call, const Chunk *c, Py_ssize_t tile, const Segment *block,
-                         char *grad_x) noexcept nogil:
-    """Channel by channel, straight into large planes: a plane is an image of one channel."""
-    cdef const Part *part = &p.part[block.part]
-    cdef fastconv_points points = chunk_points(p, call, c, tile, block.offset_group)
-    cdef Py_ssize_t i, channel = block.channel - part.channel, row = p.taps * p.grid.lanes * p.itemsize
-    cdef fastconv_sampling s
-    s.channels, s.x_stride, s.stride, s.tap_stride = 1, 1, 1, p.grid.lanes
-    for i in range(block.channels):
-        s.grad = c.grads + panel_of(p, part, tile - c.first) + (channel + i) * row
-        p.kernels.scatter_pixels(&points, &s, grad_x + i * p.plane * p.itemsize)
-
-
-cdef void scatter_lines(const Problem *p, const Call *call, const Chunk *c, Py_ssize_t first, Py_ssize_t stop,
-                        const Segment *block, char *grad_x, char *workspace) noexcept nogil:
-    """Into an image of one cache line of channels a pixel, then to planes: so lanes are channels here, too."""
-    cdef Py_ssize_t width = CACHE_LINE // p.itemsize, line = p.grid.lanes * p.itemsize, tile, tap
-    cdef Py_ssize_t low = p.plane, high = 0
-    cdef const Part *part = &p.part[block.part]
-    cdef const char *grads
-    cdef char *image = workspace + p.grid.lanes * CACHE_LINE
-    cdef Py_ssize_t *extent
-    cdef fastconv_points points
-    cdef fastconv_sampling s
-    for tile in range(first, stop):
-        extent = extent_of(p, points_of(p, c, tile - c.first, block.offset_group))
-        low, high = min(low, extent[0]), max(high, extent[1])
-    high = min(p.plane, high + p.grid.width + 2)
-    memset(image + low * CACHE_LINE, 0, (high - low) * CACHE_LINE)
-    s.grad, s.channels, s.stride, s.tap_stride, s.x_stride = workspace, width, width, 0, width
-    for tile in range(first, stop):
-        points = chunk_points(p, call, c, tile, block.offset_group)
-        points.taps = 1
-        grads = c.grads + panel_of(p, part, tile - c.first) + (block.channel - part.channel) * p.taps * line
-        for tap in range(p.taps):
-            p.kernels.pack_matrix(workspace, width, grads + tap * line, 1, p.taps * p.grid.lanes, points.count,
-                                  block.channels)
-            p.kernels.scatter_pixels(&points, &s, image)
-            points.pixel += line
-            points.weight += 4 * line
-            points.mask = points.mask + line if points.mask != NULL else NULL
-    flush(p, image, low, high, block.channels, grad_x, workspace)
-
-
-cdef void flush(const Problem *p, const char *image, Py_ssize_t low, Py_ssize_t high, Py_ssize_t channels, char *grad_x,
-                char *workspace) noexcept nogil:
-    """grad_x[channel][low .. high] += image[low .. high][channel], as many pixels at once as a tile has lanes."""
-    cdef Py_ssize_t channel, pixels, width = CACHE_LINE // p.itemsize, ld = p.grid.lanes, at
-    while low < high:
-        pixels = min(ld, high - low)
-        p.kernels.pack_matrix(workspace, ld, image + low * CACHE_LINE, 1, width, channels, pixels)
-        for channel in range(channels):
-            at = channel * p.plane + low
-            if p.itemsize == 4:
-                add(<float *> grad_x + at, <const float *> workspace + channel * ld, pixels)
-            else:
-                add(<double *> grad_x + at, <const double *> workspace + channel * ld, pixels)
-        low += pixels
-
-
-cdef inline void add(real *to, const real *source, Py_ssize_t count) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(count):
-        to[i] += source[i]
-
-
-cdef struct Sum:                # c[i][j] += sum over tiles e, pixels k of  a[e][i][k] * b[e][k][j]
-    const char *a
-    const char *b
-    char *c
-    Py_ssize_t a_tile, a_row, b_tile, b_row, c_row  # elements
-    Py_ssize_t rows, columns    # columns at most NR
-
-
-cdef void sum_tiles(const Problem *p, const Chunk *c, const Sum *s, char *workspace) noexcept nogil:
-    """The tiles that end an image hold fewer pixels than the others and are summed after them."""
-    cdef Py_ssize_t isz = p.itemsize, row = 0, i, e, at, last
-    cdef const char **a = <const char **> workspace
-    cdef Py_ssize_t *b = <Py_ssize_t *> (a + p.chunk * FASTCONV_MAX_ROWS)
-    cdef char *to[FASTCONV_MAX_ROWS]
-    cdef fastconv_epilogue total
-    cdef fastconv_gemm_tile g
-    memset(&total, 0, sizeof(total))
-    total.residual, total.lower, total.upper = <const char *const *> to, -INFINITY, INFINITY
-    g.a, g.a_offset, g.b, g.b_offsets, g.ldb, g.c, g.c_offset = a, 0, s.b, b, s.b_row, to, 0
-    g.columns, g.accumulate = <int> s.columns, 0
-    while row < s.rows:
-        g.rows = <int> min(even_part(s.rows - row, p.kernels.mr, 1), s.rows - row)
-        for i in range(g.rows):
-            to[i] = s.c + (row + i) * s.c_row * isz
-        g.epilogue = NULL if c.first == 0 else &total
-        for last in range(2):
-            g.entries, at = 0, c.first % p.tiles
-            for e in range(c.count):
-                if last == (at == p.tiles - 1):
-                    for i in range(g.rows):
-                        a[g.entries * FASTCONV_MAX_ROWS + i] = s.a + (e * s.a_tile + (row + i) * s.a_row) * isz
-                    b[g.entries] = e * s.b_tile * isz
-                    g.entries += 1
-                at = at + 1 if at < p.tiles - 1 else 0
-            if g.entries > 0:
-                g.k = p.pixels - (p.tiles - 1) * p.rows if last else p.rows
-                g.prefetch, g.prefetch_step = a[0], 0
-                p.kernels.gemm(&g)
-                g.epilogue = &total
-        row += g.rows
-
-
-cdef Py_ssize_t weight_strips(const Problem *p) noexcept nogil:
-    return ceil_div(p.kout if p.channels_last else p.part[0].channels * p.taps, 4 * p.kernels.mr)
-
-
-cdef Py_ssize_t weight_panels(const Problem *p) noexcept nogil:
-    return ceil_div(p.part[0].channels * p.taps if p.channels_last else p.kout, p.kernels.nr)
-
-
-cdef void sum_weight(const Problem *p, const Call *call, const Chunk *c, Py_ssize_t unit,
-                     char *workspace) noexcept nogil:
-    """Some rows and columns of a part's [channel][tap][f] or [f][tap][channel]."""
-    cdef Py_ssize_t isz = p.itemsize, strips = weight_strips(p), panels = weight_panels(p)
-    cdef Py_ssize_t row = unit % strips * 4 * p.kernels.mr, column = unit // strips % panels * p.kernels.nr
-    cdef const Part *part = &p.part[unit // (strips * panels)]
-    cdef Py_ssize_t k = part.channels * p.taps, at = part.channel * p.taps * p.kout
-    cdef const char *swapped = c.swapped + part.group * p.chunk * swapped_tile(p)
-    cdef const char *samples = c.samples + panel_of(p, part, 0)
-    cdef Sum s
-    if p.channels_last:
-        s.rows, s.columns = min(p.kout - row, 4 * p.kernels.mr), min(k - column, p.kernels.nr)
-        s.a, s.a_tile, s.a_row = swapped + row * p.rows * isz, p.kout * p.rows, p.rows
-        s.b, s.b_tile, s.b_row = samples + column * isz, k * p.rows, k
-        s.c, s.c_row = call.sums + (at + row * k + column) * isz, k
-    else:
-        s.rows, s.columns = min(k - row, 4 * p.kernels.mr), min(p.kout - column, p.kernels.nr)
-        s.a, s.a_tile, s.a_row = samples + row * p.grid.lanes * isz, k * p.grid.lanes, p.grid.lanes
-        s.b, s.b_tile, s.b_row = swapped + column * isz, p.rows * p.ld, p.ld
-        s.c, s.c_row = call.sums + (at + row * p.kout + column) * isz, p.kout
-    if s.rows > 0 and s.columns > 0:
-        sum_tiles(p, c, &s, workspace)
-
-
-cdef void sum_bias(const Problem *p, const Call *call, const Chunk *c, Py_ssize_t group,
-                   char *workspace) noexcept nogil:
-    """The same sums with ones in the samples' place."""
-    cdef const char *swapped = c.swapped + group * p.chunk * swapped_tile(p)
-    cdef Py_ssize_t column = 0
-    cdef Sum s
-    if p.channels_last:
-        s.a, s.a_tile, s.a_row, s.b, s.b_tile, s.b_row = swapped, p.kout * p.rows, p.rows, call.ones, 0, 0
-        s.c, s.c_row, s.rows, s.columns = call.grad_bias + group * p.kout * p.itemsize, 1, p.kout, 1
-        sum_tiles(p, c, &s, workspace)
-        return
-    s.a, s.a_tile, s.a_row, s.b_tile, s.b_row, s.rows, s.c_row = call.ones, 0, 0, p.rows * p.ld, p.ld, 1, 0
-    while column < p.kout:
-        s.b, s.columns = swapped + column * p.itemsize, min(p.kout - column, p.kernels.nr)
-        s.c = call.grad_bias + (group * p.kout + column) * p.itemsize
-        sum_tiles(p, c, &s, workspace)
-        column += p.kernels.nr
-
 
 cdef void differentiate_points(const Problem *p, const Call *call, const Chunk *c, Py_ssize_t i,
                                Py_ssize_t offset_group, char *workspace) noexcept nogil:
@@ -536,7 +253,7 @@ cdef Tasks tasks_of(const Problem *p, const Call *call, const Chunk *c) noexcept
     cdef Py_ssize_t images = (c.first + c.count - 1) // p.tiles - c.first // p.tiles + 1
     return Tasks(
         images * p.blocks if call.grad_x != NULL else 0,
-        p.parts * weight_strips(p) * weight_panels(p) if call.grad_weight != NULL else 0,
+        weight_units(p) if call.grad_weight != NULL else 0,
         c.count * p.offset_groups if c.dots != NULL else 0,
         p.groups if call.grad_bias != NULL else 0,
     )
@@ -652,15 +369,13 @@ cdef class DeformableGradients(Deformation):
     cdef Py_ssize_t _task_bytes(self):
         """The most that a task of prepare, produce or consume needs."""
         cdef Problem *p = &self.problem
-        cdef Py_ssize_t image = p.plane * CACHE_LINE
         tasks = [
             grid_bytes(p) + 3 * p.taps * p.grid.lanes * p.itemsize,
             p.chunk * (FASTCONV_MAX_ROWS + 1) * sizeof(Py_ssize_t),
+            scatter_bytes(p),
         ]
         if not p.channels_last:
             tasks.append((min(p.fc, p.kout) * p.grid.lanes + p.kernels.vlen) * p.itemsize)
-            if image <= PLANE_BYTES:
-                tasks.append(p.grid.lanes * CACHE_LINE + image)
         return round_up(max(tasks), CACHE_LINE)
 
     def workspace_bytes(self, int threads):
