@@ -33,6 +33,7 @@ from fastconv.kernels.core cimport (
     fesetenv,
     kernels,
     release,
+    round_up,
     team,
 )
 
@@ -160,7 +161,7 @@ cdef class PoolPlan:
         cdef char *scratch
         all.x, all.y = data(grad_y), data(grad_x)
         all.indices = <int64_t *> data(indices) if indices is not None else NULL
-        scratch = acquire(self.scratch + self.again() * self.again_bytes(), threads)
+        scratch = acquire(self.route_bytes(), threads)
         try:
             with nogil:
                 wrong = self.route_all(&all, data(x), scratch, threads)
@@ -169,7 +170,7 @@ cdef class PoolPlan:
         return wrong == 0
 
     cdef int route_all(self, const fastconv_pool_rows *all, const char *x, char *scratch, int threads) noexcept nogil:
-        cdef Py_ssize_t size = self.scratch + self.again() * self.again_bytes()
+        cdef Py_ssize_t size = self.route_bytes()
         cdef Py_ssize_t block = self.pool.channels, blocks, task
         cdef int wrong = 0
         cdef fenv_t environment
@@ -187,6 +188,10 @@ cdef class PoolPlan:
                 wrong |= self.route_plane(all, x, task // blocks, task % blocks * block, block,
                                           scratch + threadid() * size)
         return wrong
+
+    cdef Py_ssize_t route_bytes(self) noexcept nogil:
+        """Memory of a thread: whole cache lines, since scratch and indices must be aligned in each thread's."""
+        return round_up(self.scratch + self.again() * self.again_bytes(), LINE)
 
     cdef Py_ssize_t again(self) noexcept nogil:
         """Rows whose indices are computed at once."""
