@@ -35,6 +35,9 @@ MEMORY = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 
+# A first call of more than so many seconds and times the quickest is not repeated.
+LONG, HOPELESS = 0.5, 20
+
 # Threads of engines that read no OMP_NUM_THREADS, and BLAS.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")
 
@@ -178,7 +181,8 @@ def race(
     """Results by contestant, without those that do not have the task; and of peers that failed or were wrong, why.
 
     The first contestants are those whose results have to be right, all of one engine. The results are compared before
-    anything is timed. Each round gives every contestant `seconds`, in turn; `cold` calls more find empty caches.
+    anything is timed. Each round gives every contestant `seconds`, in turn; `cold` calls more find empty caches. The
+    first call counts for those that are hopelessly slow.
 
     Raises
     ------
@@ -190,15 +194,23 @@ def race(
     firsts = {c: first for c, first in answers.items() if first is not None}
     answers.clear()
     out |= _disagreeing(task, {c: first.arrays for c, first in firsts.items()})
-    able, latencies = list(firsts), {c: first.seconds for c, first in firsts.items()}
+    latencies = {c: (first.seconds, first.ran) for c, first in firsts.items()}
     firsts.clear()
-    timings: dict[Contestant, list[Timing]] = {c: [] for c in able}
+    timings = {c: [Timing(ran, 0)] for c, (_, ran) in latencies.items()}
+    able = _worth_timing({c: ran for c, (_, ran) in latencies.items() if c not in out})
+    timings |= {c: [] for c in able}
     for _ in range(rounds):
         for c, timing in _each(able, out, lambda c: c.engine.run("worker:time_round", seconds)).items():
             timings[c].append(timing)
     colds = _each(able, out, lambda c: c.engine.run("worker:time_cold", cold) if cold else None)
-    results = {c.name: _result(timings[c], latencies[c], colds[c]) for c in able if c not in out}
+    results = {c.name: _result(timings[c], first, colds.get(c)) for c, (first, _) in latencies.items() if c not in out}
     return results, {c.name: why for c, why in out.items()}
+
+
+def _worth_timing(ran: dict[Contestant, float]) -> list[Contestant]:
+    """Without those whose first call says enough: some gradients take XLA ten seconds."""
+    limit = max(LONG, HOPELESS * min(ran.values()))
+    return [c for c, seconds in ran.items() if seconds <= limit]
 
 
 def _each(

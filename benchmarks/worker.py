@@ -13,6 +13,7 @@ import os
 import pickle
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from importlib import import_module
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 from . import adapters
 from .layer import Array
 from .task import Task, operands
-from .timing import Timing, cold_call, elapsed, time_calls
+from .timing import Timing, cold_call, time_calls
 
 
 class Session:
@@ -42,6 +43,8 @@ class First(NamedTuple):
     """What it gives: y, or the gradients of x, weight and bias; channels first."""
     seconds: float
     """What it takes, with planning, compiling and packing."""
+    ran: float
+    """What it takes without."""
 
 
 def versions(session: Session) -> dict[str, str]:
@@ -52,18 +55,16 @@ def versions(session: Session) -> dict[str, str]:
 def prepare(session: Session, task: Task, data_format: str) -> First | None:
     """Get a task ready and run it once; None where the engine does not have it."""
     session.call = lambda: None  # lets go of the arrays of the task before
-    results: list[Any] = []
-
-    def first() -> None:
-        session.call = prepared.build()
-        results.append(session.call())
-
     try:
         prepared = session.adapter.prepare(task, operands(task), data_format)
-        seconds = elapsed(first)
+        start = time.perf_counter()
+        session.call = prepared.build()
     except adapters.Unsupported:
         return None
-    return First(prepared.arrays(results.pop()), seconds)
+    built = time.perf_counter()
+    result = session.call()
+    end = time.perf_counter()
+    return First(prepared.arrays(result), end - start, end - built)
 
 
 def time_round(session: Session, seconds: float) -> Timing:

@@ -86,6 +86,18 @@ def test_a_peer_that_is_wrong_or_fails_is_left_out(engine):
     assert left_out["mortal channels_first"] == "out of memory"
 
 
+def test_what_is_hopelessly_slow_is_called_once(engine):
+    def slow(function, result):
+        assert function == "worker:prepare"
+        return result._replace(ran=10.0)
+
+    contestants = [Contestant(e, "channels_first") for e in (engine, Stranger("slow", engine, slow))]
+    results, left_out = race(contestants, TASK, 3, 0.001, cold=1)
+    assert results["slow channels_first"].spread == (10, 10, 10)
+    assert results["slow channels_first"].cold is None
+    assert not left_out
+
+
 def test_what_nobody_confirms_stops_the_run(engine):
     with pytest.raises(EngineError, match="apart"):
         race([Contestant(e, "channels_first") for e in (engine, Stranger("wrong", engine, twice))], TASK, 1, 0.001)
