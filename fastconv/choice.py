@@ -1,4 +1,4 @@
-"""Which algorithm pays for a dense convolution: what each must do, in multiply-adds of the direct kernel's inner loop.
+"""Which algorithm pays for a convolution: what each must do, in multiply-adds of the direct kernel's inner loop.
 
 The weights of a cost were fitted by hand to some twenty layers timed on a Cascade Lake core with AVX-512; that of
 gathers is an estimate. They decide between algorithms that are far apart for most layers. A choice depends on geometry
@@ -29,6 +29,31 @@ GATHERED = 2.5  # times that, where lines are gathered
 SHORT_SUMS = 1.15  # times a multiply-add of a product of points, whose sums are short
 MARGIN = 0.95  # of the direct cost, above which nothing is won for the coarser rounding
 LEAST_CHANNELS = 16  # in and out, a group
+
+
+FEW_CHANNELS = 8  # a group, in and out: then packed lines pay whatever the layout
+PLANE_CHANNELS = 32  # up to so many they pay in channels_first
+POINT_CHANNELS = 4  # and there without taps to share the packing
+NARROW = 14  # outputs of a line below which the microkernel takes two vectors of channels
+GROUPED_BYTES = 4 << 20  # of workspace a thread, above which the lines are too long to be packed
+
+
+def grouped_pays(sources: Sources, channels_last: bool, groups: int, kin: int, kout: int, vlen: int) -> bool:
+    """Whether packed lines are faster than the direct kernel, whose tiles few channels a group leave empty.
+
+    In channels_last they are where groups share a vector, or fill one: two are half of the direct kernel's tile.
+    Timed on Cascade Lake with AVX-512 and AVX2, 2 to 64 channels, 1, 9 and 25 taps.
+    """
+    if groups == 1:
+        return False
+    most, taps = max(kin, kout), max(prod(len(a.taps) for a in axes) for axes in sources)
+    if not channels_last:
+        return most <= (PLANE_CHANNELS if taps > 1 else POINT_CHANNELS)
+    if most <= FEW_CHANNELS or (kout == vlen and kin <= 2 * vlen):
+        return True
+    dense = all(a.stride == 1 for axes in sources for a in axes)
+    narrow = all(axes[-1].count < NARROW for axes in sources)
+    return taps > 1 and kout == 2 * vlen and kin <= kout and (dense or narrow)
 
 
 def winograd_fits(sources: Sources) -> bool:

@@ -14,19 +14,21 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastconv.choice import winograd_fits, winograd_pays
+from fastconv.choice import GROUPED_BYTES, grouped_pays, winograd_fits, winograd_pays
 from fastconv.geometry import ConvGeometry
 from fastconv.kernels.backward_weight import BackwardWeightPlan
+from fastconv.kernels.core import register_tile
 from fastconv.kernels.deformable import DeformablePlan
 from fastconv.kernels.deformable_backward import DeformableGradients
 from fastconv.kernels.depthwise import DepthwiseLines, DepthwiseWeight
 from fastconv.kernels.direct import DirectPlan
+from fastconv.kernels.grouped import GroupedPlan
 from fastconv.kernels.winograd import WinogradPlan
 from fastconv.sources import backward_input_sources, forward_sources
 
 Plan = TypeVar("Plan")
 Array = NDArray[Any]
-Kernel: TypeAlias = DirectPlan | DepthwiseLines | WinogradPlan
+Kernel: TypeAlias = DirectPlan | DepthwiseLines | GroupedPlan | WinogradPlan
 
 
 class PlanCache(Generic[Plan]):
@@ -163,11 +165,22 @@ class ConvPlan:
             "kernel": g.kernel,
         }
         direct = DirectPlan(**problem)
+        if direct.covered and self._groups(sources, source // g.groups, destination // g.groups):
+            grouped = GroupedPlan(**problem)
+            if grouped.workspace_bytes(1) <= GROUPED_BYTES:
+                return grouped
         fits = direct.covered and winograd_fits(sources)
         kin, kout = source // g.groups, destination // g.groups
         if self.algorithm == "auto":
             fits = fits and winograd_pays(sources, g.channels_last, g.batch, kin, kout, prepared)
         return WinogradPlan(direct, **problem) if fits and self.algorithm in ("auto", "winograd") else direct
+
+    def _groups(self, sources: Any, kin: int, kout: int) -> bool:
+        """Whether to try packed lines."""
+        if self.algorithm != "auto":
+            return self.algorithm == "grouped"
+        vlen = register_tile(self.dtype.name)["vlen"]
+        return grouped_pays(sources, self.geometry.channels_last, self.geometry.groups, kin, kout, vlen)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastconv.kernels import core
 
-ALGORITHMS = ("auto", "direct", "depthwise", "winograd")
+ALGORITHMS = ("auto", "direct", "depthwise", "grouped", "winograd")
 
 
 def available_cpus() -> int:

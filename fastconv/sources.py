@@ -10,12 +10,16 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from math import gcd
+from typing import TypeAlias
 
 import numpy as np
 
 from fastconv.geometry import ConvGeometry
 
 PADDING = -1
+
+Part: TypeAlias = tuple[int, int]
+Run: TypeAlias = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,3 +122,28 @@ def _axis_phases(size: int, out: int, kernel: int, stride: int, before: int, dil
         table = fold_back(np.arange(farthest, nearest + count, dtype=np.intp), out)
         phases.append(AxisSources(r, stride, count, tuple(taps[r]), table, nearest - farthest, tap_step, 1))
     return phases
+
+
+def parts_of(shifts: list[int], stride: int, most: int) -> tuple[list[Part], list[Run], list[int]]:
+    """How taps that are `shifts` after an axis's lowest fall on the parts that its positions are packed as.
+
+    With stride s position i is the (i // s)-th of part i % s, so that outputs are neighbours. Returns parts (offset,
+    more), which hold the positions offset + i * stride of a table for i < outputs + more; runs (part, position, taps)
+    of at most so many taps, neighbours from a position on, part by part; and the taps in their order.
+    """
+    parts: list[Part] = []
+    runs: list[Run] = []
+    order: list[int] = []
+    for residue in sorted({shift % stride for shift in shifts}):
+        taps = sorted((shift, tap) for tap, shift in enumerate(shifts) if shift % stride == residue)
+        first = taps[0][0]
+        for shift, tap in taps:
+            position = (shift - first) // stride
+            part, begin, length = runs[-1] if runs else (-1, 0, 0)
+            if part == len(parts) and length < most and position == begin + length:
+                runs[-1] = part, begin, length + 1
+            else:
+                runs.append((len(parts), position, 1))
+            order.append(tap)
+        parts.append((first, (taps[-1][0] - first) // stride))
+    return parts, runs, order

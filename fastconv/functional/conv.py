@@ -119,7 +119,7 @@ _FORWARD = """{ndim}-D convolution (cross-correlation), with bias and activation
     activation : None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid" or "tanh"
     flip_kernel : bool, default False
         True convolves in the mathematical sense: the kernel is turned about along every axis.
-    algorithm : "auto", "direct", "depthwise" or "winograd", default None: the policy of `fastconv.algorithm`
+    algorithm : "auto", "direct", "depthwise", "grouped" or "winograd", default None: the policy of `fastconv.algorithm`
     out : array of y's shape and dtype, default None
         Where to write y; it may not overlap an input.
 

@@ -114,7 +114,7 @@ _FORWARD = """{ndim}-D transposed convolution, with bias and activation.
     groups : int that divides C_in and C_out, default 1
     data_format : "channels_first" (default) or "channels_last", of x and y
     activation : None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid" or "tanh"
-    algorithm : "auto", "direct", "depthwise" or "winograd", default None: the policy of `fastconv.algorithm`
+    algorithm : "auto", "direct", "depthwise", "grouped" or "winograd", default None: the policy of `fastconv.algorithm`
     out : array of y's shape and dtype, default None
         Where to write y; it may not overlap an input.
 

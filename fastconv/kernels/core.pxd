@@ -1,6 +1,6 @@
 """What every macro-kernel leans on: the table of the current ISA, the team of threads, workspace."""
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
 
 cdef enum:
     CACHE_LINE = 64            # bytes; what threads write side by side shares none
@@ -223,6 +223,53 @@ cdef extern from "table.h" nogil:
         Py_ssize_t x_step
         Py_ssize_t w_step
         Py_ssize_t y_step
+
+    ctypedef struct fastconv_grouped_run:
+        Py_ssize_t x
+        Py_ssize_t w
+        Py_ssize_t taps
+        uint32_t met
+
+    enum:
+        FASTCONV_BROADCAST
+        FASTCONV_SPREAD
+        FASTCONV_PERMUTED
+
+    ctypedef struct fastconv_grouped:
+        const char *x
+        const char *w
+        const char *shift
+        char *y
+        Py_ssize_t lanes
+        int vectors
+        int outputs
+        int kind
+        const char *index
+        Py_ssize_t channels
+        Py_ssize_t x_channel
+        Py_ssize_t x_step
+        Py_ssize_t y_step
+        Py_ssize_t lines
+        Py_ssize_t y_line
+        const fastconv_segment *segments
+        const Py_ssize_t *ends
+        const fastconv_grouped_run *runs
+        Py_ssize_t run_count
+        double lower
+        double upper
+
+    ctypedef struct fastconv_spread:
+        const char *x
+        const char *end
+        char *to
+        Py_ssize_t to_channel
+        Py_ssize_t channels
+        Py_ssize_t columns
+        const Py_ssize_t *start "from"
+        const char *index
+        Py_ssize_t elements
+        Py_ssize_t ahead
+
     ctypedef struct fastconv_winograd_weight:
         int axes
         int taps[3]
@@ -306,6 +353,9 @@ cdef extern from "table.h" nogil:
                                 Py_ssize_t part_stride, char *grad_offset, char *grad_mask) noexcept nogil
         void (*depthwise)(const fastconv_depthwise *lines) noexcept nogil
         void (*depthwise_weight)(const fastconv_depthwise_weight *lines) noexcept nogil
+        int grouped_outputs[2][4]
+        void (*grouped)(const fastconv_grouped *lines) noexcept nogil
+        void (*spread)(const fastconv_spread *line) noexcept nogil
         void (*interleave)(char *dst, const char *src, Py_ssize_t ld, Py_ssize_t ways, Py_ssize_t total) noexcept nogil
         void (*sum_neighbours)(char *dst, const char *src, Py_ssize_t ways, Py_ssize_t count, double lower,
                                double upper) noexcept nogil

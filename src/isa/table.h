@@ -209,6 +209,51 @@ typedef struct {
   ptrdiff_t count, dilation;
   ptrdiff_t x_unit, x_step, w_step, y_step;
 } fastconv_depthwise_weight;
+
+/* Sums of grouped convolutions along lines of pixels, for one unit: `vectors` vectors of neighbouring output channels.
+ * Output p < `outputs` of a line is
+ *   y[p] = clamp(shift + sum over segments e, runs r, channels i < channels, u < taps of x[e][r][i][p + u] *
+ * w[e][r][i][u], lower, upper) with x at x + segment.x + run.x + i * x_channel + (p + u) * x_step, bytes, in one of
+ * three kinds, the last two of one vector; and w at w + segment.w + run.w bytes, [channels][taps][vectors] vectors. */
+enum {
+  FASTCONV_BROADCAST, /* an element for all lanes */
+  FASTCONV_SPREAD,    /* a vector; x_step is one */
+  FASTCONV_PERMUTED,  /* a vector, of which lane l takes element index[l] + i; x_step is one, x_channel 0 */
+};
+
+typedef struct {
+  ptrdiff_t x, w, taps; /* 1 .. 3 */
+  uint32_t met;         /* bit p + u: that column counts; the others are padding and not read */
+} fastconv_grouped_run;
+
+typedef struct {
+  const char *x, *w, *shift;
+  char *y;
+  ptrdiff_t lanes; /* output channels of the unit, which alone are stored */
+  int vectors, outputs, kind;
+  const char *index; /* [vlen] integers of the element's size */
+  ptrdiff_t channels, x_channel, x_step, y_step;
+  ptrdiff_t lines, y_line; /* lines are y_line bytes apart */
+  const fastconv_segment *segments;
+  const ptrdiff_t *ends; /* line i sums segments ends[i] .. ends[i + 1] */
+  const fastconv_grouped_run *runs;
+  ptrdiff_t run_count;
+  double lower, upper;
+} fastconv_grouped;
+
+/* A packed line of them: lane l of the vector at to + i * to_channel + column vectors is the element index[l] + i of
+ * those at x + from[column] bytes, for i < channels. Without index, the channels as they are, each column in whole
+ * vectors, which may end with anything. Nothing where from[column] < 0. Nothing from `end` on is read. */
+typedef struct {
+  const char *x, *end;
+  char *to;
+  ptrdiff_t to_channel, channels, columns;
+  const ptrdiff_t *from;
+  const char *index;  /* [vlen] integers of the element's size */
+  ptrdiff_t elements; /* the largest index, plus 1 */
+  ptrdiff_t ahead;    /* bytes from an element to what a later line needs, which is prefetched */
+} fastconv_spread;
+
 /* The transforms of Winograd's filtering (winograd.c), 6 points along each of 1 to 3 axes. What is listed by axis has
  * three entries, those before the first axis 1. A point's values are `point_stride` bytes apart from the next one's. */
 typedef struct {
@@ -343,6 +388,10 @@ typedef struct {
 
   void (*depthwise)(const fastconv_depthwise *lines);
   void (*depthwise_weight)(const fastconv_depthwise_weight *lines);
+
+  int grouped_outputs[2][4]; /* of a line's sums, falling, by vectors - 1; the last is 1 */
+  void (*grouped)(const fastconv_grouped *lines);
+  void (*spread)(const fastconv_spread *line);
 
   /* dst[i * ways + j] = src[j * ld + i], up to `total` elements of dst. */
   void (*interleave)(char *dst, const char *src, ptrdiff_t ld, ptrdiff_t ways, ptrdiff_t total);

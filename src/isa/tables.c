@@ -10,6 +10,7 @@
   FAMILY(_bilinear)  \
   FAMILY(_depthwise) \
   FAMILY(_gemm)      \
+  FAMILY(_grouped)   \
   FAMILY(_pack)      \
   FAMILY(_pool)      \
   FAMILY(_probe)     \
