@@ -7,26 +7,26 @@
 
 #include "pool_window.h"
 
-#include "pool_registers.h"
-#include "pool_buffer.h"
+#include "pool_stripes.h"
+#include "pool_lines.h"
 #include "pool_wide.h"
 #include "pool_pixels.h"
 #include "pool_route.h"
 
 static void NAME(pool)(const fastconv_pool *p, const fastconv_pool_rows *part) {
   if (p->channels > 1) NAME(pool_channels_last)(p, part);
-  else if (NAME(pool_in_registers)(p)) NAME(pool_registers)(p, part);
-  else if (!NAME(pool_is_wide)(p, part->indices != NULL)) NAME(pool_buffered)(p, part);
+  else if (NAME(pool_is_stripes)(p)) NAME(pool_stripes)(p, part);
+  else if (!NAME(pool_is_wide)(p, part->indices != NULL)) NAME(pool_by_lines)(p, part);
   else if (part->indices) NAME(pool_wide_indices)(p, part);
   else NAME(pool_wide)(p, part);
 }
 
 static size_t NAME(pool_scratch)(const fastconv_pool *p) {
   const fastconv_windows *w = &p->axis[2];
-  const ptrdiff_t chunk = NAME(pool_chunk)(w), span = NAME(pool_span)(w, chunk);
-  ptrdiff_t buffer = 2 * NAME(pool_batch)(span, chunk, w->out) * span;
-  if (p->channels > 1 || buffer < POOL_BUFFER + VLEN) buffer = 2 * POOL_BUFFER + NAME(pool_slack)() + VLEN;
-  return (size_t)buffer * sizeof(real);
+  const ptrdiff_t chunk = NAME(pool_chunk)(w), pitch = NAME(pool_pitch)(p, chunk), slack = NAME(pool_slack)();
+  const ptrdiff_t lines = 2 * (NAME(pool_batch)(pitch, chunk, w->out) * pitch + slack);
+  const ptrdiff_t least = 2 * POOL_BUFFER + slack;
+  return (size_t)(p->channels > 1 || lines < least ? least : lines) * sizeof(real);
 }
 
 static void NAME(times_power)(char *dst, const char *x, ptrdiff_t n, double power) {

@@ -87,13 +87,13 @@ static void NAME(pool_pixels)(const fastconv_pool *p, const NAME(pool_window) * 
   }
 }
 
-/* Whether to join rows in a buffer: a pixel fills no vector, or the buffer saves half of the loads. */
-INLINE int NAME(pool_joins_pixels)(const fastconv_pool *p, const fastconv_pool_rows *part) {
+/* Whether to join rows in a line: a pixel fills no vector, or that saves loads, although the line is stored. */
+INLINE int NAME(pool_lines_pixels)(const fastconv_pool *p, const fastconv_pool_rows *part) {
   const fastconv_windows *w = &p->axis[2];
   const ptrdiff_t rows = pool_most(&p->axis[0]) * pool_most(&p->axis[1]), reach = (w->taps - 1) * w->step + 1;
   if (part->indices || p->kind == FASTCONV_POOL_SPREAD || w->stride <= 0) return 0;
   if (part->channels != p->channels || reach * p->channels > POOL_BUFFER) return 0;
-  return p->channels < VLEN || rows * w->taps >= 2 * ((rows + w->taps) * w->stride);
+  return p->channels < VLEN || rows * w->taps > (rows + 1) * w->stride + w->taps;
 }
 
 INLINE ptrdiff_t NAME(pool_pixel_chunk)(const fastconv_pool *p) {
@@ -103,52 +103,58 @@ INLINE ptrdiff_t NAME(pool_pixel_chunk)(const fastconv_pool *p) {
   return chunk < w->out ? chunk : w->out;
 }
 
-/* value[j] = value[j] joined with what is one, two, ... taps further on, for j < n; writes up to a vector more. */
-INLINE void NAME(pool_join_further)(const int kind, const fastconv_pool *p, real *value, ptrdiff_t n) {
-  const ptrdiff_t step = p->axis[2].step * p->channels, taps = p->axis[2].taps;
+/* y[j] = the taps joined of n elements of a line. */
+INLINE void NAME(pool_pixels_across)(const int kind, const int taps, const fastconv_pool *p, const real *line, real *y,
+                                     const real *slope, vec divisor, ptrdiff_t n) {
+  const ptrdiff_t step = p->axis[2].step * p->channels;
   for (ptrdiff_t j = 0; j < n; j += VLEN) {
-    vec v = NAME(load)(value + j);
-    for (ptrdiff_t t = 1; t < taps; t++) v = NAME(pool_join)(kind, v, NAME(load)(value + j + t * step));
-    NAME(store)(value + j, v);
+    if (n - j < VLEN && j > 0) j = n - VLEN;
+    vec v = NAME(load)(line + j);
+    for (ptrdiff_t t = 1; t < (taps ? taps : p->axis[2].taps); t++)
+      v = NAME(pool_join)(kind, v, NAME(load)(line + j + t * step));
+    NAME(store_some)(y + j, NAME(pool_finish)(p, v, divisor, slope ? slope + j : NULL, n - j), n - j);
   }
 }
 
-/* As pool_pixels over all channels, by way of a buffer. */
-static void NAME(pool_pixels_joined)(const fastconv_pool *p, const NAME(pool_window) * window, real *value,
-                                     const NAME(pool_outputs) * to) {
+INLINE void NAME(pool_pixels_empty)(const int kind, const int taps, const fastconv_pool *p, const NAME(pool_lines) * b,
+                                    const NAME(pool_outputs) * to, real divisor) {
   const fastconv_windows *w = &p->axis[2];
-  const ptrdiff_t channels = p->channels;
-  NAME(pool_buffer) b = {value, NULL, 0, 0};
-  b.columns = pool_columns(w, to->o, to->stop, &b.low);
-  NAME(pool_fill)(p, &b, window);
-  const ptrdiff_t n = ((to->stop - 1 - to->o) * w->stride + 1) * channels;
-  if (p->kind == FASTCONV_POOL_MAX) NAME(pool_join_further)(FASTCONV_POOL_MAX, p, value, n);
-  else NAME(pool_join_further)(FASTCONV_POOL_MEAN, p, value, n);
-  for (ptrdiff_t o = to->o; o < to->stop; o++) {
-    const real *pixel = value + (o - to->o) * w->stride * channels;
-    const ptrdiff_t at = (o - to->o) * channels;
-    const vec divisor = NAME(splat)(to->divisor * ((const real *)w->scale)[o]);
-    for (ptrdiff_t c = 0; c < channels; c += VLEN) {
-      const real *slope = to->slope ? to->slope + at + c : NULL;
-      const vec v = NAME(pool_finish)(p, NAME(load)(pixel + c), divisor, slope, channels - c);
-      NAME(store_some)(to->y + at + c, v, channels - c);
-    }
+  const int flat = kind == FASTCONV_POOL_MAX && w->stride == 1; /* one long pixel */
+  const ptrdiff_t pixels = flat ? 1 : to->stop - to->o, channels = p->channels;
+  for (ptrdiff_t o = 0; o < pixels; o++) {
+    const real *slope = to->slope ? to->slope + o * channels : NULL;
+    const vec by = NAME(splat)(flat ? 1 : divisor * ((const real *)w->scale)[to->o + o]);
+    NAME(pool_pixels_across)(kind, taps, p, b->value + o * w->stride * channels, to->y + o * channels, slope, by,
+                             flat ? (to->stop - to->o) * channels : channels);
   }
+}
+
+/* As pool_pixels over all channels, by way of a line; *at advances. */
+static void NAME(pool_pixels_by_lines)(const fastconv_pool *p, const real *x, real *value, pool_place *at,
+                                       const NAME(pool_outputs) * to) {
+  real divisor = 1;
+  NAME(pool_lines) b = {.value = value};
+  NAME(pool_rule)(p, &b, to->o, to->stop, 1);
+  NAME(pool_fill)(p, x, &b, at, 1, &divisor);
+  if (p->kind != FASTCONV_POOL_MAX) NAME(pool_pixels_empty)(FASTCONV_POOL_MEAN, 0, p, &b, to, divisor);
+  else if (p->axis[2].taps == 3) NAME(pool_pixels_empty)(FASTCONV_POOL_MAX, 3, p, &b, to, divisor);
+  else NAME(pool_pixels_empty)(FASTCONV_POOL_MAX, 0, p, &b, to, divisor);
 }
 
 static void NAME(pool_channels_last)(const fastconv_pool *p, const fastconv_pool_rows *part) {
   const ptrdiff_t out = p->axis[2].out;
-  const int join = NAME(pool_joins_pixels)(p, part);
-  const ptrdiff_t chunk = join ? NAME(pool_pixel_chunk)(p) : out;
-  pool_place at = pool_place_of(p, part->begin);
-  for (ptrdiff_t row = part->begin; row < part->end; row++) {
+  const int lines = NAME(pool_lines_pixels)(p, part);
+  const ptrdiff_t chunk = lines ? NAME(pool_pixel_chunk)(p) : out;
+  pool_place at = pool_place_of(p, part->begin), next = at;
+  for (ptrdiff_t row = part->begin; row < part->end; row++, at = next) {
     const NAME(pool_window) window = NAME(pool_look)(p, (const real *)part->x, at);
-    pool_advance(p, &at);
+    pool_advance(p, &next, 1);
     for (ptrdiff_t o = 0; o < out; o += chunk) {
       const ptrdiff_t to = ((row - part->begin) * out + o) * p->channels + part->channel;
       const NAME(pool_outputs) outputs =
           NAME(pool_outputs_at)(part, to, o, o + chunk < out ? o + chunk : out, NAME(pool_divisor)(&window));
-      if (join) NAME(pool_pixels_joined)(p, &window, (real *)part->scratch, &outputs);
+      pool_place here = at;
+      if (lines) NAME(pool_pixels_by_lines)(p, (const real *)part->x, (real *)part->scratch, &here, &outputs);
       else NAME(pool_pixels)(p, &window, &outputs, part->channel, part->channels);
     }
   }

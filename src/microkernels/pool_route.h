@@ -100,7 +100,7 @@ static int NAME(pool_route)(const fastconv_pool *p, const fastconv_pool_rows *pa
       if (p->apart) wrong |= NAME(route_pixels)(1, p, part, &window, plane, grad_y, index);
       else wrong |= NAME(route_pixels)(0, p, part, &window, plane, grad_y, index);
     }
-    pool_advance(p, &at);
+    pool_advance(p, &at, 1);
     grad_y += out * p->channels;
     index += out * p->channels;
   }

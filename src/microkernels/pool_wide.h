@@ -10,7 +10,7 @@ INLINE int NAME(pool_is_wide)(const fastconv_pool *p, int indices) {
   return !indices && (w->stride == 0 || w->stride > 2) && (w->taps >= 5 || w->out <= VLEN);
 }
 
-INLINE vec NAME(pool_run)(const int kind, const fastconv_pool *p, const real *x, ptrdiff_t n) {
+INLINE vec NAME(pool_reduce)(const int kind, const fastconv_pool *p, const real *x, ptrdiff_t n) {
   const vec neutral = NAME(splat)(NAME(pool_neutral)(kind));
   vec sum = neutral;
   ptrdiff_t j = 0;
@@ -44,67 +44,72 @@ INLINE int NAME(pool_is_line)(const fastconv_pool *p) {
          p->axis[0].count[0] == 1 && p->axis[1].count[0] == 1;
 }
 
+typedef struct { /* windows that are joined but for their lanes, and the outputs before them */
+  vec sums[VLEN];
+  real divisors[VLEN];
+  ptrdiff_t n, done;
+} NAME(pool_pending);
+
+INLINE void NAME(pool_flush)(const int kind, const fastconv_pool *p, const fastconv_pool_rows *part,
+                             NAME(pool_pending) * w) {
+  const real *slope = part->slope ? (const real *)part->slope + w->done : NULL;
+  const vec v = NAME(pool_join_lanes)(kind, w->sums);
+  NAME(store_some)((real *)part->y + w->done, NAME(pool_finish)(p, v, NAME(load)(w->divisors), slope, w->n), w->n);
+  w->done += w->n;
+  w->n = 0;
+}
+
+INLINE void NAME(pool_push)(const int kind, const fastconv_pool *p, const fastconv_pool_rows *part,
+                            NAME(pool_pending) * w, vec sum, real divisor) {
+  w->sums[w->n] = sum;
+  if (kind != FASTCONV_POOL_MAX) w->divisors[w->n] = divisor;
+  if (++w->n == VLEN) NAME(pool_flush)(kind, p, part, w);
+}
+
 /* Such planes: global pools of any dimension, and those of one. */
-INLINE void NAME(pool_lines)(const int kind, const fastconv_pool *p, const fastconv_pool_rows *part) {
+INLINE void NAME(pool_wide_lines)(const int kind, const fastconv_pool *p, const fastconv_pool_rows *part,
+                                  NAME(pool_pending) * pending) {
   const fastconv_windows *w = &p->axis[2];
-  const real *divisor = (const real *)w->scale, *slope = (const real *)part->slope;
-  const real others = *(const real *)p->axis[0].scale * *(const real *)p->axis[1].scale;
+  const real *scale = (const real *)w->scale,
+             others = *(const real *)p->axis[0].scale * *(const real *)p->axis[1].scale;
   const real *line = (const real *)part->x + part->begin * w->in;
-  vec sums[VLEN] = {{0}};
-  real divisors[VLEN] = {0};
-  ptrdiff_t done = 0, n = 0;
   for (ptrdiff_t row = part->begin; row < part->end; row++, line += w->in)
     for (ptrdiff_t o = 0; o < w->out; o++) {
-      sums[n] = NAME(pool_run)(kind, p, line + w->first[o], w->count[o]);
-      if (kind != FASTCONV_POOL_MAX) divisors[n] = others * divisor[o];
-      if (++n < VLEN && (row + 1 < part->end || o + 1 < w->out)) continue;
-      const vec v = NAME(pool_join_lanes)(kind, sums);
-      NAME(store_some)((real *)part->y + done,
-                       NAME(pool_finish)(p, v, NAME(load)(divisors), slope ? slope + done : NULL, n), n);
-      done += n;
-      n = 0;
+      const vec sum = NAME(pool_reduce)(kind, p, line + w->first[o], w->count[o]);
+      NAME(pool_push)(kind, p, part, pending, sum, others * scale[o]);
     }
 }
 
-INLINE void NAME(pool_wide_kind)(const int kind, const fastconv_pool *p, const fastconv_pool_rows *part) {
-  if (NAME(pool_is_line)(p)) {
-    NAME(pool_lines)(kind, p, part);
-    return;
-  }
+INLINE void NAME(pool_wide_planes)(const int kind, const fastconv_pool *p, const fastconv_pool_rows *part,
+                                   NAME(pool_pending) * pending) {
   const int joined = kind == FASTCONV_POOL_MAX ? FASTCONV_POOL_MAX : FASTCONV_POOL_MEAN;
   const fastconv_windows *w = &p->axis[2];
-  const real *divisor = (const real *)w->scale, *slope = (const real *)part->slope;
-  real *buffer = (real *)part->scratch;
   const pool_pitch pitch = pool_pitch_of(p);
+  real *buffer = (real *)part->scratch;
   pool_place at = pool_place_of(p, part->begin);
-  vec sums[VLEN] = {{0}};
-  real divisors[VLEN] = {0};
-  ptrdiff_t done = 0, n = 0;
   for (ptrdiff_t row = part->begin; row < part->end; row++) {
     const NAME(pool_window) window = NAME(pool_look)(p, (const real *)part->x, at);
     const ptrdiff_t rows = window.planes * window.rows;
-    pool_advance(p, &at);
+    const real *line = window.at, divisor = NAME(pool_divisor)(&window);
     const int buffered = rows > 1 && w->in <= POOL_BUFFER;
-    if (buffered) NAME(pool_down)(p, buffer, &window, 0, w->in);
+    pool_advance(p, &at, 1);
+    if (buffered) NAME(pool_down)(kind, p, buffer, &(NAME(pool_run)){.first = window, .lines = 1, .n = w->in});
     for (ptrdiff_t o = 0; o < w->out; o++) {
-      if (buffered) {
-        sums[n] = NAME(pool_run)(joined, p, buffer + w->first[o], w->count[o]);
-      } else {
-        sums[n] = NAME(pool_run)(kind, p, window.at + w->first[o], w->count[o]);
-        for (ptrdiff_t r = 1; r < rows; r++) {
-          const real *run = window.at + NAME(pool_row)(&window, pitch, r) + w->first[o];
-          sums[n] = NAME(pool_join)(kind, sums[n], NAME(pool_run)(kind, p, run, w->count[o]));
-        }
-      }
-      if (kind != FASTCONV_POOL_MAX) divisors[n] = NAME(pool_divisor)(&window) * divisor[o];
-      if (++n < VLEN && (row + 1 < part->end || o + 1 < w->out)) continue;
-      const vec v = NAME(pool_join_lanes)(kind, sums);
-      NAME(store_some)((real *)part->y + done,
-                       NAME(pool_finish)(p, v, NAME(load)(divisors), slope ? slope + done : NULL, n), n);
-      done += n;
-      n = 0;
+      vec sum = buffered ? NAME(pool_reduce)(joined, p, buffer + w->first[o], w->count[o])
+                         : NAME(pool_reduce)(kind, p, line + w->first[o], w->count[o]);
+      for (ptrdiff_t r = 1; r < rows && !buffered; r++)
+        sum = NAME(pool_join)(
+            kind, sum, NAME(pool_reduce)(kind, p, line + NAME(pool_row)(&window, pitch, r) + w->first[o], w->count[o]));
+      NAME(pool_push)(kind, p, part, pending, sum, divisor * ((const real *)w->scale)[o]);
     }
   }
+}
+
+INLINE void NAME(pool_wide_kind)(const int kind, const fastconv_pool *p, const fastconv_pool_rows *part) {
+  NAME(pool_pending) pending = {0};
+  if (NAME(pool_is_line)(p)) NAME(pool_wide_lines)(kind, p, part, &pending);
+  else NAME(pool_wide_planes)(kind, p, part, &pending);
+  if (pending.n) NAME(pool_flush)(kind, p, part, &pending);
 }
 
 static void NAME(pool_wide)(const fastconv_pool *p, const fastconv_pool_rows *part) {
@@ -148,7 +153,7 @@ static void NAME(pool_wide_indices)(const fastconv_pool *p, const fastconv_pool_
   for (ptrdiff_t row = part->begin; row < part->end; row++) {
     const NAME(pool_window) window = NAME(pool_look)(p, (const real *)part->x, at);
     const ptrdiff_t rows = window.planes * window.rows;
-    pool_advance(p, &at);
+    pool_advance(p, &at, 1);
     for (ptrdiff_t o = 0; o < w->out; o++, done++) {
       vec best = NAME(splat)(-(real)INFINITY);
       ivec index = NAME(no_index)();

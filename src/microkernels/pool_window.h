@@ -2,16 +2,17 @@
  *
  * The contract is in table.h. An output row's window is a list of input rows; its columns are seen differently by
  *
- *   pool_registers.h  channels_first, 2 or 3 columns, stride 1 or 2: VLEN outputs at a time, all in registers
- *   pool_buffer.h     channels_first, any other windows: rows are joined into a buffer, then the buffer's columns
- *   pool_wide.h       channels_first, long runs of columns: lane by lane, then the lanes of VLEN windows by a transpose
- *   pool_pixels.h     channels_last: lanes are channels
- *   pool_route.h      the adjoint of a maximum
+ *   pool_lines.h   rows are joined into lines in L1, then the lines' columns: channels_first, and the other layout's
+ *                  windows that overlap much
+ *   pool_stripes.h channels_first, the adjoint of means over 2 or 3 columns: in registers
+ *   pool_wide.h    channels_first, long runs of columns: lane by lane, then the lanes of VLEN windows by a transpose
+ *   pool_pixels.h  channels_last: lanes are channels
+ *   pool_route.h   the adjoint of a maximum
  */
 #ifndef FASTCONV_POOL_ONCE
 #define FASTCONV_POOL_ONCE
 
-#define POOL_BUFFER 2048 /* elements of joined rows that stay in L1 beside their sources */
+#define POOL_BUFFER ((ptrdiff_t)(8192 / sizeof(real))) /* elements of lines that stay in L1 beside their sources */
 
 typedef struct { /* the next output row */
   ptrdiff_t d, h, plane;
@@ -24,8 +25,10 @@ INLINE pool_place pool_place_of(const fastconv_pool *p, ptrdiff_t row) {
   return (pool_place){outer % p->axis[0].out, row % p->axis[1].out, plane, plane * pixels};
 }
 
-INLINE void pool_advance(const fastconv_pool *p, pool_place *at) {
-  if (++at->h < p->axis[1].out) return;
+/* So many rows on, all but the last of them in one plane of the output. */
+INLINE void pool_advance(const fastconv_pool *p, pool_place *at, ptrdiff_t rows) {
+  at->h += rows;
+  if (at->h < p->axis[1].out) return;
   at->h = 0;
   if (++at->d < p->axis[0].out) return;
   at->d = 0;
