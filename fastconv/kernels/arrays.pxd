@@ -11,8 +11,10 @@ cdef inline char *data(cnp.ndarray array) noexcept nogil:
 
 
 cdef inline cnp.ndarray contiguous(cnp.ndarray array):
-    """The array or, if it is not C-contiguous, a copy; None for None."""
-    return None if array is None else cnp.PyArray_GETCONTIGUOUS(array)
+    """The array or, if it is not C-contiguous and aligned, such a copy; None for None."""
+    if array is None or cnp.PyArray_ISCARRAY_RO(array):
+        return array
+    return cnp.PyArray_FROM_OF(array, cnp.NPY_ARRAY_CARRAY_RO)
 
 
 cdef inline cnp.ndarray packed_memory(Py_ssize_t size):

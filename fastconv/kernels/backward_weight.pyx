@@ -27,6 +27,7 @@ from cython.parallel cimport parallel, prange, threadid
 from libc.string cimport memset
 cimport numpy as cnp
 
+from fastconv.kernels.arrays cimport contiguous
 from fastconv.kernels.core cimport (
     CACHE_LINE,
     acquire,
@@ -533,7 +534,7 @@ cdef class BackwardWeightPlan:
         cdef Call call
         cdef char *memory = NULL
         cdef int threads = <int> min(<Py_ssize_t> team(self.work), p.tasks * p.parts)
-        grad_y, x = cnp.PyArray_GETCONTIGUOUS(grad_y), cnp.PyArray_GETCONTIGUOUS(x)
+        grad_y, x = contiguous(grad_y), contiguous(x)
         call.y, call.x = <const char *> cnp.PyArray_DATA(grad_y), <const char *> cnp.PyArray_DATA(x)
         call.weight = <char *> cnp.PyArray_DATA(out_weight) if out_weight is not None else NULL
         call.bias = <char *> cnp.PyArray_DATA(out_bias) if out_bias is not None else NULL

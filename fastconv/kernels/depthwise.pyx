@@ -20,6 +20,7 @@ from cython.parallel cimport parallel, prange, threadid
 from libc.math cimport INFINITY
 cimport numpy as cnp
 
+from fastconv.kernels.arrays cimport contiguous
 from fastconv.kernels.core cimport (
     acquire,
     ceil_div,
@@ -313,8 +314,8 @@ cdef class DepthwiseLines(DepthwisePass):
         cdef char *packed = NULL
         cdef char *workspace = NULL
         cdef int threads = team(self.work)
-        source, weight = cnp.PyArray_GETCONTIGUOUS(source), cnp.PyArray_GETCONTIGUOUS(weight)
-        bias = None if bias is None else cnp.PyArray_GETCONTIGUOUS(bias)
+        source, weight = contiguous(source), contiguous(weight)
+        bias = contiguous(bias)
         call.source, call.weight = <const char *> cnp.PyArray_DATA(source), <const char *> cnp.PyArray_DATA(weight)
         call.destination = <char *> cnp.PyArray_DATA(destination)
         call.shift = <const char *> cnp.PyArray_DATA(bias) if bias is not None else NULL
@@ -399,7 +400,7 @@ cdef class DepthwiseWeight(DepthwisePass):
                 shape = (p.volume, p.channels * p.ways) if self._form == ROWS else (p.channels * p.ways, p.volume)
                 np.sum(grad_y.reshape(p.batch, *shape), (0, 1 if self._form == ROWS else 2), out=bias)
             return
-        grad_y, x = cnp.PyArray_GETCONTIGUOUS(grad_y), cnp.PyArray_GETCONTIGUOUS(x)
+        grad_y, x = contiguous(grad_y), contiguous(x)
         g.y, g.x = <const char *> cnp.PyArray_DATA(grad_y), <const char *> cnp.PyArray_DATA(x)
         g.weight = <char *> cnp.PyArray_DATA(weight) if weight is not None else NULL
         g.shift = <char *> cnp.PyArray_DATA(bias) if bias is not None else NULL

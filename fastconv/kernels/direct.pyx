@@ -28,7 +28,7 @@ cimport numpy as cnp
 
 from fastconv.sources import AxisSources
 
-from fastconv.kernels.arrays cimport packed_memory
+from fastconv.kernels.arrays cimport contiguous, packed_memory
 from fastconv.kernels.core cimport (
     FASTCONV_MAX_ROWS,
     acquire,
@@ -619,7 +619,7 @@ cdef class DirectPlan:
     def pack(self, cnp.ndarray weight):
         """The weight, of PyTorch's shape, in the order in which the register tiles read it."""
         cdef cnp.ndarray packed = packed_memory(self.packed_bytes)
-        weight = cnp.PyArray_GETCONTIGUOUS(weight)
+        weight = contiguous(weight)
         self._pack(<const char *> cnp.PyArray_DATA(weight), <char *> cnp.PyArray_DATA(packed))
         return packed
 
@@ -664,9 +664,8 @@ cdef class DirectPlan:
         cdef char *own = NULL
         cdef char *scratch = NULL
         cdef int threads = team(self.work)
-        source, weight = cnp.PyArray_GETCONTIGUOUS(source), cnp.PyArray_GETCONTIGUOUS(weight)
-        if bias is not None:
-            bias = cnp.PyArray_GETCONTIGUOUS(bias)
+        source, weight = contiguous(source), contiguous(weight)
+        bias = contiguous(bias)
         memset(&call, 0, sizeof(call))
         call.source = <const char *> cnp.PyArray_DATA(source)
         call.destination = <char *> cnp.PyArray_DATA(destination)

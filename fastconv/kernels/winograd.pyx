@@ -32,7 +32,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 cimport numpy as cnp
 
-from fastconv.kernels.arrays cimport packed_memory
+from fastconv.kernels.arrays cimport contiguous, packed_memory
 from fastconv.kernels.core cimport (
     CACHE_LINE,
     acquire,
@@ -320,7 +320,7 @@ cdef class WinogradPlan:
     def pack(self, cnp.ndarray weight):
         """The weight, of PyTorch's shape, transformed."""
         cdef cnp.ndarray packed = packed_memory(self.packed_bytes)
-        weight = cnp.PyArray_GETCONTIGUOUS(weight)
+        weight = contiguous(weight)
         self._pack(<const char *> cnp.PyArray_DATA(weight), <char *> cnp.PyArray_DATA(packed))
         return packed
 
@@ -352,9 +352,8 @@ cdef class WinogradPlan:
         cdef char *own = NULL
         cdef char *scratch = NULL
         cdef int threads = team(self.work), wrong = 0
-        source, weight = cnp.PyArray_GETCONTIGUOUS(source), cnp.PyArray_GETCONTIGUOUS(weight)
-        if bias is not None:
-            bias = cnp.PyArray_GETCONTIGUOUS(bias)
+        source, weight = contiguous(source), contiguous(weight)
+        bias = contiguous(bias)
         memset(&call, 0, sizeof(call))
         call.source = <const char *> cnp.PyArray_DATA(source)
         call.destination = <char *> cnp.PyArray_DATA(destination)
