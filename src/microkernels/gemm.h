@@ -12,58 +12,88 @@
 #endif
 #define GEMM_MR 6
 
-/* n elements of a scale or shift: one for the whole row, or the columns' own. */
-INLINE vec NAME(channel_values)(const real *values, int per_row, int row, ptrdiff_t column, ptrdiff_t n) {
-  if (per_row) return NAME(splat)(values[row]);
-  return n < VLEN ? NAME(load_tail)(values + column, n) : NAME(load)(values + column);
+#define GEMM_STEPS 4 /* of k a turn of the loop: what it takes to count them is felt beside 24 multiply-adds */
+
+typedef vec NAME(gemm_sums)[GEMM_MR][GEMM_NV];
+
+INLINE void NAME(gemm_step)(NAME(gemm_sums) sum, const real *const *a, ptrdiff_t k, const real *b, const int mr,
+                            const int nv) {
+  vec bk[GEMM_NV];
+  UNROLL for (int j = 0; j < nv; j++) bk[j] = NAME(load)(b + j * VLEN);
+  UNROLL for (int i = 0; i < mr; i++) {
+    const vec aik = NAME(splat)(a[i][k]);
+    UNROLL for (int j = 0; j < nv; j++) sum[i][j] += aik * bk[j];
+  }
 }
 
-INLINE vec NAME(finish)(vec sum, const fastconv_epilogue *e, int row, const char *residual, ptrdiff_t column,
-                        ptrdiff_t n) {
-  const real *scale = (const real *)e->scale, *shift = (const real *)e->shift;
-  if (scale) sum *= NAME(channel_values)(scale, e->per_row, row, column, n);
-  if (shift) sum += NAME(channel_values)(shift, e->per_row, row, column, n);
-  if (residual) {
-    const real *r = (const real *)residual + column;
-    sum += n < VLEN ? NAME(load_tail)(r, n) : NAME(load)(r);
-  }
-  sum = NAME(at_least)(sum, NAME(splat)((real)e->lower));
-  return NAME(at_most)(sum, NAME(splat)((real)e->upper));
-}
-
-INLINE void NAME(gemm_tile)(const fastconv_gemm_tile *t, const int mr, const int nv, const int masked) {
-  const ptrdiff_t tail = t->columns - (nv - 1) * VLEN;
-  vec sum[GEMM_MR][GEMM_NV];
-  UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) {
-    sum[i][j] = (vec){0};
-    PREFETCH_WRITE(t->c[i] + t->c_offset + j * VEC_BYTES); /* c is met only after the sums, by then it has come */
-  }
+INLINE void NAME(gemm_sum)(NAME(gemm_sums) sum, const fastconv_gemm_tile *t, const int mr, const int nv) {
   const char *prefetch = t->prefetch;
+  const ptrdiff_t whole = t->k - t->k % GEMM_STEPS;
   for (ptrdiff_t e = 0; e < t->entries; e++) {
     const real *a[GEMM_MR];
     UNROLL for (int i = 0; i < mr; i++) a[i] = (const real *)(t->a[e * FASTCONV_MAX_ROWS + i] + t->a_offset);
     const real *b = (const real *)(t->b + t->b_offsets[e]);
-    for (ptrdiff_t k = 0; k < t->k; k++, b += t->ldb) {
-      vec bk[GEMM_NV];
-      UNROLL for (int j = 0; j < nv; j++) bk[j] = NAME(load)(b + j * VLEN);
+    ptrdiff_t k = 0;
+    for (; k < whole; k += GEMM_STEPS) {
       PREFETCH_L2(prefetch);
-      prefetch += t->prefetch_step;
-      UNROLL for (int i = 0; i < mr; i++) {
-        const vec aik = NAME(splat)(a[i][k]);
-        UNROLL for (int j = 0; j < nv; j++) sum[i][j] += aik * bk[j];
-      }
+      UNROLL for (int step = 0; step < GEMM_STEPS; step++, b += t->ldb) NAME(gemm_step)(sum, a, k + step, b, mr, nv);
+      prefetch += GEMM_STEPS * t->prefetch_step;
     }
+    for (; k < t->k; k++, b += t->ldb) NAME(gemm_step)(sum, a, k, b, mr, nv);
   }
-  UNROLL for (int i = 0; i < mr; i++) {
-    real *c = (real *)(t->c[i] + t->c_offset);
-    const char *residual = t->epilogue && t->epilogue->residual ? t->epilogue->residual[i] + t->c_offset : NULL;
-    UNROLL for (int j = 0; j < nv; j++) {
-      const int last = masked && j == nv - 1;
-      if (t->accumulate) sum[i][j] += last ? NAME(load_tail)(c + j * VLEN, tail) : NAME(load)(c + j * VLEN);
-      if (t->epilogue) sum[i][j] = NAME(finish)(sum[i][j], t->epilogue, i, residual, j * VLEN, last ? tail : VLEN);
-      if (last) NAME(store_tail)(c + j * VLEN, sum[i][j], tail);
-      else NAME(store)(c + j * VLEN, sum[i][j]);
+}
+
+/* The columns of a row's j-th vector, of which the last may have but `tail`; 0: all are whole. */
+INLINE vec NAME(load_columns)(const real *row, const int j, const int nv, const ptrdiff_t tail) {
+  return tail && j == nv - 1 ? NAME(load_tail)(row + j * VLEN, tail) : NAME(load)(row + j * VLEN);
+}
+
+/* Every sum times, or plus, the value of its row or of its column. */
+INLINE void NAME(gemm_apply)(NAME(gemm_sums) sum, const real *values, int per_row, const int times, const int mr,
+                             const int nv, const ptrdiff_t tail) {
+  if (per_row) UNROLL for (int i = 0; i < mr; i++) {
+      const vec v = NAME(splat)(values[i]);
+      UNROLL for (int j = 0; j < nv; j++) sum[i][j] = times ? sum[i][j] * v : sum[i][j] + v;
     }
+  else UNROLL for (int j = 0; j < nv; j++) {
+      const vec v = NAME(load_columns)(values, j, nv, tail);
+      UNROLL for (int i = 0; i < mr; i++) sum[i][j] = times ? sum[i][j] * v : sum[i][j] + v;
+    }
+}
+
+/* One pass over the registers for each thing that there is to do to finished sums. */
+INLINE void NAME(gemm_finish)(NAME(gemm_sums) sum, const fastconv_gemm_tile *t, const int mr, const int nv,
+                              const ptrdiff_t tail) {
+  const fastconv_epilogue *e = t->epilogue;
+  if (e->scale) NAME(gemm_apply)(sum, (const real *)e->scale, e->per_row, 1, mr, nv, tail);
+  if (e->shift) NAME(gemm_apply)(sum, (const real *)e->shift, e->per_row, 0, mr, nv, tail);
+  if (e->residual) UNROLL for (int i = 0; i < mr; i++) {
+      const real *r = (const real *)(e->residual[i] + t->c_offset);
+      UNROLL for (int j = 0; j < nv; j++) sum[i][j] += NAME(load_columns)(r, j, nv, tail);
+    }
+  if (e->lower > -INFINITY || e->upper < INFINITY) {
+    const vec lower = NAME(splat)((real)e->lower), upper = NAME(splat)((real)e->upper);
+    UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) sum[i][j] =
+        NAME(at_most)(NAME(at_least)(sum[i][j], lower), upper);
+  }
+}
+
+INLINE void NAME(gemm_tile)(const fastconv_gemm_tile *t, const int mr, const int nv, const int masked) {
+  const ptrdiff_t tail = masked ? t->columns - (nv - 1) * VLEN : 0;
+  NAME(gemm_sums) sum;
+  UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) {
+    sum[i][j] = (vec){0};
+    PREFETCH_WRITE(t->c[i] + t->c_offset + j * VEC_BYTES); /* c is met only after the sums, by then it has come */
+  }
+  NAME(gemm_sum)(sum, t, mr, nv);
+  if (t->accumulate)
+    UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) sum[i][j] +=
+        NAME(load_columns)((const real *)(t->c[i] + t->c_offset), j, nv, tail);
+  if (t->epilogue) NAME(gemm_finish)(sum, t, mr, nv, tail);
+  UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) {
+    real *c = (real *)(t->c[i] + t->c_offset) + j * VLEN;
+    if (masked && j == nv - 1) NAME(store_tail)(c, sum[i][j], tail);
+    else NAME(store)(c, sum[i][j]);
   }
 }
 
