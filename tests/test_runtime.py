@@ -420,8 +420,9 @@ def test_workspace_is_a_few_megabytes_however_large_the_problem(dtype, layout, i
     x = laid_out(x, layout, dtype)
     runtime.trim()
     with using_threads(2):
-        ff.conv2d(x, weight, data_format=layout)
+        y = ff.conv2d(x, weight, data_format=layout)
     assert core.idle_workspace_bytes() < 4 << 20 < x.nbytes
+    assert y.base is not None  # its memory goes back to the workspace, too, but only with it
 
 
 def test_idle_workspace_is_bounded():

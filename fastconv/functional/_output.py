@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastconv.geometry import check_array, check_out, check_same_dtype
+from fastconv.kernels.memory import empty
 
 Array = NDArray[Any]
 
@@ -19,7 +20,7 @@ def contiguous(x: Array) -> Array:
 def output_array(out: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Array | None) -> Array:
     """`out` once it is known to fit, or a new array; the inputs are those that out may not overlap."""
     if out is None:
-        return np.empty(shape, dtype)
+        return empty(shape, dtype)
     check_out(out, shape, dtype, inputs)
     return out
 

@@ -89,7 +89,7 @@ class Pool:
     def output(self, x: Array, out: Array | None, *inputs: Array | None) -> Array:
         """Where y goes, batched if x is."""
         shape = self.y_shape if x.ndim == len(self.x_shape) else self.y_shape[1:]
-        return np.empty(shape, self.dtype) if out is None else output_array(out, shape, self.dtype, x, *inputs)
+        return output_array(out, shape, self.dtype, x, *inputs)
 
     def check_gradient(self, grad_y: Array, x_ndim: int, like: str = "x") -> None:
         """Raise unless grad_y is like the output for an x of so many dimensions."""

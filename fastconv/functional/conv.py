@@ -23,6 +23,7 @@ from fastconv.functional.padding import pad_backward
 from fastconv.geometry import conv_geometry
 from fastconv.geometry.arguments import IntOrTuple, Padding
 from fastconv.kernels.core import isa_index
+from fastconv.kernels.memory import empty
 from fastconv.planner import ConvPlan, PlanCache
 from fastconv.runtime import resolve_algorithm
 
@@ -68,7 +69,7 @@ def _conv(
     plan = conv_plan(ndim, x, weight, bias, stride, padding, dilation, groups, padding_mode, data_format, algorithm)
     weight, curve = flip(weight, flip_kernel), epilogue(activation)
     shape = plan.y_shape if x.ndim == ndim + 2 else plan.y_shape[1:]
-    y = np.empty(shape, plan.dtype) if out is None else output_array(out, shape, plan.dtype, x, weight, bias)
+    y = output_array(out, shape, plan.dtype, x, weight, bias)
     plan.forward(x, weight, bias, y, *curve)
     return y
 
@@ -91,7 +92,7 @@ def _conv_backward(
 
 def _backward_input(plan: ConvPlan, grad_y: Array, weight: Array) -> Array:
     """Of the padded input where padding is not zeros, and from there what each pixel was copied to is summed up."""
-    grad_x = np.empty(plan.unpadded.geometry.x_shape, plan.dtype)
+    grad_x = empty(plan.unpadded.geometry.x_shape, plan.dtype)
     plan.unpadded.backward_input(grad_y, weight, None, grad_x)
     if plan.padding_mode == "zeros":
         return grad_x

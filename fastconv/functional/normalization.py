@@ -128,7 +128,7 @@ def batch_norm_backward(
         x, x.shape[channel], running_mean=running_mean, running_var=running_var, weight=weight, bias=bias
     )
     _check_statistics(x, channel, running_mean, running_var, training, eps)
-    grad_x = np.empty(x.shape, x.dtype)
+    grad_x = empty(x.shape, x.dtype)
     grad_weight, grad_bias = (None if a is None else np.zeros(len(a), x.dtype) for a in (weight, bias))
     if x.size:
         blocks, per_row = _blocks(x, channel)

@@ -77,7 +77,7 @@ class PlannedConv:
         """
         if type(x) is not np.ndarray or x.shape != self.x_shape or x.dtype != self.dtype:
             self._check(x)
-        y = np.empty(self.y_shape, self.dtype) if out is None else output_array(out, self.y_shape, self.dtype, x)
+        y = output_array(out, self.y_shape, self.dtype, x)
         self._kernel(x, self._weight, self._bias, y, *self._curve, **self._options)
         return y
 

@@ -21,6 +21,7 @@ from fastconv.functional._output import check_gradient, contiguous, output_array
 from fastconv.geometry import conv_transpose_geometry
 from fastconv.geometry.arguments import IntOrTuple, Padding
 from fastconv.kernels.core import isa_index
+from fastconv.kernels.memory import empty
 from fastconv.planner import ConvPlan, PlanCache
 from fastconv.runtime import resolve_algorithm
 
@@ -89,7 +90,7 @@ def _conv_transpose_backward(
     check_gradient(grad_y, plan.x_shape if x.ndim == ndim + 2 else plan.x_shape[1:], "x and weight", x=x)
     grad_x = grad_bias = None
     if need[0]:
-        grad_x = np.empty(x.shape, plan.dtype)
+        grad_x = empty(x.shape, plan.dtype)
         plan.forward(grad_y, weight, None, grad_x)
     grad_weight = plan.backward_weight(x, grad_y, True, False)[0] if need[1] else None
     if need[2]:

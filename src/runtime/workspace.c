@@ -5,7 +5,8 @@
 #include <string.h>
 
 #define ALIGNMENT 64
-#define IDLE_BLOCKS 16
+#define IDLE_BLOCKS 64
+#define SPARE (64 << 10)
 #ifdef FASTCONV_SANITIZE /* fresh blocks of the very size, so that a step past the end is seen */
 #define GRANULE 64
 #define IDLE_BYTES ((size_t)0)
@@ -27,10 +28,12 @@ static size_t idle_bytes;
 /* A block's size stands in the alignment gap before it. */
 static size_t *size_of(void *data) { return (size_t *)((char *)data - ALIGNMENT); }
 
+/* None that is far too large: it may be held for long, as the memory of a result. */
 static void *take_smallest_that_fits(size_t bytes) {
+  const size_t most = 2 * bytes + SPARE;
   int best = -1;
   for (int i = 0; i < idle_count; i++)
-    if (idle[i].bytes >= bytes && (best < 0 || idle[i].bytes < idle[best].bytes)) best = i;
+    if (idle[i].bytes >= bytes && idle[i].bytes <= most && (best < 0 || idle[i].bytes < idle[best].bytes)) best = i;
   if (best < 0) return NULL;
   void *data = idle[best].data;
   idle_bytes -= idle[best].bytes;

@@ -1,5 +1,6 @@
-/* Scratch memory of macro-kernels: blocks kept from call to call, so that a hot loop neither faults pages nor asks the
- * system. Safe from any thread and across fork; what is idle is bounded and goes with fastconv_workspace_trim. */
+/* Scratch memory of macro-kernels, and memory of results: blocks kept from call to call, so that a hot loop neither
+ * faults pages nor asks the system. Safe from any thread and across fork; what is idle is bounded and goes with
+ * fastconv_workspace_trim. */
 #ifndef FASTCONV_WORKSPACE_H
 #define FASTCONV_WORKSPACE_H
 
