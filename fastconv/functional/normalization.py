@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fastconv.functional._output import check_channel_values, check_gradient, check_like, contiguous, output_array
 from fastconv.geometry import as_bool, as_float, as_int, check_array, is_channels_last
 from fastconv.kernels import normalize, rowwise
+from fastconv.kernels.memory import empty
 
 __all__ = [
     "batch_norm",
