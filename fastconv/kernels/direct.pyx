@@ -58,7 +58,7 @@ cdef enum:
     BLOCK_TILES = 4            # register tiles of pixels a block, channels_first
     BLOCK_PIXELS = 240         # pixels a block, channels_last: 40 register tiles
     TASKS = 4                  # tasks a thread that make for an even load; with fewer blocks the rows are cut, too
-    COPIED = 60                # steps of k that copying an output from scratch is worth
+    COPIED = 15                # steps of k that copying an output from scratch is worth
     FEW_CHANNELS = 8           # below so many channels a pixel's taps are copied side by side (channels_last)
 
 
@@ -231,31 +231,34 @@ cdef void rows_by_panels(const Problem *p, const Phase *f, const Call *call, con
 
 cdef void copy_out(const Problem *p, const Phase *f, char *destination, Py_ssize_t group, Py_ssize_t row,
                    Py_ssize_t stop, Py_ssize_t q, Py_ssize_t columns, const char *c, Py_ssize_t c_row) noexcept nogil:
-    """Scratch rows to where their pixels are: destination[n][channel][d][h][w], positions `step` apart along W."""
+    """Scratch rows to where their pixels are: destination[n][channel][d][h][w], a line or a whole plane at a time."""
     cdef Position at = position_of(f, q)
-    cdef Py_ssize_t length, to = 0, i, line, isz = p.itemsize
+    cdef bint planes = f.pixels == p.destination_plane
+    cdef Py_ssize_t length, to = 0, line, isz = p.itemsize
     while to < columns:
-        length = min(f.count[2] - at.w, columns - to)
+        length = min(f.pixels - (q + to) % f.pixels if planes else f.count[2] - at.w, columns - to)
         line = (f.offset[0] + at.d * f.step[0]) * p.destination_size[1] + f.offset[1] + at.h * f.step[1]
         line = line * p.destination_size[2] + f.offset[2] + at.w * f.step[2]
         line += ((at.n * p.groups + group) * p.kout + row) * p.destination_plane
-        for i in range(stop - row):
-            copy_row(destination + (line + i * p.destination_plane) * isz, c + i * c_row + to * isz, length, f.step[2],
-                     isz)
+        copy_rows(p, destination + line * isz, f.step[2], c + to * isz, c_row // isz, stop - row, length)
         to += length
-        next_line(f, &at)
+        at = position_of(f, q + to)
 
 
-cdef inline void copy_row(char *to, const char *source, Py_ssize_t n, Py_ssize_t step, Py_ssize_t isz) noexcept nogil:
-    cdef Py_ssize_t j
+cdef inline void copy_rows(const Problem *p, char *to, Py_ssize_t step, const char *source, Py_ssize_t ld,
+                           Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:
+    """to[i * plane + j * step] = source[i * ld + j]."""
+    cdef Py_ssize_t i, j
     if step == 1:
-        memcpy(to, source, n * isz)
-    elif isz == 4:
-        for j in range(n):
-            (<float *> to)[j * step] = (<const float *> source)[j]
-    else:
-        for j in range(n):
-            (<double *> to)[j * step] = (<const double *> source)[j]
+        p.kernels.copy_matrix(to, p.destination_plane, source, ld, 1, rows, columns)
+        return
+    for i in range(rows):
+        if p.itemsize == 4:
+            for j in range(columns):
+                (<float *> to)[i * p.destination_plane + j * step] = (<const float *> source)[i * ld + j]
+        else:
+            for j in range(columns):
+                (<double *> to)[i * p.destination_plane + j * step] = (<const double *> source)[i * ld + j]
 
 
 cdef struct Block:             # a block of columns of one group

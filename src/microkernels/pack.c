@@ -91,11 +91,16 @@ static void NAME(copy_transposed)(real *dst, ptrdiff_t ld, const real *src, ptrd
     }
 }
 
+#define ROWS_AHEAD 2 /* of what is written: short rows far apart are no stream that hardware would see */
+
 static void NAME(copy_rows)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t row_stride, ptrdiff_t rows,
                             ptrdiff_t columns) {
   const ptrdiff_t whole = columns / VLEN * VLEN, tail = columns - whole;
   for (ptrdiff_t i = 0; i < rows; i++, dst += ld, src += row_stride) {
-    for (ptrdiff_t j = 0; j < whole; j += VLEN) NAME(store)(dst + j, NAME(load)(src + j));
+    for (ptrdiff_t j = 0; j < whole; j += VLEN) {
+      PREFETCH_WRITE(dst + ROWS_AHEAD * ld + j);
+      NAME(store)(dst + j, NAME(load)(src + j));
+    }
     if (tail) NAME(store_tail)(dst + whole, NAME(load_tail)(src + whole, tail), tail);
   }
 }

@@ -3,8 +3,10 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define ALIGNMENT 64
+#define HUGE_PAGE ((size_t)2 << 20)
 #define IDLE_BLOCKS 64
 #define SPARE (64 << 10)
 #ifdef FASTCONV_SANITIZE /* fresh blocks of the very size, so that a step past the end is seen */
@@ -41,13 +43,23 @@ static void *take_smallest_that_fits(size_t bytes) {
   return data;
 }
 
+/* Huge pages where the system has them: a tile of a large result lies in as many small ones as it has rows. */
+static char *fresh(size_t bytes) {
+  if (bytes < 2 * HUGE_PAGE) return aligned_alloc(ALIGNMENT, bytes);
+  char *raw = aligned_alloc(HUGE_PAGE, (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
+#ifdef MADV_HUGEPAGE
+  if (raw) madvise(raw, bytes, MADV_HUGEPAGE);
+#endif
+  return raw;
+}
+
 void *fastconv_workspace_acquire(size_t bytes) {
   bytes = (bytes + GRANULE - 1) / GRANULE * GRANULE;
   pthread_mutex_lock(&lock);
   void *data = take_smallest_that_fits(bytes);
   pthread_mutex_unlock(&lock);
   if (data) return data;
-  char *raw = aligned_alloc(ALIGNMENT, bytes + ALIGNMENT);
+  char *raw = fresh(bytes + ALIGNMENT);
   if (!raw) return NULL;
   *size_of(raw + ALIGNMENT) = bytes;
   return raw + ALIGNMENT;
