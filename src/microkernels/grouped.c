@@ -5,10 +5,13 @@
  * a permutation of the pixel's channels, where those that the vector meets are no more than a vector; else a vector
  * spread beforehand. P sums stay in registers and slide along the line, so that P + T - 1 source vectors and T weights
  * are loaded for P * T multiply-adds: 19 for 42 with P = 14 and T = 3.
- * A permutation costs as much as a multiply-add where both have two ports (72 % of the peak are left), and nothing
- * where it has its own. Spreading ahead is 16 shuffles less in 58, but kin times the lines no longer fit L1: with 4 to
- * 4 channels it took 1.9 times as long on Cascade Lake. 32 registers: 14 sums (7 divides 14, 28 and 56, the widths of
- * most networks) + 3 weights + 2, or 2 x 7 + 6 + 1; 16 registers: 8 + 3 + 2, or 2 x 4 + 6 + 1.
+ *
+ * A permutation costs as much as a multiply-add where both share two ports (72 % of the peak are left), and nothing
+ * where it has its own. Spreading ahead saves 16 shuffles in 58, but then kin times the lines no longer fit L1: 8 to 8
+ * channels with stride 2 took 2.5 times as long on Cascade Lake.
+ *
+ * 32 registers hold 14 sums (7 divides 14, 28 and 56, the widths of most networks), 3 weights and 2 more, or 2 x 7 sums
+ * and 6 weights; 16 hold 8 and 3, or 2 x 4 and 6.
  */
 #ifndef REAL_BITS
 #define FAMILY "grouped.c"
