@@ -9,9 +9,9 @@
 
 typedef struct { /* windows one below the other: of as many rows each, and evenly spaced */
   NAME(pool_window) first;
-  ptrdiff_t lines, apart; /* how many windows, and elements of the input from one to the next */
-  ptrdiff_t from, n;      /* of each row, the elements that are joined */
-  ptrdiff_t pitch;        /* elements between the lines where they go */
+  ptrdiff_t lines, down; /* how many windows, and input rows from one to the next */
+  ptrdiff_t from, n;     /* of each row, the elements that are joined */
+  ptrdiff_t pitch;       /* elements between the lines where they go */
 } NAME(pool_run);
 
 /* The vector of n <= VLEN lanes at element j of some rows; what `column` points to are the factors of SPREAD. */
@@ -32,16 +32,18 @@ INLINE vec NAME(pool_group)(const int kind, const int rows, const fastconv_pool 
 INLINE void NAME(pool_down_group)(const int kind, const int rows, const int more, const fastconv_pool *p, real *dst,
                                   const NAME(pool_run) * run, ptrdiff_t r) {
   const pool_pitch pitch = pool_pitch_of(p);
-  const ptrdiff_t n = run->n, whole = n / VLEN * VLEN, lines = run->lines, apart = run->apart, to = run->pitch;
+  const ptrdiff_t n = run->n, whole = n / VLEN * VLEN, lines = run->lines, to = run->pitch;
+  const ptrdiff_t apart = run->down * p->axis[2].in * p->channels;
   const real *column = kind == FASTCONV_POOL_SPREAD ? (const real *)p->axis[2].scale + run->from : NULL;
   const real *at[POOL_GROUP];
   real share[POOL_GROUP];
-  UNROLL for (int i = 0; i < rows; i++) {
-    at[i] = run->first.at + NAME(pool_row)(&run->first, pitch, r + i) * p->channels + run->from;
-    share[i] = kind == FASTCONV_POOL_SPREAD ? NAME(pool_share)(&run->first, r + i) : 1;
-  }
+  NAME(pool_window) window = run->first;
+  UNROLL for (int i = 0; i < rows; i++) at[i] =
+      window.at + NAME(pool_row)(&window, pitch, r + i) * p->channels + run->from;
 #define GROUP(J, N) NAME(pool_group)(kind, rows, p, at, share, column ? column + (J) : NULL, line * apart + (J), N)
-  for (ptrdiff_t line = 0; line < lines; line++, dst += to) {
+  for (ptrdiff_t line = 0; line < lines; line++, dst += to, window.scale[1] += run->down) {
+    UNROLL for (int i = 0; i < rows; i++) share[i] =
+        kind == FASTCONV_POOL_SPREAD ? NAME(pool_share)(&window, r + i) : 1;
     for (ptrdiff_t j = 0; j < whole; j += VLEN) {
       const vec sum = GROUP(j, VLEN);
       NAME(store)(dst + j, more ? NAME(pool_join)(kind, NAME(load)(dst + j), sum) : sum);
@@ -109,7 +111,7 @@ INLINE void NAME(pool_down_indices_rows)(const int rows, const fastconv_pool *p,
                                          const NAME(pool_run) * run) {
   const pool_pitch pitch = pool_pitch_of(p);
   const NAME(pool_window) window = run->first;
-  const ptrdiff_t n = run->n, lines = run->lines, apart = run->apart, to = run->pitch;
+  const ptrdiff_t n = run->n, lines = run->lines, apart = run->down * p->axis[2].in, to = run->pitch;
   for (ptrdiff_t line = 0, at = run->from; line < lines; line++, at += apart, dst += to, dst_index += to)
     for (ptrdiff_t j = 0; j < n; j += VLEN) {
       ivec index;
@@ -130,8 +132,8 @@ typedef struct { /* the input columns that some outputs of a row see, rows joine
   real *value;
   ilane *index; /* of a maximum, or NULL */
   ptrdiff_t pitch;
-  ptrdiff_t low, columns; /* the first column, and how many: pixels of p->channels */
-  ptrdiff_t from, stop;   /* those that are not padding */
+  ptrdiff_t low;        /* the first column, a pixel of p->channels */
+  ptrdiff_t from, stop; /* those that are not padding */
 } NAME(pool_lines);
 
 /* Elements behind the last line that vectors of outputs may read, and pool_down write. */
@@ -146,7 +148,6 @@ INLINE void NAME(pool_pad)(const NAME(pool_lines) * b, ptrdiff_t from, ptrdiff_t
 /* Lines for outputs o .. stop - 1 of so many rows, with their padding. */
 static void NAME(pool_rule)(const fastconv_pool *p, NAME(pool_lines) * b, ptrdiff_t o, ptrdiff_t stop, ptrdiff_t rows) {
   const ptrdiff_t columns = pool_columns(&p->axis[2], o, stop, &b->low), end = b->low + columns, in = p->axis[2].in;
-  b->columns = columns;
   b->from = b->low > 0 ? b->low : end < 0 ? end : 0;
   b->stop = end < in ? end : in < b->from ? b->from : in;
   const ptrdiff_t before = (b->from - b->low) * p->channels, after = (b->stop - b->low) * p->channels;
@@ -170,13 +171,13 @@ INLINE ptrdiff_t NAME(pool_alike)(const fastconv_pool *p, pool_place at, ptrdiff
 INLINE void NAME(pool_fill_kind)(const int kind, const int indices, const fastconv_pool *p, const real *x,
                                  const NAME(pool_lines) * b, pool_place *at, ptrdiff_t rows, real *divisors) {
   const fastconv_windows *h = &p->axis[1];
-  const ptrdiff_t size = p->channels, line = p->axis[2].in * size;
+  const ptrdiff_t size = p->channels;
   NAME(pool_run) run = {.from = b->from * size, .n = (b->stop - b->from) * size, .pitch = b->pitch};
   ptrdiff_t to = run.from - b->low * size;
   for (ptrdiff_t r = 0; r < rows; r += run.lines, to += run.lines * b->pitch) {
     run.first = NAME(pool_look)(p, x, *at);
-    run.lines = kind == FASTCONV_POOL_SPREAD ? 1 : NAME(pool_alike)(p, *at, rows - r);
-    run.apart = run.lines > 1 ? (h->first[at->h + 1] - h->first[at->h]) * line : 0;
+    run.lines = NAME(pool_alike)(p, *at, rows - r);
+    run.down = run.lines > 1 ? h->first[at->h + 1] - h->first[at->h] : 0;
     if (kind != FASTCONV_POOL_MAX && kind != FASTCONV_POOL_SPREAD)
       for (ptrdiff_t i = 0; i < run.lines; i++) divisors[r + i] = *run.first.scale[0] * run.first.scale[1][i];
     if (indices) NAME(pool_down_indices)(p, b->value + to, b->index + to, &run);
@@ -364,7 +365,8 @@ static void NAME(pool_empty)(const fastconv_pool *p, const NAME(pool_lines) * b,
   } else if (p->kind == FASTCONV_POOL_MEAN) {
     ACROSS(pool_across_taps, MEAN, 0)
   } else if (p->kind == FASTCONV_POOL_SPREAD) {
-    ACROSS(pool_across, SPREAD, 0, 0)
+    if (p->axis[2].stride == 1) NAME(pool_across_taps)(FASTCONV_POOL_SPREAD, 0, 1, p, b, to, rows, divisors);
+    else NAME(pool_across)(FASTCONV_POOL_SPREAD, 0, 0, 0, p, b, to, rows, divisors);
   } else {
     ACROSS(pool_across, SQUARE, 0, 0)
   }

@@ -1,6 +1,6 @@
-/* The adjoint of means in channels_first whose windows are 2 or 3 neighbouring columns wide and 1 or 2 apart: VLEN
- * outputs at a time. Whole vectors of each input row are joined, then the vectors of neighbouring columns. Vectors that
- * reach over a row's end are loaded lane by lane.
+/* The adjoint of means in channels_first whose windows are 2 or 3 neighbouring columns wide and 2 apart: 2 * VLEN
+ * outputs at a time. Whole vectors of each input row are joined, then those of neighbouring columns, and interleaved.
+ * Vectors that reach over a row's end are loaded lane by lane.
  */
 
 #define POOL_SPREAD_ROWS 4  /* above, joining columns anew for every row costs more than lines */
@@ -8,11 +8,11 @@
 
 INLINE int NAME(pool_is_stripes)(const fastconv_pool *p) {
   const fastconv_windows *w = &p->axis[2];
-  if (p->kind != FASTCONV_POOL_SPREAD || w->step != 1 || w->taps < 2 || w->taps > 3) return 0;
+  if (p->kind != FASTCONV_POOL_SPREAD || w->stride != -2 || w->taps < 2 || w->taps > 3) return 0;
   if (pool_most(&p->axis[0]) * pool_most(&p->axis[1]) > POOL_SPREAD_ROWS) return 0;
   for (ptrdiff_t i = 1; i < w->in; i++)
     if (((const real *)w->scale)[i] != ((const real *)w->scale)[0]) return 0;
-  return w->stride == 1 || w->stride == -2;
+  return 1;
 }
 
 /* Columns c .. c + VLEN - 1 of a row; zeros outside of it, where only `edge` may look. */
@@ -34,31 +34,7 @@ INLINE void NAME(pool_stack)(const int edge, const int nv, const NAME(pool_windo
   }
 }
 
-/* Outputs o .. o + VLEN - 1 (n < VLEN: n of them) of some rows, at stride 1. */
-INLINE void NAME(pool_stripe)(const int taps, const int edge, const fastconv_pool *p, const NAME(pool_window) * windows,
-                              ptrdiff_t rows, ptrdiff_t o, ptrdiff_t n, real *y) {
-  const fastconv_windows *w = &p->axis[2];
-  const real scale = *(const real *)w->scale;
-  const ptrdiff_t out = w->out, width = w->in;
-  const pool_pitch pitch = pool_pitch_of(p);
-  for (ptrdiff_t r = 0; r < rows; r++) {
-    vec v[3];
-    NAME(pool_stack)(edge, taps, windows + r, pitch, o - w->before, 1, width, scale, v);
-    NAME(store_some)(y + r * out, taps == 2 ? v[0] + v[1] : v[0] + v[1] + v[2], n);
-  }
-}
-
-INLINE void NAME(pool_stripes_taps)(const int taps, const fastconv_pool *p, const NAME(pool_window) * windows,
-                                    ptrdiff_t rows, real *y) {
-  const fastconv_windows *w = &p->axis[2];
-  for (ptrdiff_t o = 0; o < w->out; o += VLEN) {
-    const ptrdiff_t c = o - w->before, n = w->out - o;
-    if (c < 0 || c + VLEN + taps - 1 > w->in || n < VLEN) NAME(pool_stripe)(taps, 1, p, windows, rows, o, n, y + o);
-    else NAME(pool_stripe)(taps, 0, p, windows, rows, o, VLEN, y + o);
-  }
-}
-
-/* The adjoint of stride 2, outputs i .. i + 2 * VLEN - 1 (n of them), i even: those of one parity see one tap, those of
+/* Outputs i .. i + 2 * VLEN - 1 (n of them), i even: those of one parity see one tap, those of
  * the other the one or two beside it. */
 INLINE void NAME(pool_stripe_doubled)(const int edge, const fastconv_pool *p, const NAME(pool_window) * windows,
                                       ptrdiff_t rows, ptrdiff_t i, ptrdiff_t n, real *y) {
@@ -100,8 +76,6 @@ static void NAME(pool_stripes)(const fastconv_pool *p, const fastconv_pool_rows 
       windows[r] = NAME(pool_look)(p, (const real *)part->x, at);
       pool_advance(p, &at, 1);
     }
-    if (p->axis[2].stride < 0) NAME(pool_stripes_doubled)(p, windows, rows, y);
-    else if (p->axis[2].taps == 2) NAME(pool_stripes_taps)(2, p, windows, rows, y);
-    else NAME(pool_stripes_taps)(3, p, windows, rows, y);
+    NAME(pool_stripes_doubled)(p, windows, rows, y);
   }
 }

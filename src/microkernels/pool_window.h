@@ -4,7 +4,7 @@
  *
  *   pool_lines.h   rows are joined into lines in L1, then the lines' columns: channels_first, and the other layout's
  *                  windows that overlap much
- *   pool_stripes.h channels_first, the adjoint of means over 2 or 3 columns: in registers
+ *   pool_stripes.h channels_first, the adjoint of means over 2 or 3 columns, 2 apart: in registers
  *   pool_wide.h    channels_first, long runs of columns: lane by lane, then the lanes of VLEN windows by a transpose
  *   pool_pixels.h  channels_last: lanes are channels
  *   pool_route.h   the adjoint of a maximum
