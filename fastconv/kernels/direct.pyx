@@ -37,6 +37,7 @@ from fastconv.kernels.core cimport (
     fastconv_epilogue,
     fastconv_gemm_tile,
     fastconv_kernels,
+    fastconv_piece,
     fastconv_run,
     fegetenv,
     fenv_t,
@@ -400,16 +401,34 @@ cdef void point_rows(const Problem *p, const Phase *f, const Call *call, Rows *r
 cdef void copy_taps(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group, Rows *r,
                     char *copies) noexcept nogil:
     """The same with few channels: the taps of a pixel side by side, so that one entry sums them all."""
-    cdef Py_ssize_t td, th, i, length = p.kin * p.itemsize
-    cdef const char *source = call.source + group * length
-    cdef char *to = copies
+    cdef Py_ssize_t td, th, first = 0, stop, i, length = p.kin * p.itemsize, row = f.all_taps * length
+    cdef char *to
     for i in range(r.rows):
-        r.a[i] = to
+        r.a[i] = copies + i * row
+    r.entries, r.taps[0] = 1, 0
+    while first < r.rows:
+        stop = min(r.rows, first + f.count[2] - r.at[first].w)
+        to = copies + first * row
         for td in range(f.taps[0]):
             for th in range(f.taps[1]):
-                copy_line_taps(p, f, source, source_line(p, f, td, th, &r.at[i]), r.at[i].w, to)
+                copy_pixels(p, f, call, group, source_line(p, f, td, th, &r.at[first]), r.at[first].w, stop - first, to)
                 to += f.taps[2] * length
-    r.entries, r.taps[0] = 1, 0
+        first = stop
+
+
+cdef inline void copy_pixels(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group, Py_ssize_t line,
+                             Py_ssize_t w, Py_ssize_t pixels, char *to) noexcept nogil:
+    """Taps of one line for neighbouring pixels, to[pixel][all taps][channel]: as runs where none meets padding."""
+    cdef const Py_ssize_t *table = f.table[2] + w * f.stride[2]
+    cdef Py_ssize_t last = (pixels - 1) * f.stride[2], reach = f.taps[2] - 1, ld = f.all_taps * p.kin, i
+    cdef fastconv_piece piece = fastconv_piece(0, 0, f.taps[2] * p.kin, f.taps[2] * p.kin)
+    if p.groups == 1 and f.tap_step[2] == 1 and line >= 0 and table[0] >= 0 and (
+            table[last + reach] == table[0] + last + reach):  # no step of a table is longer than 1
+        p.kernels.pack_pieces(to, ld, call.source + (line + table[0]) * p.kin * p.itemsize, f.stride[2] * p.kin, pixels,
+                              &piece, 1)
+        return
+    for i in range(pixels):
+        copy_line_taps(p, f, call.source + group * p.kin * p.itemsize, line, w + i, to + i * ld * p.itemsize)
 
 
 cdef inline void copy_line_taps(const Problem *p, const Phase *f, const char *source, Py_ssize_t line, Py_ssize_t w,
