@@ -30,7 +30,7 @@ cimport numpy as cnp
 
 from fastconv.sources import AxisSources, parts_of
 
-from fastconv.kernels.arrays cimport packed_memory
+from fastconv.kernels.arrays cimport contiguous, packed_memory
 from fastconv.kernels.core cimport (
     CACHE_LINE,
     FASTCONV_BROADCAST,
@@ -777,7 +777,7 @@ cdef class GroupedPlan:
     def pack(self, cnp.ndarray weight):
         """The weight, of PyTorch's shape, in the order in which the microkernel reads it."""
         cdef cnp.ndarray packed = packed_memory(self.packed_bytes)
-        weight = cnp.PyArray_GETCONTIGUOUS(weight)
+        weight = contiguous(weight)
         self._pack(<const char *> cnp.PyArray_DATA(weight), <char *> cnp.PyArray_DATA(packed))
         return packed
 
@@ -812,9 +812,9 @@ cdef class GroupedPlan:
         cdef char *own = NULL
         cdef char *scratch = NULL
         cdef int threads = team(self.work)
-        source, weight = cnp.PyArray_GETCONTIGUOUS(source), cnp.PyArray_GETCONTIGUOUS(weight)
+        source, weight = contiguous(source), contiguous(weight)
         if bias is not None:
-            bias = cnp.PyArray_GETCONTIGUOUS(bias)
+            bias = contiguous(bias)
         call.source = <const char *> cnp.PyArray_DATA(source)
         call.end = call.source + cnp.PyArray_NBYTES(source)
         call.destination = <char *> cnp.PyArray_DATA(destination)

@@ -36,6 +36,7 @@ INLINE void NAME(gemm_sum)(NAME(gemm_sums) sum, const fastconv_gemm_tile *t, con
     ptrdiff_t k = 0;
     for (; k < whole; k += GEMM_STEPS) {
       PREFETCH_L2(prefetch);
+      PREFETCH_L2(prefetch + GEMM_STEPS / 2 * t->prefetch_step);
       UNROLL for (int step = 0; step < GEMM_STEPS; step++, b += t->ldb) NAME(gemm_step)(sum, a, k + step, b, mr, nv);
       prefetch += GEMM_STEPS * t->prefetch_step;
     }
