@@ -17,12 +17,15 @@ typedef struct { /* windows one below the other: of as many rows each, and evenl
 /* The vector of n <= VLEN lanes at element j of some rows; what `column` points to are the factors of SPREAD. */
 INLINE vec NAME(pool_group)(const int kind, const int rows, const fastconv_pool *p, const real *const *at,
                             const real *share, const real *column, ptrdiff_t j, ptrdiff_t n) {
-  vec sum = {0};
+  vec v[POOL_GROUP];
   UNROLL for (int r = 0; r < rows; r++) {
-    vec v = NAME(pool_term)(kind, p, NAME(load_some)(at[r] + j, n));
-    if (kind == FASTCONV_POOL_SPREAD) v *= share[r];
-    sum = r ? NAME(pool_join)(kind, sum, v) : v;
+    v[r] = NAME(pool_term)(kind, p, NAME(load_some)(at[r] + j, n));
+    if (kind == FASTCONV_POOL_SPREAD) v[r] *= share[r];
   }
+  vec sum = v[0];
+  if (rows == 2) sum = NAME(pool_join)(kind, v[0], v[1]);
+  if (rows >= 3) sum = NAME(pool_join_three)(kind, v[0], v[1], v[2]);
+  if (rows == 4) sum = NAME(pool_join)(kind, sum, v[3]);
   if (kind == FASTCONV_POOL_SPREAD) sum *= NAME(load_some)(column, n);
   if (n >= VLEN) return sum;
   return NAME(select)(NAME(lane_numbers)() < NAME(splat_index)(n), sum, NAME(splat)(NAME(pool_neutral)(kind)));
@@ -91,18 +94,24 @@ INLINE void NAME(pool_down)(const int kind, const fastconv_pool *p, real *dst, c
 /* The index of padding, beyond all others. */
 INLINE ivec NAME(no_index)(void) { return NAME(splat_index)(REAL_BITS == 32 ? INT32_MAX : INT64_MAX); }
 
-/* One vector of a line of maxima, of n lanes, and the flat index of each. */
+/* The r-th of a window's rows: the larger elements, and their flat indices. */
+INLINE void NAME(take_row)(vec *best, ivec *index, const NAME(pool_window) * w, pool_pitch pitch, ptrdiff_t r,
+                           ptrdiff_t at, ptrdiff_t n, ivec column) {
+  const ptrdiff_t row = NAME(pool_row)(w, pitch, r);
+  const vec v = NAME(load_or)(w->at + row + at, n, -(real)INFINITY);
+  NAME(take_larger)(best, index, v, column + NAME(splat_index)(row));
+}
+
+/* One vector of a line of maxima, of n lanes, and the flat index of each. Some numbers of rows are known, else 0. */
 INLINE vec NAME(pool_group_indices)(const int rows, const NAME(pool_window) * w, pool_pitch pitch, ptrdiff_t line,
                                     ptrdiff_t j, ptrdiff_t n, ivec *index) {
-  const ptrdiff_t all = rows ? rows : w->planes * w->rows;
+  const ptrdiff_t all = w->planes * w->rows;
   const ivec lane = NAME(lane_numbers)(), column = lane + NAME(splat_index)(w->index + line + j);
   vec best = NAME(load_or)(w->at + line + j, n, -(real)INFINITY);
   *index = column;
-  UNROLL for (ptrdiff_t r = 1; r < all; r++) {
-    const ptrdiff_t row = NAME(pool_row)(w, pitch, r);
-    const vec v = NAME(load_or)(w->at + row + line + j, n, -(real)INFINITY);
-    NAME(take_larger)(&best, index, v, column + NAME(splat_index)(row));
-  }
+  UNROLL for (int r = 1; r < rows; r++) NAME(take_row)(&best, index, w, pitch, r, line + j, n, column);
+  if (!rows)
+    for (ptrdiff_t r = 1; r < all; r++) NAME(take_row)(&best, index, w, pitch, r, line + j, n, column);
   if (n < VLEN) *index = (ivec)NAME(select)(lane < NAME(splat_index)(n), (vec)*index, (vec)NAME(no_index)());
   return best;
 }
@@ -241,6 +250,8 @@ INLINE vec NAME(load_residue)(const int stride, const real *p, const int t) {
 INLINE vec NAME(pool_windows)(const int kind, const int stride, const int taps, const fastconv_windows *w,
                               const real *at) {
   vec sum = NAME(load_step)(stride, at);
+  if (taps == 3)
+    return NAME(pool_join_three)(kind, sum, NAME(load_residue)(stride, at, 1), NAME(load_residue)(stride, at, 2));
   UNROLL for (int t = 1; t < taps; t++) sum = NAME(pool_join)(kind, sum, NAME(load_residue)(stride, at, t));
   if (!taps)
     for (ptrdiff_t t = 1; t < w->taps; t++) sum = NAME(pool_join)(kind, sum, NAME(load_step)(stride, at + t * w->step));

@@ -108,6 +108,10 @@ INLINE vec NAME(pool_join)(const int kind, vec a, vec b) {
   return kind == FASTCONV_POOL_MAX ? NAME(larger)(a, b) : a + b;
 }
 
+INLINE vec NAME(pool_join_three)(const int kind, vec a, vec b, vec c) {
+  return kind == FASTCONV_POOL_MAX ? NAME(larger_of_three)(a, b, c) : a + b + c;
+}
+
 INLINE real NAME(pool_neutral)(const int kind) { return kind == FASTCONV_POOL_MAX ? -(real)INFINITY : 0; }
 
 OUTLINE vec NAME(lanes_to_power)(vec v, double power) {

@@ -238,7 +238,22 @@ INLINE vec NAME(larger)(vec a, vec b) {
 #endif
 }
 
-/* The same of *best and v, whose index is `at`. */
+/* larger(larger(a, b), c), but for which of several NaNs: one comparison looks for those of b and c. */
+INLINE vec NAME(larger_of_three)(vec a, vec b, vec c) {
+#if VEC_BYTES == 64 && REAL_BITS == 32
+  const __mmask16 nan = _mm512_cmp_ps_mask((__m512)b, (__m512)c, _CMP_UNORD_Q);
+  const vec most = NAME(at_least)(NAME(at_least)(a, b), c);
+  return (vec)_mm512_mask_add_ps((__m512)most, nan, (__m512)b, (__m512)c);
+#elif VEC_BYTES == 64
+  const __mmask8 nan = _mm512_cmp_pd_mask((__m512d)b, (__m512d)c, _CMP_UNORD_Q);
+  const vec most = NAME(at_least)(NAME(at_least)(a, b), c);
+  return (vec)_mm512_mask_add_pd((__m512d)most, nan, (__m512d)b, (__m512d)c);
+#else
+  return NAME(larger)(NAME(larger)(a, b), c);
+#endif
+}
+
+/* larger of *best and v, whose index is `at`. */
 INLINE void NAME(take_larger)(vec *best, ivec *index, vec v, ivec at) {
 #if VEC_BYTES == 64 && REAL_BITS == 32
   const __mmask16 nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
