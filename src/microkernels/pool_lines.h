@@ -6,6 +6,8 @@
 
 #define POOL_BATCH 64 /* lines at once */
 #define POOL_GROUP 4  /* input rows joined at once */
+/* Elements: short rows are read and written in turns, and no hardware looks so far ahead. */
+#define POOL_AHEAD ((ptrdiff_t)(4096 / sizeof(real)))
 
 typedef struct { /* windows one below the other: of as many rows each, and evenly spaced */
   NAME(pool_window) first;
@@ -47,6 +49,8 @@ INLINE void NAME(pool_down_group)(const int kind, const int rows, const int more
   for (ptrdiff_t line = 0; line < lines; line++, dst += to, window.scale[1] += run->down) {
     UNROLL for (int i = 0; i < rows; i++) share[i] =
         kind == FASTCONV_POOL_SPREAD ? NAME(pool_share)(&window, r + i) : 1;
+    for (ptrdiff_t j = 0; p->channels == 1 && j < n; j += 64 / (ptrdiff_t)sizeof(real))
+      PREFETCH_L2(at[rows - 1] + line * apart + j + POOL_AHEAD);
     for (ptrdiff_t j = 0; j < whole; j += VLEN) {
       const vec sum = GROUP(j, VLEN);
       NAME(store)(dst + j, more ? NAME(pool_join)(kind, NAME(load)(dst + j), sum) : sum);
@@ -327,6 +331,7 @@ INLINE void NAME(pool_across)(const int kind, const int indices, const int strid
     const vec scale = divided ? NAME(load_or)((const real *)w.scale + o, n, 1) : (vec){0};
     real *y = to->y + i;
     for (ptrdiff_t r = 0; r < rows; r++, y += out) {
+      PREFETCH_WRITE(y + POOL_AHEAD);
       const real *line = b->value + r * pitch, *line_index = indices ? (const real *)b->index + r * pitch : NULL;
       ivec index = {0};
       vec v;
