@@ -104,8 +104,9 @@ cdef inline const char *weight_point(const Problem *p, const Phase *f, const Cal
 cdef inline void sum_chains(const Problem *p, fastconv_gemm_tile *t) noexcept nogil:
     """The tile's sums over all channels, in equal parts, each summed by itself.
 
-    Shorter chains keep the error, relative to the direct kernel's, below 4: 256 channels summed at once took its largest
-    to 5 on data that no ReLU left negative, 128 at a time take it to 3; 3-D transforms, which magnify more, need 16.
+    Shorter chains keep the error, relative to the direct kernel's, below 4: 256 channels summed at once took its
+    largest to 5 on data that no ReLU left negative, 128 at a time take it to 3. 3-D transforms, which magnify more,
+    need 16.
     """
     cdef Py_ssize_t chain = CHAIN if p.axes < 3 else CHAIN_3D, channel = 0
     cdef Py_ssize_t part = ceil_div(p.kin, ceil_div(p.kin, chain))
