@@ -17,12 +17,9 @@ the number of threads.
 import numpy as np
 
 from cython.parallel cimport parallel, prange, threadid
-from libc.math cimport INFINITY
-cimport numpy as cnp
 
 from fastconv.sources import AxisSources, parts_of
 
-from fastconv.kernels.arrays cimport contiguous, packed_memory
 from fastconv.kernels.core cimport (
     CACHE_LINE,
     FASTCONV_BROADCAST,
@@ -41,9 +38,8 @@ from fastconv.kernels.core cimport (
 )
 from fastconv.kernels.grouped_pixels cimport pixels_task, pixels_weights, pixels_workspace
 from fastconv.kernels.grouped_planes cimport planes_task, planes_weights, planes_workspace
-from fastconv.kernels.grouped_problem cimport Axis, Call, Part, Phase, Problem, Run, Segment, lines_packed, most_more
-
-cnp.import_array()
+from fastconv.kernels.grouped_problem cimport Axis, Part, Phase, Problem, Run, Segment, lines_packed, most_more
+from fastconv.kernels.plan cimport Call, ConvolutionPlan, place_sizes
 
 cdef enum:
     LINE_BYTES = 16 * 1024      # packed lines that a call of the microkernel reads: most of L1
@@ -57,18 +53,10 @@ cdef enum:
     RUN_TAPS = 3                # of a run at most, see table.h
 
 
-cdef class GroupedPlan:
-    """One convolution, ready to run any number of times, from any thread.
-
-    `sources` are the phases of fastconv.sources, which must cover the destination; `kin` and `kout` are source and
-    destination channels a group; `backward` says that the weight's first axis is the source's channels.
-    """
+cdef class GroupedPlan(ConvolutionPlan):
+    """A convolution from packed lines, of phases that cover the destination."""
 
     cdef Problem problem
-    cdef object keep            # arrays that the pointers of `problem` look into
-    cdef readonly Py_ssize_t packed_bytes
-    cdef readonly bint channels_last
-    cdef double work
     rereads_weight = False
 
     def __init__(self, int dtype, bint channels_last, bint backward, Py_ssize_t batch, Py_ssize_t groups,
@@ -76,20 +64,16 @@ cdef class GroupedPlan:
         cdef Problem *p = &self.problem
         cdef Phase *f
         cdef int i
-        self.keep, self.packed_bytes, self.work, self.channels_last = [], 0, 0, channels_last
+        self.channels_last = channels_last
         p.kernels = kernels(dtype)
         p.batch, p.groups, p.kin, p.kout, p.itemsize = batch, groups, kin, kout, p.kernels.storage_bytes
         p.channels_last, p.backward, p.vector = channels_last, backward, p.kernels.vlen * p.itemsize
-        for i in range(3):
-            p.source_size[i] = ([1, 1, 1] + list(source_size))[len(source_size) + i]
-            p.destination_size[i] = ([1, 1, 1] + list(destination_size))[len(destination_size) + i]
+        p.source_plane = place_sizes(p.source_size, source_size)
+        p.destination_plane = place_sizes(p.destination_size, destination_size)
         p.kernel_taps = np.prod(kernel)
-        p.source_plane = p.source_size[0] * p.source_size[1] * p.source_size[2]
-        p.destination_plane = p.destination_size[0] * p.destination_size[1] * p.destination_size[2]
         p.source_pixel, p.destination_pixel = groups * kin * p.itemsize, groups * kout * p.itemsize
         self._choose_kind()
-        p.phases = len(sources)
-        p.phase = <Phase *> self._array(np.zeros(p.phases * sizeof(Phase), np.uint8))
+        p.phases, p.phase = len(sources), <Phase *> self._hold(np.zeros(len(sources) * sizeof(Phase), np.uint8))
         for i in range(p.phases):
             f = &p.phase[i]
             self._describe(f, sources[i], kernel)
@@ -102,11 +86,6 @@ cdef class GroupedPlan:
             self.work += <double> batch * groups * kout * kin * f.all_taps * f.axis[0].count * f.axis[1].count \
                 * f.axis[2].count
 
-    cdef void *_array(self, array):
-        array = np.ascontiguousarray(array)
-        self.keep.append(array)
-        return cnp.PyArray_DATA(array)
-
     cdef _choose_kind(self):
         """Which source channels the lanes of each vector meet, counted from the first lane's group on."""
         cdef Problem *p = &self.problem
@@ -116,8 +95,8 @@ cdef class GroupedPlan:
             return
         lanes = np.minimum(np.arange(round_up(channels, vlen)), channels - 1).reshape(-1, vlen) // p.kout
         index = (lanes - lanes[:, :1]) * p.kin
-        p.index = <const char *> self._array(index.astype(np.int32 if p.itemsize == 4 else np.int64))
-        p.elements = <const Py_ssize_t *> self._array(index.max(1).astype(np.intp) + 1)
+        p.index = <const char *> self._hold(index.astype(np.int32 if p.itemsize == 4 else np.int64))
+        p.elements = <const Py_ssize_t *> self._hold(index.max(1).astype(np.intp) + 1)
         p.kind, p.pitch = FASTCONV_SPREAD, p.vector
         if p.vector >= SHUFFLED_BYTES and index.max() + p.kin <= vlen:
             p.kind = FASTCONV_PERMUTED
@@ -137,19 +116,19 @@ cdef class GroupedPlan:
                 a.count, a.offset, a.step, a.stride = axis.count, axis.start, axis.step, axis.stride
                 table, tap_step, a.taps = axis.table, axis.tap_step, len(axis.taps)
                 a.reach, first = (a.taps - 1) * abs(tap_step), axis.first + min(0, (a.taps - 1) * tap_step)
-            a.table = (<const Py_ssize_t *> self._array(table)) + <Py_ssize_t> first
+            a.table = (<const Py_ssize_t *> self._hold(table)) + <Py_ssize_t> first
             shift = np.arange(a.taps) * tap_step
             shift -= shift.min()
-            a.shift = <const Py_ssize_t *> self._array(shift)
+            a.shift = <const Py_ssize_t *> self._hold(shift)
             parts, runs, order = parts_of(shift.tolist(), a.stride, RUN_TAPS)
             a.parts, a.runs = len(parts), len(runs)
-            a.part = <const Part *> self._array(np.array(parts, np.intp))
-            a.run = <const Run *> self._array(np.array(runs, np.intp))
+            a.part = <const Part *> self._hold(np.array(parts, np.intp))
+            a.run = <const Run *> self._hold(np.array(runs, np.intp))
             f.all_taps *= a.taps
             if i >= missing:
                 order = np.array(axis.taps, np.intp)[order if i == 2 and self.channels_last else slice(None)]
                 taps = (taps[:, None] * kernel[i - missing] + order).ravel()
-        f.weight_taps = <const Py_ssize_t *> self._array(taps)
+        f.weight_taps = <const Py_ssize_t *> self._hold(taps)
         if not self.channels_last:
             self._describe_parts(f, axis)
 
@@ -161,7 +140,7 @@ cdef class GroupedPlan:
             first = axis.first + min(0, (a.taps - 1) * axis.tap_step) + a.part[i].offset
             part = AxisSources(0, 1, a.count + a.part[i].more, (0,), axis.table, first, 1, a.stride)
             segments += [(i, *row) for row in part.segments()[0].tolist()]
-        f.segments, f.segment = len(segments), <const Segment *> self._array(np.array(segments, np.intp))
+        f.segments, f.segment = len(segments), <const Segment *> self._hold(np.array(segments, np.intp))
 
     cdef _cut_pixels(self, Phase *f):
         """Units, lines that are packed and called at once, and tasks."""
@@ -216,7 +195,7 @@ cdef class GroupedPlan:
                 first = np.array([a.part[k].offset for k in part])
                 place = part * residue + (shift - first) // a.stride * step
             offsets = (offsets[:, None] + place).ravel()
-        f.tap_offsets = <const Py_ssize_t *> self._array(offsets.astype(np.intp) * self.problem.itemsize)
+        f.tap_offsets = <const Py_ssize_t *> self._hold(offsets.astype(np.intp) * self.problem.itemsize)
 
     cdef _cut_units(self, Phase *f):
         """Chunks of units: large, as long as there are tasks enough."""
@@ -230,18 +209,10 @@ cdef class GroupedPlan:
         f.chunk = even_part(f.units, f.chunk, 1)
         f.chunks = ceil_div(f.units, f.chunk)
 
-    def workspace_bytes(self, int threads):
-        """Scratch memory of a call with so many threads, all together."""
+    cdef Py_ssize_t _workspace(self, int threads) noexcept nogil:
         return threads * workspace(&self.problem)
 
-    def pack(self, cnp.ndarray weight):
-        """The weight, of PyTorch's shape, in the order in which the microkernel reads it."""
-        cdef cnp.ndarray packed = packed_memory(self.packed_bytes)
-        weight = contiguous(weight)
-        self._pack(<const char *> cnp.PyArray_DATA(weight), <char *> cnp.PyArray_DATA(packed))
-        return packed
-
-    cdef int _pack(self, const char *weight, char *packed) except -1:
+    cdef void _pack(self, const char *weight, char *packed) except *:
         cdef const Problem *p = &self.problem
         cdef const Phase *f = NULL
         cdef int i, threads = team(<double> self.packed_bytes / 4)
@@ -256,46 +227,12 @@ cdef class GroupedPlan:
                 for unit in prange(f.units, nogil=True, num_threads=threads, schedule="static"):
                     pack_weights(p, f, weight, packed, unit, scratch + threadid() * bytes)
         release(scratch)
-        return 0
 
-    def __call__(self, cnp.ndarray source, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray destination,
-                 double lower=-INFINITY, double upper=INFINITY, int activation=-1, double alpha=0,
-                 cnp.ndarray packed=None):
-        """destination = activation(clamp(convolution + bias, lower, upper)).
-
-        `activation` is one of table.h, or -1 for none; `packed` saves packing the weight again.
-
-        The arrays are of one dtype and checked by the caller; inputs that are not C-contiguous are copied.
-        """
-        cdef Problem *p = &self.problem
-        cdef Call call
-        cdef char *own = NULL
-        cdef char *scratch = NULL
-        cdef int threads = team(self.work)
-        source, weight = contiguous(source), contiguous(weight)
-        if bias is not None:
-            bias = contiguous(bias)
-        call.source = <const char *> cnp.PyArray_DATA(source)
-        call.end = call.source + cnp.PyArray_NBYTES(source)
-        call.destination = <char *> cnp.PyArray_DATA(destination)
-        call.shift = <const char *> cnp.PyArray_DATA(bias) if bias is not None else NULL
-        call.lower, call.upper, call.activation, call.alpha = lower, upper, activation, alpha
-        try:
-            if packed is None:
-                own = acquire(self.packed_bytes + 64, 1)
-                self._pack(<const char *> cnp.PyArray_DATA(weight), own)
-                call.weight = own
-            else:
-                call.weight = <const char *> cnp.PyArray_DATA(packed)
-            scratch = acquire(workspace(p), threads)
-            with nogil:
-                if threads == 1:
-                    run_alone(p, &call, scratch)
-                else:
-                    run(p, &call, scratch, threads)
-        finally:
-            release(scratch)
-            release(own)
+    cdef void _run(self, const Call *call, char *scratch, int threads) noexcept nogil:
+        if threads == 1:
+            run_alone(&self.problem, call, scratch)
+        else:
+            run(&self.problem, call, scratch, threads)
 
 
 cdef inline void pack_weights(const Problem *p, const Phase *f, const char *weight, char *packed, Py_ssize_t unit,

@@ -1,6 +1,7 @@
 """Tasks of channels_last, and the weights of a unit of channels as they read them."""
 
-from fastconv.kernels.grouped_problem cimport Call, Phase, Problem
+from fastconv.kernels.grouped_problem cimport Phase, Problem
+from fastconv.kernels.plan cimport Call
 
 cdef Py_ssize_t pixels_workspace(const Problem *p, const Phase *f) noexcept nogil
 cdef void pixels_task(const Problem *p, const Phase *f, const Call *call, Py_ssize_t index, char *memory) noexcept nogil

@@ -20,7 +20,8 @@ from fastconv.kernels.core cimport (
     fastconv_spread,
     round_up,
 )
-from fastconv.kernels.grouped_problem cimport Axis, Call, Phase, Problem, Task, destination_of, source_of, task_of
+from fastconv.kernels.grouped_problem cimport Axis, Phase, Problem, Task, destination_of, source_of, task_of
+from fastconv.kernels.plan cimport Call
 
 cdef struct Line:               # of a call: outputs from w on
     Py_ssize_t w
@@ -161,13 +162,14 @@ cdef void pixels_task(const Problem *p, const Phase *f, const Call *call, Py_ssi
     cdef Scratch s
     cdef Line line
     cdef fastconv_grouped g
+    cdef const char *shift = call.epilogue.shift
     cdef Py_ssize_t w = t.left, unit, columns, isz = p.itemsize, width = f.vectors * p.kernels.vlen
     lay_out(p, f, memory, &s)
     g.x, g.channels, g.kind, g.vectors = s.slots, p.kin, p.kind, f.vectors
     g.y_step = f.axis[2].step * p.destination_pixel
     g.y_line = f.axis[1].step * p.destination_size[2] * p.destination_pixel
     g.segments, g.ends, g.runs, g.run_count = s.segments, s.ends, s.runs, f.axis[2].runs
-    g.lower, g.upper = call.lower, call.upper
+    g.lower, g.upper = call.epilogue.lower, call.epilogue.upper
     while w < t.right:
         line = line_from(p, f, &t, w)
         w = line.w + line.outputs
@@ -180,7 +182,7 @@ cdef void pixels_task(const Problem *p, const Phase *f, const Call *call, Py_ssi
             g.x_channel = columns * p.vector if p.kind == FASTCONV_SPREAD else 0
         for unit in range(t.unit, t.end):
             g.w = call.weight + f.weight_offset + unit * f.unit_bytes
-            g.shift = call.shift + unit * width * isz if call.shift != NULL else NULL
+            g.shift = shift + unit * width * isz if shift != NULL else NULL
             g.lanes = min(width, p.groups * p.kout - unit * width)
             g.index = p.index + unit * p.vector if p.kind == FASTCONV_PERMUTED else NULL
             if unit + 1 < t.end:

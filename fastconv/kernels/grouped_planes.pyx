@@ -18,7 +18,6 @@ from fastconv.kernels.core cimport (
 )
 from fastconv.kernels.grouped_problem cimport (
     Axis,
-    Call,
     Phase,
     Problem,
     Segment,
@@ -28,6 +27,7 @@ from fastconv.kernels.grouped_problem cimport (
     source_of,
     task_of,
 )
+from fastconv.kernels.plan cimport Call
 
 cdef struct Scratch:            # a thread's
     char *panel                 # [kin][taps of D][parts of H][parts of W][lines][columns], and a tile behind them
@@ -119,10 +119,8 @@ cdef void multiply_planes(const Problem *p, const Phase *f, const Call *call, co
     cdef Py_ssize_t isz = p.itemsize, nr = p.kernels.nr, row, at = 0, i, stride = sums_stride(p, f) * isz
     cdef Py_ssize_t total = (t.stop - t.row - 1) * f.columns + t.right - t.left
     cdef char *rows[FASTCONV_MAX_ROWS]
-    cdef fastconv_epilogue epilogue
+    cdef fastconv_epilogue epilogue = call.epilogue
     cdef fastconv_gemm_tile g
-    memset(&epilogue, 0, sizeof(epilogue))
-    epilogue.per_row, epilogue.lower, epilogue.upper = True, call.lower, call.upper
     g.entries, g.k, g.a, g.b_offsets, g.ldb, g.c = f.all_taps, p.kin, s.weights, f.tap_offsets, f.plane, rows
     g.accumulate, g.epilogue, g.prefetch, g.prefetch_step = False, &epilogue, s.panel, 0
     while at < total:
@@ -133,8 +131,8 @@ cdef void multiply_planes(const Problem *p, const Phase *f, const Call *call, co
             g.a_offset = (group * p.kout + row) * f.all_taps * p.kin * isz
             for i in range(g.rows):
                 rows[i] = s.sums + (row + i) * stride
-            if call.shift != NULL:
-                epilogue.shift = call.shift + (group * p.kout + row) * isz
+            if call.epilogue.shift != NULL:
+                epilogue.shift = call.epilogue.shift + (group * p.kout + row) * isz
             p.kernels.gemm(&g)
             row += g.rows
         at += nr

@@ -57,16 +57,6 @@ cdef struct Problem:
     Phase *phase
     const fastconv_kernels *kernels
 
-cdef struct Call:
-    const char *source
-    const char *end             # of source
-    const char *weight          # packed
-    const char *shift
-    char *destination
-    double lower, upper
-    int activation              # of table.h, applied to finished lines; or -1
-    double alpha
-
 cdef struct Task:
     Py_ssize_t n, d             # image, and output position along D
     Py_ssize_t row, stop        # output positions along H

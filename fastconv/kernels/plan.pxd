@@ -1,0 +1,35 @@
+"""What the plans of dense convolutions (direct, grouped, winograd) share: a call, and how its memory comes and goes."""
+
+cimport numpy as cnp
+
+from fastconv.kernels.core cimport fastconv_epilogue
+
+cdef struct Call:
+    const char *source
+    const char *end            # of source
+    const char *unpacked       # weight, of PyTorch's shape
+    const char *weight         # packed
+    const char *zeros          # as long as a pixel of all channels
+    const char *background     # what a pixel holds that no tap meets, channel by channel; or NULL if there is none
+    char *destination
+    fastconv_epilogue epilogue
+    int activation             # of table.h, or -1
+    double alpha
+    int *wrong                 # where to note that an output is not finite
+
+
+cdef class ConvolutionPlan:
+    cdef object keep           # arrays that pointers look into
+    cdef const char *zeros     # see Call; of kernels that read them
+    cdef double work           # multiply-adds
+    cdef readonly bint channels_last
+    cdef readonly Py_ssize_t packed_bytes
+
+    cdef void *_hold(self, array) except NULL
+    cdef Py_ssize_t _workspace(self, int threads) noexcept nogil
+    cdef void _pack(self, const char *weight, char *packed) except *
+    cdef void _run(self, const Call *call, char *scratch, int threads) noexcept nogil
+    cdef int _convolve(self, Call *call) except -1
+
+
+cdef Py_ssize_t place_sizes(Py_ssize_t *to, sizes) except -1

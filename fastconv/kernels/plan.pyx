@@ -1,0 +1,94 @@
+"""A planned convolution as its callers see it, whichever kernel runs it."""
+
+import numpy as np
+
+from libc.math cimport INFINITY
+from libc.string cimport memset
+cimport numpy as cnp
+
+from fastconv.kernels.arrays cimport contiguous, data, packed_memory
+from fastconv.kernels.core cimport acquire, release, team
+
+cnp.import_array()
+
+
+cdef class ConvolutionPlan:
+    """One convolution, ready to run any number of times, from any thread.
+
+    A kernel's plan says how it packs, how much memory it works in and how it runs. It is made of `sources`, the phases
+    of fastconv.sources; of `kin` and `kout`, source and destination channels a group; and of `backward`, whether the
+    weight's first axis is the source's channels (backward_input).
+    """
+
+    def __cinit__(self):
+        self.keep = []
+
+    cdef void *_hold(self, array) except NULL:
+        """Where the array's elements, in C order, lie as long as the plan lives."""
+        array = np.ascontiguousarray(array)
+        self.keep.append(array)
+        return cnp.PyArray_DATA(array)
+
+    cdef Py_ssize_t _workspace(self, int threads) noexcept nogil:
+        """Bytes of scratch memory of a call with so many threads, all together."""
+
+    cdef void _pack(self, const char *weight, char *packed) except *:
+        """Put the weight, of PyTorch's shape, in the order in which the kernel reads it."""
+
+    cdef void _run(self, const Call *call, char *scratch, int threads) noexcept nogil:
+        """The convolution, all phases."""
+
+    def workspace_bytes(self, int threads):
+        """Scratch memory of a call with so many threads, all together."""
+        return self._workspace(threads)
+
+    def pack(self, cnp.ndarray weight):
+        """The weight, of PyTorch's shape, in the order in which the kernel reads it."""
+        cdef cnp.ndarray packed = packed_memory(self.packed_bytes)
+        weight = contiguous(weight)
+        self._pack(data(weight), data(packed))
+        return packed
+
+    def __call__(self, cnp.ndarray source, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray destination,
+                 double lower=-INFINITY, double upper=INFINITY, int activation=-1, double alpha=0,
+                 cnp.ndarray packed=None):
+        """destination = activation(clamp(convolution + bias, lower, upper)).
+
+        `activation` is one of table.h, or -1 for none; `packed` saves packing the weight again.
+
+        The arrays are of one dtype and checked by the caller; inputs that are not C-contiguous are copied.
+        """
+        cdef Call call
+        source, weight, bias = contiguous(source), contiguous(weight), contiguous(bias)
+        memset(&call, 0, sizeof(call))
+        call.source, call.end = data(source), data(source) + cnp.PyArray_NBYTES(source)
+        call.unpacked, call.weight = data(weight), data(packed)
+        call.zeros, call.destination = self.zeros, data(destination)
+        call.epilogue.shift, call.epilogue.per_row = data(bias), not self.channels_last
+        call.epilogue.lower, call.epilogue.upper = lower, upper
+        call.activation, call.alpha = activation, alpha
+        self._convolve(&call)
+
+    cdef int _convolve(self, Call *call) except -1:
+        """Run, with the weight packed for this call unless it is already."""
+        cdef char *own = NULL
+        cdef char *scratch = NULL
+        cdef int threads = team(self.work)
+        try:
+            if call.weight == NULL:
+                own = acquire(self.packed_bytes + 64, 1)
+                self._pack(call.unpacked, own)
+                call.weight = own
+            scratch = acquire(self._workspace(threads), 1)
+            with nogil:
+                self._run(call, scratch, threads)
+        finally:
+            release(scratch)
+            release(own)
+        return 0
+
+
+cdef Py_ssize_t place_sizes(Py_ssize_t *to, sizes) except -1:
+    """The sizes of D, H and W, missing leading ones 1; returns their product."""
+    to[0], to[1], to[2] = (1,) * (3 - len(sizes)) + tuple(sizes)
+    return to[0] * to[1] * to[2]
