@@ -22,16 +22,13 @@ and pixels are shared out does not, so it may follow the number of threads witho
 import numpy as np
 
 from cython.parallel cimport parallel, prange, threadid
-from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from fastconv.sources import AxisSources
 
-from fastconv.kernels.arrays cimport contiguous, packed_memory
 from fastconv.kernels.core cimport (
     FASTCONV_MAX_ROWS,
-    acquire,
     ceil_div,
     even_part,
     fastconv_epilogue,
@@ -43,9 +40,9 @@ from fastconv.kernels.core cimport (
     fenv_t,
     fesetenv,
     kernels,
-    release,
     team,
 )
+from fastconv.kernels.plan cimport Call, ConvolutionPlan, place_sizes
 
 cnp.import_array()
 
@@ -101,16 +98,6 @@ cdef struct Cut:               # how a phase is shared out among so many threads
 cdef struct Position:          # a destination pixel of a phase
     Py_ssize_t n, d, h, w
 
-cdef struct Call:
-    const char *source
-    const char *weight         # packed
-    const char *zeros          # as long as a pixel of all channels
-    const char *background     # what a pixel holds that no tap meets, channel by channel; or NULL if there is none
-    char *destination
-    fastconv_epilogue epilogue
-    int activation             # of table.h, applied to a finished tile while it is in L1; or -1
-    double alpha
-
 
 cdef inline Py_ssize_t source_of(const Phase *f, int axis, Py_ssize_t tap, Py_ssize_t i) noexcept nogil:
     """Where a tap finds its source for the i-th destination position of an axis, or -1 for padding."""
@@ -118,6 +105,7 @@ cdef inline Py_ssize_t source_of(const Phase *f, int axis, Py_ssize_t tap, Py_ss
 
 
 cdef void activate_tile(const Problem *p, const Call *call, const fastconv_gemm_tile *t) noexcept nogil:
+    """A finished tile, while it is in L1."""
     cdef int i
     for i in range(t.rows):
         p.kernels.activate(call.activation, call.alpha, t.c[i] + t.c_offset, t.c[i] + t.c_offset, t.columns)
@@ -542,20 +530,12 @@ cdef bint wastes_columns(const Problem *p, const Phase *f) noexcept nogil:
 
 # ------------------------------------------------------------------------------------------------------ plans
 
-cdef class DirectPlan:
-    """One convolution, ready to run any number of times, from any thread.
-
-    `sources` are the phases of fastconv.sources; `kin` and `kout` are source and destination channels a group;
-    `backward` says that the weight's first axis is the source's channels (backward_input).
-    """
+cdef class DirectPlan(ConvolutionPlan):
+    """A convolution by the direct kernel."""
 
     cdef Problem problem
-    cdef readonly bint channels_last, backward
-    cdef object keep            # arrays that the pointers of `problem` look into
-    cdef object zeros
-    cdef readonly Py_ssize_t packed_bytes
+    cdef readonly bint backward
     cdef readonly bint covered  # whether every destination pixel belongs to a phase
-    cdef double work
     rereads_weight = False
 
     def __init__(self, int dtype, bint channels_last, bint backward, Py_ssize_t batch, Py_ssize_t groups,
@@ -563,20 +543,14 @@ cdef class DirectPlan:
         cdef Problem *p = &self.problem
         cdef Phase *f
         cdef int i
-        self.channels_last, self.backward, self.keep = channels_last, backward, []
+        self.channels_last, self.backward = channels_last, backward
         p.kernels = kernels(dtype)
         p.batch, p.groups, p.kin, p.kout, p.itemsize = batch, groups, kin, kout, p.kernels.storage_bytes
-        for i in range(3):
-            p.source_size[i] = ([1, 1, 1] + list(source_size))[len(source_size) + i]
-            p.destination_size[i] = ([1, 1, 1] + list(destination_size))[len(destination_size) + i]
+        p.source_plane = place_sizes(p.source_size, source_size)
+        p.destination_plane = place_sizes(p.destination_size, destination_size)
         p.kernel_taps = np.prod(kernel)
-        p.source_plane = p.source_size[0] * p.source_size[1] * p.source_size[2]
-        p.destination_plane = p.destination_size[0] * p.destination_size[1] * p.destination_size[2]
-        phases = np.zeros(len(sources) * sizeof(Phase), np.uint8)
-        self.keep.append(phases)
-        p.phases, p.phase = len(sources), <Phase *> cnp.PyArray_DATA(phases)
-        self.zeros = np.zeros(groups * kin if channels_last else 0, np.float64 if dtype else np.float32)
-        self.work = 0
+        p.phases, p.phase = len(sources), <Phase *> self._hold(np.zeros(len(sources) * sizeof(Phase), np.uint8))
+        self.zeros = <const char *> self._hold(np.zeros(groups * kin * p.itemsize if channels_last else 0, np.uint8))
         covered = 0
         for i in range(p.phases):
             f = &p.phase[i]
@@ -597,18 +571,15 @@ cdef class DirectPlan:
             axis = axes[i - missing] if i >= missing else ALONE
             if i >= missing:
                 taps = (taps[:, None] * kernel[i - missing] + np.array(axis.taps, np.intp)).ravel()
-            self.keep.append(axis.table)
             f.offset[i], f.step[i], f.count[i], f.taps[i] = axis.start, axis.step, axis.count, len(axis.taps)
-            f.table[i] = <const Py_ssize_t *> cnp.PyArray_DATA(axis.table) + <Py_ssize_t> axis.first
+            f.table[i] = (<const Py_ssize_t *> self._hold(axis.table)) + <Py_ssize_t> axis.first
             f.tap_step[i], f.stride[i] = axis.tap_step, axis.stride
             f.all_taps *= f.taps[i]
             f.pixels *= f.count[i]
-        self.keep.append(taps)
-        f.weight_taps = <const Py_ssize_t *> cnp.PyArray_DATA(taps)
+        f.weight_taps = <const Py_ssize_t *> self._hold(taps)
         segments, first = axis.segments()
-        self.keep += [segments, first]
-        f.segments = <const Segment *> cnp.PyArray_DATA(segments)
-        f.first_segment = <const Py_ssize_t *> cnp.PyArray_DATA(first)
+        f.segments = <const Segment *> self._hold(segments)
+        f.first_segment = <const Py_ssize_t *> self._hold(first)
 
     cdef _block(self, Phase *f):
         """Blocks of channels and of pixels; a function of the geometry and the register tile alone."""
@@ -634,18 +605,15 @@ cdef class DirectPlan:
             self.packed_bytes += p.groups * p.kout * f.all_taps * p.kin * p.itemsize
         self.packed_bytes = ceil_div(self.packed_bytes, 64) * 64
 
-    def workspace_bytes(self, int threads):
-        """Scratch memory of a call with so many threads, all together."""
-        return workspace(&self.problem, self.channels_last, threads)
+    cdef Py_ssize_t _workspace(self, int threads) noexcept nogil:
+        cdef Py_ssize_t i, most = 0
+        cdef Cut cut
+        for i in range(self.problem.phases):
+            cut = cut_for(&self.problem, &self.problem.phase[i], self.channels_last, threads)
+            most = max(most, cut.shared + threads * cut.workspace)
+        return most
 
-    def pack(self, cnp.ndarray weight):
-        """The weight, of PyTorch's shape, in the order in which the register tiles read it."""
-        cdef cnp.ndarray packed = packed_memory(self.packed_bytes)
-        weight = contiguous(weight)
-        self._pack(<const char *> cnp.PyArray_DATA(weight), <char *> cnp.PyArray_DATA(packed))
-        return packed
-
-    cdef void _pack(self, const char *weight, char *packed):
+    cdef void _pack(self, const char *weight, char *packed) except *:
         cdef const Problem *p = &self.problem
         cdef const Phase *f = NULL
         cdef int i, threads = team(<double> self.packed_bytes / 4)
@@ -660,61 +628,31 @@ cdef class DirectPlan:
                 for unit in prange(p.groups * units, nogil=True, num_threads=threads, schedule="static"):
                     pack_unit(p, f, weight, packed, channels_last, unit // units, unit % units, backward)
 
-    def _background(self, bias, double lower, double upper, int activation, double alpha):
+    cdef int _convolve(self, Call *call) except -1:
+        if not self.covered:
+            background = self._background(call)
+            call.background = <const char *> cnp.PyArray_DATA(background)
+        return ConvolutionPlan._convolve(self, call)
+
+    cdef _background(self, const Call *call):
         """A pixel of the destination that no tap meets."""
         cdef const Problem *p = &self.problem
-        cdef cnp.ndarray value = np.zeros(p.groups * p.kout, np.float64 if p.itemsize == 8 else np.float32)
-        if bias is not None:
-            value += bias
-        np.clip(value, lower, upper, out=value)
-        if activation >= 0:
-            p.kernels.activate(activation, alpha, <char *> cnp.PyArray_DATA(value), <char *> cnp.PyArray_DATA(value),
-                               p.groups * p.kout)
+        cdef cnp.npy_intp channels = p.groups * p.kout
+        cdef int dtype = cnp.NPY_FLOAT64 if p.itemsize == 8 else cnp.NPY_FLOAT32
+        cdef cnp.ndarray value = cnp.PyArray_ZEROS(1, &channels, dtype, 0)
+        cdef char *to = <char *> cnp.PyArray_DATA(value)
+        if call.epilogue.shift != NULL:
+            value += cnp.PyArray_SimpleNewFromData(1, &channels, dtype, <void *> call.epilogue.shift)
+        np.clip(value, call.epilogue.lower, call.epilogue.upper, out=value)
+        if call.activation >= 0:
+            p.kernels.activate(call.activation, call.alpha, to, to, channels)
         return value
 
-    def __call__(self, cnp.ndarray source, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray destination,
-                 double lower=-INFINITY, double upper=INFINITY, int activation=-1, double alpha=0,
-                 cnp.ndarray packed=None):
-        """destination = activation(clamp(convolution + bias, lower, upper)).
-
-        `activation` is one of table.h, or -1 for none; `packed` saves packing the weight again.
-
-        The arrays are of one dtype and checked by the caller; inputs that are not C-contiguous are copied.
-        """
-        cdef Problem *p = &self.problem
-        cdef Call call
-        cdef char *own = NULL
-        cdef char *scratch = NULL
-        cdef int threads = team(self.work)
-        source, weight = contiguous(source), contiguous(weight)
-        bias = contiguous(bias)
-        memset(&call, 0, sizeof(call))
-        call.source = <const char *> cnp.PyArray_DATA(source)
-        call.destination = <char *> cnp.PyArray_DATA(destination)
-        call.zeros = <const char *> cnp.PyArray_DATA(self.zeros)
-        call.epilogue.shift = <const char *> cnp.PyArray_DATA(bias) if bias is not None else NULL
-        call.epilogue.per_row = not self.channels_last
-        call.epilogue.lower, call.epilogue.upper = lower, upper
-        call.activation, call.alpha = activation, alpha
-        if not self.covered:
-            background = self._background(bias, lower, upper, activation, alpha)
-            call.background = <const char *> cnp.PyArray_DATA(background)
-        try:
-            if packed is None:
-                own = acquire(self.packed_bytes + 64, 1)
-                self._pack(<const char *> cnp.PyArray_DATA(weight), own)
-                call.weight = own
-            else:
-                call.weight = <const char *> cnp.PyArray_DATA(packed)
-            scratch = acquire(workspace(p, self.channels_last, threads), 1)
-            with nogil:
-                if threads == 1:
-                    run_alone(p, &call, self.channels_last, scratch)
-                else:
-                    run(p, &call, self.channels_last, scratch, threads)
-        finally:
-            release(scratch)
-            release(own)
+    cdef void _run(self, const Call *call, char *scratch, int threads) noexcept nogil:
+        if threads == 1:
+            run_alone(&self.problem, call, self.channels_last, scratch)
+        else:
+            run(&self.problem, call, self.channels_last, scratch, threads)
 
 
 cdef Cut cut_for(const Problem *p, const Phase *f, bint channels_last, int threads) noexcept nogil:
@@ -738,15 +676,6 @@ cdef Cut cut_for(const Problem *p, const Phase *f, bint channels_last, int threa
     cut.workspace = ceil_div(cut.workspace, 64) * 64
     cut.shared = ceil_div(cut.shared, 64) * 64
     return cut
-
-
-cdef Py_ssize_t workspace(const Problem *p, bint channels_last, int threads) noexcept nogil:
-    cdef Py_ssize_t i, most = 0
-    cdef Cut cut
-    for i in range(p.phases):
-        cut = cut_for(p, &p.phase[i], channels_last, threads)
-        most = max(most, cut.shared + threads * cut.workspace)
-    return most
 
 
 cdef void run_alone(const Problem *p, const Call *call, bint channels_last, char *own) noexcept nogil:

@@ -27,15 +27,10 @@ Source: Lavin, Gray, "Fast algorithms for convolutional neural networks", 2016, 
 import numpy as np
 
 from cython.parallel cimport parallel, prange, threadid
-from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
-from libc.string cimport memset
-cimport numpy as cnp
 
-from fastconv.kernels.arrays cimport contiguous, packed_memory
 from fastconv.kernels.core cimport (
     CACHE_LINE,
-    acquire,
     ceil_div,
     even_part,
     fastconv_run,
@@ -44,10 +39,10 @@ from fastconv.kernels.core cimport (
     fenv_t,
     fesetenv,
     kernels,
-    release,
     round_up,
     team,
 )
+from fastconv.kernels.plan cimport Call, ConvolutionPlan, place_sizes
 from fastconv.kernels.winograd_pixels cimport pixels_in, pixels_out, tiles_by_panels
 from fastconv.kernels.winograd_planes cimport planes_in, planes_out, rows_by_tiles
 from fastconv.kernels.winograd_problem cimport (
@@ -58,15 +53,12 @@ from fastconv.kernels.winograd_problem cimport (
     POINTS,
     Axis,
     Batch,
-    Call,
     Cut,
     Phase,
     Problem,
     TileAxis,
     weight_stride,
 )
-
-cnp.import_array()
 
 cdef enum:
     OWN_BYTES = 768 * 1024        # points, then sums of a batch of one thread: most of a 1 MB L2
@@ -175,15 +167,6 @@ cdef Cut cut_for(const Problem *p, const Phase *f, int threads) noexcept nogil:
     return cut
 
 
-cdef Py_ssize_t workspace(const Problem *p, int threads) noexcept nogil:
-    cdef Py_ssize_t i, most = 0
-    cdef Cut cut
-    for i in range(p.phases):
-        cut = cut_for(p, &p.phase[i], threads)
-        most = max(most, (1 if cut.together else threads) * cut.buffers + threads * cut.own)
-    return most
-
-
 cdef void run_alone(const Problem *p, const Call *call, char *own) noexcept nogil:
     cdef Py_ssize_t i, index
     cdef Cut cut
@@ -249,40 +232,29 @@ cdef void transform_row(const Problem *p, const Phase *f, const char *weight, ch
 
 # -------------------------------------------------------------------------------------------------------- plans
 
-cdef class WinogradPlan:
-    """One convolution, ready to run any number of times, from any thread.
+cdef class WinogradPlan(ConvolutionPlan):
+    """A convolution by Winograd's algorithm, of phases that fastconv.choice found to fit.
 
-    `direct` is the same convolution's plan for what is infinite or NaN; `sources` are phases that
-    `fastconv.choice` found to fit, `kin` and `kout` source and destination channels a group; `backward` says that the
-    weight's first axis is the source's.
+    `direct` is the same convolution's plan for what is infinite or NaN.
     """
 
     cdef Problem problem
-    cdef object keep              # arrays that the pointers of `problem` look into
-    cdef object zeros
-    cdef readonly object direct
-    cdef readonly Py_ssize_t packed_bytes
-    cdef double work
+    cdef readonly ConvolutionPlan direct
     rereads_weight = True         # by the direct kernel
 
-    def __init__(self, direct, int dtype, bint channels_last, bint backward, Py_ssize_t batch, Py_ssize_t groups,
-                 Py_ssize_t kin, Py_ssize_t kout, source_size, destination_size, sources, kernel):
+    def __init__(self, ConvolutionPlan direct not None, int dtype, bint channels_last, bint backward, Py_ssize_t batch,
+                 Py_ssize_t groups, Py_ssize_t kin, Py_ssize_t kout, source_size, destination_size, sources, kernel):
         cdef Problem *p = &self.problem
         cdef int i
-        self.direct, self.keep, self.packed_bytes, self.work = direct, [], 0, 0
+        self.direct, self.channels_last = direct, channels_last
         p.kernels = kernels(dtype)
         p.axes, p.points, p.channels_last, p.backward = len(kernel), POINTS ** len(kernel), channels_last, backward
         p.batch, p.groups, p.kin, p.kout, p.itemsize = batch, groups, kin, kout, p.kernels.storage_bytes
-        for i in range(3):
-            p.source_size[i] = ([1, 1, 1] + list(source_size))[len(source_size) + i]
-            p.destination_size[i] = ([1, 1, 1] + list(destination_size))[len(destination_size) + i]
+        p.source_plane = place_sizes(p.source_size, source_size)
+        p.destination_plane = place_sizes(p.destination_size, destination_size)
         p.kernel_taps = np.prod(kernel)
-        p.source_plane = p.source_size[0] * p.source_size[1] * p.source_size[2]
-        p.destination_plane = p.destination_size[0] * p.destination_size[1] * p.destination_size[2]
-        phases = np.zeros(len(sources) * sizeof(Phase), np.uint8)
-        self.keep.append(phases)
-        p.phases, p.phase = len(sources), <Phase *> cnp.PyArray_DATA(phases)
-        self.zeros = np.zeros(groups * kin if channels_last else 0, np.float64 if dtype else np.float32)
+        p.phases, p.phase = len(sources), <Phase *> self._hold(np.zeros(len(sources) * sizeof(Phase), np.uint8))
+        self.zeros = <const char *> self._hold(np.zeros(groups * kin * p.itemsize if channels_last else 0, np.uint8))
         for i in range(p.phases):
             self._describe(&p.phase[i], sources[i], kernel)
             self.work += <double> groups * kin * kout * p.points * batch * p.phase[i].tiles
@@ -304,27 +276,22 @@ cdef class WinogradPlan:
                 table = input_table(axis, axis.count + (a.outputs + 2 * POINTS) * a.dilation)
                 order = axis.taps if axis.tap_step > 0 else axis.taps[::-1]
                 taps = (taps[:, None] * kernel[i - missing] + np.array(order, np.intp)).ravel()
-            self.keep += [table, tiles]
-            a.table = <const Py_ssize_t *> cnp.PyArray_DATA(table)
-            a.tile, a.tiles = <const TileAxis *> cnp.PyArray_DATA(tiles), len(tiles)
+            a.table = <const Py_ssize_t *> self._hold(table)
+            a.tile, a.tiles = <const TileAxis *> self._hold(tiles), len(tiles)
             f.tiles *= a.tiles
-        self.keep.append(taps)
-        f.weight_taps = <const Py_ssize_t *> cnp.PyArray_DATA(taps)
+        f.weight_taps = <const Py_ssize_t *> self._hold(taps)
         f.weight_offset = self.packed_bytes
         self.packed_bytes += self.problem.groups * self.problem.points * weight_stride(&self.problem)
 
-    def workspace_bytes(self, int threads):
-        """Scratch memory of a call with so many threads, all together."""
-        return workspace(&self.problem, threads)
+    cdef Py_ssize_t _workspace(self, int threads) noexcept nogil:
+        cdef Py_ssize_t i, most = 0
+        cdef Cut cut
+        for i in range(self.problem.phases):
+            cut = cut_for(&self.problem, &self.problem.phase[i], threads)
+            most = max(most, (1 if cut.together else threads) * cut.buffers + threads * cut.own)
+        return most
 
-    def pack(self, cnp.ndarray weight):
-        """The weight, of PyTorch's shape, transformed."""
-        cdef cnp.ndarray packed = packed_memory(self.packed_bytes)
-        weight = contiguous(weight)
-        self._pack(<const char *> cnp.PyArray_DATA(weight), <char *> cnp.PyArray_DATA(packed))
-        return packed
-
-    cdef void _pack(self, const char *weight, char *packed):
+    cdef void _pack(self, const char *weight, char *packed) except *:
         cdef const Problem *p = &self.problem
         cdef const Phase *f = NULL
         cdef int i, threads = team(<double> self.packed_bytes)
@@ -338,57 +305,32 @@ cdef class WinogradPlan:
                 for unit in prange(p.groups * units, nogil=True, num_threads=threads, schedule="static"):
                     transform_row(p, f, weight, packed, unit // units, unit % units)
 
-    def __call__(self, cnp.ndarray source, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray destination,
-                 double lower=-INFINITY, double upper=INFINITY, int activation=-1, double alpha=0,
-                 cnp.ndarray packed=None):
-        """destination = activation(clamp(convolution + bias, lower, upper)).
-
-        `activation` is one of table.h, or -1 for none; `packed` saves transforming the weight again.
-
-        The arrays are of one dtype and checked by the caller; inputs that are not C-contiguous are copied.
-        """
-        cdef Problem *p = &self.problem
-        cdef Call call
-        cdef char *own = NULL
-        cdef char *scratch = NULL
-        cdef int threads = team(self.work), wrong = 0
-        source, weight = contiguous(source), contiguous(weight)
-        bias = contiguous(bias)
-        memset(&call, 0, sizeof(call))
-        call.source = <const char *> cnp.PyArray_DATA(source)
-        call.destination = <char *> cnp.PyArray_DATA(destination)
-        call.zeros = <const char *> cnp.PyArray_DATA(self.zeros)
-        call.epilogue.shift = <const char *> cnp.PyArray_DATA(bias) if bias is not None else NULL
-        call.epilogue.lower, call.epilogue.upper = lower, upper
+    cdef int _convolve(self, Call *call) except -1:
+        cdef int wrong = 0
         call.wrong = &wrong
-        try:
-            if packed is None:
-                own = acquire(self.packed_bytes + 64, 1)
-                self._pack(<const char *> cnp.PyArray_DATA(weight), own)
-                call.weight = own
-            else:
-                call.weight = <const char *> cnp.PyArray_DATA(packed)
-            scratch = acquire(workspace(p, threads), 1)
-            with nogil:
-                if threads == 1:
-                    run_alone(p, &call, scratch)
-                else:
-                    run(p, &call, scratch, threads)
-        finally:
-            release(scratch)
-            release(own)
+        ConvolutionPlan._convolve(self, call)
         if wrong:
-            self.direct(source, weight, bias, destination, lower, upper, activation, alpha)
-        elif activation >= 0:
-            activate(p, destination, activation, alpha, threads)
+            call.weight = NULL  # transformed: the direct kernel packs another
+            self.direct._convolve(call)
+        elif call.activation >= 0:
+            activate(&self.problem, call, team(self.work))
+        return 0
+
+    cdef void _run(self, const Call *call, char *scratch, int threads) noexcept nogil:
+        if threads == 1:
+            run_alone(&self.problem, call, scratch)
+        else:
+            run(&self.problem, call, scratch, threads)
 
 
-cdef activate(const Problem *p, cnp.ndarray y, int kind, double alpha, int threads):
-    """y = activation(y), plane by plane or pixel by pixel."""
-    cdef Py_ssize_t n = p.groups * p.kout if p.channels_last else p.destination_plane, i
-    cdef char *to = <char *> cnp.PyArray_DATA(y)
-    for i in prange(cnp.PyArray_SIZE(y) // n, nogil=True, num_threads=threads, schedule="static"):
-        p.kernels.activate(kind, alpha, to + i * n * p.itemsize, to + i * n * p.itemsize, n)
+cdef void activate(const Problem *p, const Call *call, int threads) noexcept:
+    """destination = activation(destination), plane by plane or pixel by pixel."""
+    cdef Py_ssize_t channels = p.groups * p.kout, i
+    cdef Py_ssize_t n = channels if p.channels_last else p.destination_plane
+    cdef Py_ssize_t rows = p.batch * (p.destination_plane if p.channels_last else channels)
+    cdef char *to = call.destination
+    for i in prange(rows, nogil=True, num_threads=threads, schedule="static"):
+        p.kernels.activate(call.activation, call.alpha, to + i * n * p.itemsize, to + i * n * p.itemsize, n)
 
 
 def tiles_of(axis, outputs):

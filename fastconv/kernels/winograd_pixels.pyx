@@ -7,11 +7,11 @@ from fastconv.kernels.core cimport (
     fastconv_gemm_tile,
     fastconv_winograd_pixels,
 )
+from fastconv.kernels.plan cimport Call
 from fastconv.kernels.winograd_problem cimport (
     MOST_VALUES,
     Axis,
     Batch,
-    Call,
     Cut,
     Phase,
     Problem,

@@ -11,6 +11,7 @@ from fastconv.kernels.core cimport (
     fastconv_run,
     fastconv_winograd_planes,
 )
+from fastconv.kernels.plan cimport Call
 from fastconv.kernels.winograd_problem cimport (
     IN_VECTORS,
     MOST_LANES,
@@ -18,7 +19,6 @@ from fastconv.kernels.winograd_problem cimport (
     POINTS,
     Axis,
     Batch,
-    Call,
     Cut,
     Phase,
     Problem,

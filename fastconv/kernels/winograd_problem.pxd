@@ -1,6 +1,7 @@
 """What the macro-kernels of Winograd convolution (winograd_planes, winograd_pixels) know of a call."""
 
-from fastconv.kernels.core cimport ceil_div, fastconv_epilogue, fastconv_gemm_tile, fastconv_kernels, kernels, round_up
+from fastconv.kernels.core cimport ceil_div, fastconv_gemm_tile, fastconv_kernels, kernels, round_up
+from fastconv.kernels.plan cimport Call
 
 cdef enum:
     POINTS = 6                    # along an axis
@@ -48,14 +49,6 @@ cdef struct Cut:                  # how the tiles of a group are cut into batche
     bint together                 # whether a team shares each batch
     Py_ssize_t stride             # bytes between points
     Py_ssize_t buffers, own       # bytes of points and sums, and of lists a thread
-
-cdef struct Call:
-    const char *source
-    const char *weight            # transformed
-    const char *zeros             # as long as a pixel of all channels
-    char *destination
-    fastconv_epilogue epilogue
-    int *wrong
 
 cdef struct Batch:
     Py_ssize_t group, first, tiles
