@@ -272,6 +272,7 @@ cdef extern from "table.h" nogil:
 
     ctypedef struct fastconv_winograd_weight:
         int axes
+        int depth
         int taps[3]
         const Py_ssize_t *offsets
         Py_ssize_t stride
@@ -279,6 +280,7 @@ cdef extern from "table.h" nogil:
 
     ctypedef struct fastconv_winograd_pixels:
         int axes
+        int depth
         int outputs[3]
         Py_ssize_t channels
         const char *const *pixels
@@ -289,6 +291,7 @@ cdef extern from "table.h" nogil:
 
     ctypedef struct fastconv_winograd_planes:
         int axes
+        int depth
         int outputs[3]
         Py_ssize_t channels
         Py_ssize_t lanes

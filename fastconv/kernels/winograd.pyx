@@ -2,10 +2,13 @@
 
     y = A' (sum over channels c of (G w[row][c]) * (B' x[c])),  tile by tile of m = 7 - r outputs an axis
 
-F(4, 3) in two dimensions spends 36 multiplications on 16 outputs of 9 taps each: a quarter. Tiles are numbered over
-all images; a batch of them goes through three steps, each of which a thread may do alone or a team together:
+F(4, 3) in two dimensions spends 36 multiplications on 16 outputs of 9 taps each: a quarter. In three the first axis may
+have 4 points, F(5 - r, r), which round less (`fastconv.choice.winograd_points`).
 
-    input     points[6^D][channel][tile] (channels_first) or [6^D][tile][channel] (channels_last) from the source
+Tiles are numbered over all images; a batch of them goes through three steps, each of which a thread may do alone or a
+team together:
+
+    input     points[point][channel][tile] (channels_first) or [point][tile][channel] (channels_last) from the source
     products  sums[point] = weight[point] x points[point]: a dense matrix product a point, by the GEMM microkernel
     output    the destination from sums, with bias and clamp
 
@@ -29,6 +32,8 @@ import numpy as np
 from cython.parallel cimport parallel, prange, threadid
 from libc.stdint cimport int64_t
 
+from fastconv.choice import winograd_points
+
 from fastconv.kernels.core cimport (
     CACHE_LINE,
     ceil_div,
@@ -46,6 +51,9 @@ from fastconv.kernels.plan cimport Call, ConvolutionPlan, place_sizes
 from fastconv.kernels.winograd_pixels cimport pixels_in, pixels_out, tiles_by_panels
 from fastconv.kernels.winograd_planes cimport planes_in, planes_out, rows_by_tiles
 from fastconv.kernels.winograd_problem cimport (
+    CHAIN,
+    CHAIN_FOUR,
+    CHAIN_SIX,
     IN_VECTORS,
     LINE,
     MOST_LANES,
@@ -120,7 +128,7 @@ cdef Batch batch_of(const Problem *p, const Phase *f, const Cut *cut, Py_ssize_t
     b.group, b.first = index // cut.batches, index % cut.batches * cut.tiles
     b.tiles = min(cut.tiles, f.tiles * p.batch - b.first)
     b.sums = buffers
-    b.points = buffers + (p.points if cut.together else 1) * cut.stride
+    b.points = buffers + (f.points if cut.together else 1) * cut.stride
     return b
 
 
@@ -132,7 +140,7 @@ cdef void run_batch(const Problem *p, const Phase *f, const Cut *cut, const Call
     cdef Py_ssize_t unit
     for unit in range(input_units(p, &b)):
         input_unit(p, f, cut, call, &b, unit, lists)
-    for unit in range(p.points):
+    for unit in range(f.points):
         product_unit(p, f, cut, call, &b, unit, 1)
     for unit in range(output_units(p, &b)):
         output_unit(p, f, cut, call, &b, unit, lists)
@@ -149,7 +157,7 @@ cdef Py_ssize_t even_batch(const Problem *p, Py_ssize_t all, Py_ssize_t most) no
 
 cdef Cut cut_for(const Problem *p, const Phase *f, int threads) noexcept nogil:
     """Batches as large as their buffers may be, but small enough for all threads to have some."""
-    cdef Py_ssize_t bytes = p.points * max(p.kin, p.kout) * p.itemsize, all = f.tiles * p.batch, most
+    cdef Py_ssize_t bytes = f.points * max(p.kin, p.kout) * p.itemsize, all = f.tiles * p.batch, most
     cdef Cut cut
     most = max(FEWEST_TILES, min(MOST_TILES, OWN_BYTES // bytes))
     cut.together = threads > 1 and p.groups * ceil_div(all, most) < 2 * threads
@@ -158,11 +166,11 @@ cdef Cut cut_for(const Problem *p, const Phase *f, int threads) noexcept nogil:
     cut.tiles = even_batch(p, all, most)
     cut.batches = ceil_div(all, cut.tiles)
     cut.stride = cut.tiles * max(p.kin, p.kout) * p.itemsize + LINE
-    cut.buffers = (2 * p.points if cut.together else p.points + 1) * cut.stride
+    cut.buffers = (2 * f.points if cut.together else f.points + 1) * cut.stride
     cut.own = 0
     if not p.channels_last:
         cut.own = MOST_LANES * sizeof(int64_t) + 2 * MOST_VALUES // POINTS * sizeof(Py_ssize_t)
-        cut.own += p.points // POINTS * IN_VECTORS * p.kernels.vlen * <Py_ssize_t> sizeof(fastconv_run)
+        cut.own += f.points // POINTS * IN_VECTORS * p.kernels.vlen * <Py_ssize_t> sizeof(fastconv_run)
         cut.own = round_up(cut.own, CACHE_LINE)
     return cut
 
@@ -194,12 +202,12 @@ cdef void run(const Problem *p, const Call *call, char *shared, int threads) noe
                 for unit in prange(p.groups * cut.batches, schedule="dynamic"):
                     run_batch(p, f, &cut, call, unit, shared + threadid() * (cut.buffers + cut.own))
             lists = shared + cut.buffers + threadid() * cut.own
-            parts = ceil_div(p.kout, rows_of_part(p, min(ceil_div(4 * threads, p.points), ceil_div(p.kout, CHUNK))))
+            parts = ceil_div(p.kout, rows_of_part(p, min(ceil_div(4 * threads, f.points), ceil_div(p.kout, CHUNK))))
             for index in range(p.groups * cut.batches if cut.together else 0):
                 b = batch_of(p, f, &cut, index, shared)
                 for unit in prange(input_units(p, &b), schedule="dynamic"):
                     input_unit(p, f, &cut, call, &b, unit, lists)
-                for unit in prange(p.points * parts, schedule="dynamic"):
+                for unit in prange(f.points * parts, schedule="dynamic"):
                     product_unit(p, f, &cut, call, &b, unit, parts)
                 for unit in prange(output_units(p, &b), schedule="dynamic"):
                     output_unit(p, f, &cut, call, &b, unit, lists)
@@ -213,10 +221,10 @@ cdef void transform_row(const Problem *p, const Phase *f, const char *weight, ch
     cdef Py_ssize_t row_stride = p.kernel_taps if p.backward else p.kin * p.kernel_taps, isz = p.itemsize, panel = 0
     cdef Py_ssize_t stride = p.kout * p.kernel_taps if p.backward else p.kernel_taps, nr = p.kernels.nr
     cdef const char *source = weight + group * p.kin * p.kout * p.kernel_taps * isz
-    cdef char *to = packed + f.weight_offset + group * p.points * weight_stride(p)
+    cdef char *to = packed + f.weight_offset + group * f.points * weight_stride(p)
     cdef fastconv_winograd_weight w
     cdef int i
-    w.axes, w.offsets, w.point_stride = p.axes, f.weight_taps, weight_stride(p)
+    w.axes, w.depth, w.offsets, w.point_stride = p.axes, f.axis[0].points, f.weight_taps, weight_stride(p)
     for i in range(3):
         w.taps[i] = f.taps[i]
     if not p.channels_last:
@@ -248,7 +256,7 @@ cdef class WinogradPlan(ConvolutionPlan):
         cdef int i
         self.direct, self.channels_last = direct, channels_last
         p.kernels = kernels(dtype)
-        p.axes, p.points, p.channels_last, p.backward = len(kernel), POINTS ** len(kernel), channels_last, backward
+        p.axes, p.channels_last, p.backward = len(kernel), channels_last, backward
         p.batch, p.groups, p.kin, p.kout, p.itemsize = batch, groups, kin, kout, p.kernels.storage_bytes
         p.source_plane = place_sizes(p.source_size, source_size)
         p.destination_plane = place_sizes(p.destination_size, destination_size)
@@ -257,21 +265,21 @@ cdef class WinogradPlan(ConvolutionPlan):
         self.zeros = <const char *> self._hold(np.zeros(groups * kin * p.itemsize if channels_last else 0, np.uint8))
         for i in range(p.phases):
             self._describe(&p.phase[i], sources[i], kernel)
-            self.work += <double> groups * kin * kout * p.points * batch * p.phase[i].tiles
+            self.work += <double> groups * kin * kout * p.phase[i].points * batch * p.phase[i].tiles
 
     cdef _describe(self, Phase *f, axes, kernel):
         cdef int i, missing = 3 - len(axes)
         cdef Axis *a
-        taps = np.zeros(1, np.intp)
-        f.tiles = 1
+        taps, points = np.zeros(1, np.intp), winograd_points(axes, self.problem.kin)
+        f.tiles = f.points = 1
         for i in range(3):
             a = &f.axis[i]
             a.step, a.dilation, a.outputs, a.points, f.taps[i] = 1, 1, 1, 1, 1
             table, tiles = np.zeros(1, np.intp), np.array([[0, 0, 1, 0]], np.intp)
             if i >= missing:
                 axis = axes[i - missing]
-                a.dilation, f.taps[i] = abs(axis.tap_step), len(axis.taps)
-                a.step, a.outputs, a.points = axis.step * a.dilation, POINTS + 1 - f.taps[i], POINTS
+                a.dilation, f.taps[i], a.points = abs(axis.tap_step), len(axis.taps), points[i - missing]
+                a.step, a.outputs = axis.step * a.dilation, a.points + 1 - f.taps[i]
                 tiles = tiles_of(axis, a.outputs)
                 table = input_table(axis, axis.count + (a.outputs + 2 * POINTS) * a.dilation)
                 order = axis.taps if axis.tap_step > 0 else axis.taps[::-1]
@@ -279,9 +287,11 @@ cdef class WinogradPlan(ConvolutionPlan):
             a.table = <const Py_ssize_t *> self._hold(table)
             a.tile, a.tiles = <const TileAxis *> self._hold(tiles), len(tiles)
             f.tiles *= a.tiles
+            f.points *= a.points
+        f.chain = CHAIN if missing else CHAIN_FOUR if f.axis[0].points == 4 else CHAIN_SIX
         f.weight_taps = <const Py_ssize_t *> self._hold(taps)
         f.weight_offset = self.packed_bytes
-        self.packed_bytes += self.problem.groups * self.problem.points * weight_stride(&self.problem)
+        self.packed_bytes += self.problem.groups * f.points * weight_stride(&self.problem)
 
     cdef Py_ssize_t _workspace(self, int threads) noexcept nogil:
         cdef Py_ssize_t i, most = 0

@@ -39,7 +39,8 @@ cdef void pixels_in(const Problem *p, const Phase *f, const Cut *cut, const Call
                 w = source_of(&axis[2], at.w, i)
                 pixels[used] = call.zeros if line < 0 or w < 0 else call.source + (line + w) * pixel
                 used += 1
-    t.axes, t.channels, t.pixels, t.offset = p.axes, p.kin, pixels, b.group * p.kin * p.itemsize
+    t.axes, t.depth, t.channels = p.axes, axis[0].points, p.kin
+    t.pixels, t.offset = pixels, b.group * p.kin * p.itemsize
     t.points, t.point_stride = b.points + tile * p.kin * p.itemsize, cut.stride
     p.kernels.winograd_input_pixels(&t)
 
@@ -70,7 +71,7 @@ cdef void pixels_out(const Problem *p, const Phase *f, const Cut *cut, const Cal
                 if line >= 0 and w < along.outputs:
                     destinations[used] = call.destination + (line + along.output + w * axis[2].step) * channels + offset
                 used += 1
-    t.axes, t.channels, t.destinations = p.axes, p.kout, destinations
+    t.axes, t.depth, t.channels, t.destinations = p.axes, axis[0].points, p.kout, destinations
     for w in range(3):
         t.outputs[w] = axis[w].outputs
     t.points, t.point_stride = b.sums + tile * p.kout * p.itemsize, cut.stride
@@ -103,6 +104,6 @@ cdef void tiles_by_panels(const Problem *p, const Phase *f, const Cut *cut, cons
                 a[i] = b.points + point * cut.stride + (tile + i) * p.kin * isz
                 c[i] = b.sums + point * cut.stride + (tile + i) * p.kout * isz
             t.b = panel
-            sum_chains(p, &t)
+            sum_chains(p, f, &t)
             tile += t.rows
         column += nr

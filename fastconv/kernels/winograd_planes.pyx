@@ -148,7 +148,7 @@ cdef fastconv_winograd_planes planes_of(const Problem *p, const Phase *f, Py_ssi
     cdef fastconv_winograd_planes t
     cdef int i
     memset(&t, 0, sizeof(t))
-    t.axes, t.lanes = p.axes, lanes
+    t.axes, t.depth, t.lanes = p.axes, f.axis[0].points, lanes
     for i in range(3):
         t.outputs[i] = f.axis[i].outputs
     t.columns = <const int64_t *> lists
@@ -207,6 +207,6 @@ cdef void rows_by_tiles(const Problem *p, const Phase *f, const Cut *cut, const 
             t.columns = <int> min(nr, b.tiles - tile * nr)
             t.c_offset = tile * nr * isz
             t.b = b.points + point * cut.stride + t.c_offset
-            sum_chains(p, &t)
+            sum_chains(p, f, &t)
             t.prefetch += t.rows * p.kin * isz // tiles - p.kin * t.prefetch_step
         row += t.rows

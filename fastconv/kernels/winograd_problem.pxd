@@ -1,6 +1,17 @@
 """What the macro-kernels of Winograd convolution (winograd_planes, winograd_pixels) know of a call."""
 
-from fastconv.kernels.core cimport ceil_div, fastconv_gemm_tile, fastconv_kernels, kernels, round_up
+from libc.math cimport INFINITY
+from libc.string cimport memset
+
+from fastconv.kernels.core cimport (
+    FASTCONV_MAX_ROWS,
+    ceil_div,
+    fastconv_epilogue,
+    fastconv_gemm_tile,
+    fastconv_kernels,
+    kernels,
+    round_up,
+)
 from fastconv.kernels.plan cimport Call
 
 cdef enum:
@@ -10,7 +21,9 @@ cdef enum:
     MOST_LANES = 16               # no ISA has longer vectors
     LINE = 64                     # bytes between the ends of points, so that they do not meet in one set of L1
     CHAIN = 128                   # channels summed in one chain, see sum_chains
-    CHAIN_3D = 16
+    CHAIN_SIX = 16                # in 3-D with 6 points along the first axis
+    CHAIN_FOUR = 32               # and with 4
+    MOST_SUMS = 8 * 256           # bytes of a register tile: FASTCONV_MAX_ROWS rows of 4 vectors
 
 cdef struct TileAxis:             # one tile along an axis
     Py_ssize_t input              # its first input in the axis's table
@@ -22,19 +35,21 @@ cdef struct Axis:                 # a missing leading axis has one tile of one o
     Py_ssize_t step               # between destination positions of a tile
     Py_ssize_t dilation           # between the inputs of a tile in the table
     Py_ssize_t tiles
-    int outputs, points
+    int outputs, points           # points: 6, or 4 along the first of three axes
     const TileAxis *tile
     const Py_ssize_t *table       # source positions, -1 for padding
 
 cdef struct Phase:
     Axis axis[3]
     int taps[3]
+    int points                    # of a tile
+    Py_ssize_t chain              # channels
     Py_ssize_t tiles              # of one image
     Py_ssize_t weight_offset      # bytes into the transformed weights
     const Py_ssize_t *weight_taps  # [taps]: element offset of each tap in the weight's kernel, in the input's order
 
 cdef struct Problem:
-    int axes, points              # points: 6 ** axes
+    int axes
     bint channels_last, backward
     Py_ssize_t batch, groups, kin, kout, kernel_taps, itemsize
     Py_ssize_t source_size[3]
@@ -91,22 +106,48 @@ cdef inline Py_ssize_t weight_stride(const Problem *p) noexcept nogil:
 
 cdef inline const char *weight_point(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group,
                                      Py_ssize_t point) noexcept nogil:
-    return call.weight + f.weight_offset + (group * p.points + point) * weight_stride(p)
+    return call.weight + f.weight_offset + (group * f.points + point) * weight_stride(p)
 
 
-cdef inline void sum_chains(const Problem *p, fastconv_gemm_tile *t) noexcept nogil:
-    """The tile's sums over all channels, in equal parts, each summed by itself.
-
-    Shorter chains keep the error, relative to the direct kernel's, below 4: 256 channels summed at once took its
-    largest to 5 on data that no ReLU left negative, 128 at a time take it to 3. 3-D transforms, which magnify more,
-    need 16.
-    """
-    cdef Py_ssize_t chain = CHAIN if p.axes < 3 else CHAIN_3D, channel = 0
-    cdef Py_ssize_t part = ceil_div(p.kin, ceil_div(p.kin, chain))
-    while channel < p.kin:
-        t.k, t.accumulate = min(part, p.kin - channel), channel > 0
-        t.a_offset = channel * p.itemsize
+cdef inline void sum_part(const Problem *p, fastconv_gemm_tile *t, Py_ssize_t stop, Py_ssize_t chain,
+                          const fastconv_epilogue *last) noexcept nogil:
+    """c = the sums over the channels up to `stop`, in equal chains, each summed by itself; with the last, `last`."""
+    cdef Py_ssize_t begin = t.a_offset // p.itemsize, channel = begin
+    cdef Py_ssize_t length = ceil_div(stop - begin, ceil_div(stop - begin, chain))
+    while channel < stop:
+        t.k, t.accumulate = min(length, stop - channel), channel > begin
+        t.epilogue = last if channel + t.k == stop else NULL
         p.kernels.gemm(t)
         t.b += t.k * t.ldb * p.itemsize
         t.prefetch += t.k * t.prefetch_step
         channel += t.k
+        t.a_offset = channel * p.itemsize
+
+
+cdef inline void sum_chains(const Problem *p, const Phase *f, fastconv_gemm_tile *t) noexcept nogil:
+    """The tile's sums over all channels, chain by chain.
+
+    Shorter chains keep the error, relative to the direct kernel's, below 4: 256 channels summed at once took its
+    largest to 5 on data that no ReLU left negative, 128 at a time take it to 3. 3-D transforms, which magnify more,
+    need chains so short that adding them up rounds as much as they do, so each 128 channels are added up by themselves.
+    """
+    cdef char other[MOST_SUMS]
+    cdef char *rows[2][FASTCONV_MAX_ROWS]
+    cdef char *const *c = t.c
+    cdef fastconv_epilogue total
+    cdef Py_ssize_t part = ceil_div(p.kin, ceil_div(p.kin, CHAIN)), left = ceil_div(p.kin, part), channel = 0
+    cdef int i
+    t.a_offset = 0
+    if f.chain == CHAIN or left == 1:
+        sum_part(p, t, p.kin, f.chain, NULL)
+        return
+    memset(&total, 0, sizeof(total))
+    total.lower, total.upper = -INFINITY, INFINITY
+    for i in range(t.rows):
+        rows[0][i], rows[1][i] = c[i], other + i * p.kernels.nr * p.itemsize - t.c_offset
+    while channel < p.kin:        # one of the two has the sums so far, the next part's go to the other, the last to c
+        channel, left = min(channel + part, p.kin), left - 1
+        t.c = rows[left % 2]
+        sum_part(p, t, channel, f.chain, &total if total.residual != NULL else NULL)
+        total.residual = <const char *const *> t.c
+    t.c = c

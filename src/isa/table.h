@@ -254,10 +254,11 @@ typedef struct {
   ptrdiff_t ahead;    /* bytes from an element to what a later line needs, which is prefetched */
 } fastconv_spread;
 
-/* The transforms of Winograd's filtering (winograd.c), 6 points along each of 1 to 3 axes. What is listed by axis has
- * three entries, those before the first axis 1. A point's values are `point_stride` bytes apart from the next one's. */
+/* The transforms of Winograd's filtering (winograd.c), 6 points along each of 1 to 3 axes, but along the first of three
+ * `depth`, 6 or 4 (1 where there are fewer). What is listed by axis has three entries, those before the first axis 1.
+ * A point's values are `point_stride` bytes apart from the next one's. */
 typedef struct {
-  int axes, taps[3];
+  int axes, depth, taps[3];
   const ptrdiff_t *offsets; /* [taps]: elements from a kernel's start, in the order of the input */
   ptrdiff_t stride;         /* elements between the kernels of neighbouring lanes */
   ptrdiff_t point_stride;
@@ -265,9 +266,9 @@ typedef struct {
 
 /* One tile of channels_last: lanes are channels. */
 typedef struct {
-  int axes, outputs[3];
+  int axes, depth, outputs[3];
   ptrdiff_t channels;
-  const char *const *pixels; /* [6]..[6], a run of zeros where there is padding */
+  const char *const *pixels; /* [depth][6][6], a run of zeros where there is padding */
   ptrdiff_t offset;          /* bytes from each of them to the first channel */
   char *const *destinations; /* [outputs].., the first channel; NULL: not stored */
   char *points;
@@ -283,7 +284,7 @@ typedef struct {
  * Any other number: input lines [lines][11 vectors], a tile's first column at columns[lane]; output lines [lines][5
  * vectors], where tiles follow each other. `whole` is not used. */
 typedef struct {
-  int axes, outputs[3];
+  int axes, depth, outputs[3];
   ptrdiff_t channels, lanes;
   const char *source;
   char *destination;

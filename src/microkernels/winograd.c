@@ -6,6 +6,8 @@
  * evaluate polynomials at the points. Those with a b = 1 keep the error at half of what 0, 1, 2 give, since what B' and
  * A' magnify is smaller. A tile of D axes is 6^D values, transformed axis by axis where they lie.
  *
+ * Errors of the axes multiply. So the first of three axes may have 4 points instead, 0, 1, -1 and infinity: m + r = 5.
+ *
  * Lanes are neighbouring tiles (planes) or channels (pixels); points are `point_stride` bytes apart.
  */
 #ifndef REAL_BITS
@@ -18,7 +20,8 @@
 #define POINTS 6
 #define POINT_A 0.70710678118654752440
 #define POINT_B 1.41421356237309504880
-#define MOST_VALUES (POINTS * POINTS * POINTS)
+#define PLANE (POINTS * POINTS)
+#define MOST_VALUES (POINTS * PLANE)
 #endif
 
 INLINE void NAME(input_axis)(vec *v, const ptrdiff_t s) {
@@ -32,6 +35,18 @@ INLINE void NAME(input_axis)(vec *v, const ptrdiff_t s) {
   v[3 * s] = even_b + odd_b;
   v[4 * s] = even_b - odd_b;
   v[5 * s] = d1 + d5 - d3 * (real)2.5;
+}
+
+INLINE void NAME(input_depth)(const int depth, vec *v) {
+  if (depth == POINTS) {
+    NAME(input_axis)(v, PLANE);
+    return;
+  }
+  const vec d0 = v[0], d1 = v[PLANE], d2 = v[2 * PLANE], d3 = v[3 * PLANE];
+  v[0] = d0 - d2;
+  v[PLANE] = d2 + d1;
+  v[2 * PLANE] = d2 - d1;
+  v[3 * PLANE] = d3 - d1;
 }
 
 /* The m outputs of 6 points. */
@@ -74,13 +89,15 @@ INLINE void NAME(weight_axis)(const int r, vec *v, const ptrdiff_t s) {
   v[5 * s] = last;
 }
 
-/* v[6]..[6], the last axis contiguous. */
-INLINE void NAME(input_transform)(const int axes, vec *v) {
-  const ptrdiff_t lines = axes == 1 ? 1 : axes == 2 ? POINTS : POINTS * POINTS;
+INLINE ptrdiff_t NAME(values)(const int axes, const int depth) { return axes == 1 ? POINTS : depth * PLANE; }
+
+/* v[depth][6][6], the last axis contiguous. */
+INLINE void NAME(input_transform)(const int axes, const int depth, vec *v) {
+  const ptrdiff_t lines = NAME(values)(axes, depth) / POINTS;
   for (ptrdiff_t l = 0; l < lines; l++) NAME(input_axis)(v + l * POINTS, 1);
   for (ptrdiff_t o = 0; o < lines && axes > 1; o += POINTS)
     for (ptrdiff_t i = 0; i < POINTS; i++) NAME(input_axis)(v + o * POINTS + i, POINTS);
-  for (ptrdiff_t i = 0; i < POINTS * POINTS && axes > 2; i++) NAME(input_axis)(v + i, POINTS * POINTS);
+  for (ptrdiff_t i = 0; i < PLANE && axes > 2; i++) NAME(input_depth)(depth, v + i);
 }
 
 INLINE void NAME(output_any)(int m, vec *v, const ptrdiff_t s) {
@@ -102,17 +119,26 @@ INLINE void NAME(output_any)(int m, vec *v, const ptrdiff_t s) {
   }
 }
 
-/* v[m0]..[m2] of v[6]..[6], left where their points were. The three are m of the last axes, 1 before the first. */
-INLINE void NAME(output_transform)(const int axes, const int *m, vec *v) {
+INLINE void NAME(output_depth)(const int depth, const int m, vec *v) {
+  if (depth == POINTS) {
+    NAME(output_any)(m, v, PLANE);
+    return;
+  }
+  const vec even = v[PLANE] + v[2 * PLANE], odd = v[PLANE] - v[2 * PLANE], last = v[3 * PLANE];
+  v[0] += m == 1 ? even + last : even;
+  if (m > 1) v[PLANE] = m == 2 ? odd + last : odd;
+  if (m > 2) v[2 * PLANE] = even + last;
+}
+
+/* v[m0]..[m2] of v[depth][6][6], left where their points were. The three are m of the last axes, 1 before the first. */
+INLINE void NAME(output_transform)(const int axes, const int depth, const int *m, vec *v) {
   if (axes > 2)
-    for (ptrdiff_t i = 0; i < POINTS * POINTS; i++) NAME(output_any)(m[0], v + i, POINTS * POINTS);
+    for (ptrdiff_t i = 0; i < PLANE; i++) NAME(output_depth)(depth, m[0], v + i);
   for (ptrdiff_t o = 0; o < (axes > 2 ? m[0] : 1) && axes > 1; o++)
-    for (ptrdiff_t i = 0; i < POINTS; i++) NAME(output_any)(m[1], v + o * POINTS * POINTS + i, POINTS);
+    for (ptrdiff_t i = 0; i < POINTS; i++) NAME(output_any)(m[1], v + o * PLANE + i, POINTS);
   for (ptrdiff_t o = 0; o < (axes > 2 ? m[0] : 1); o++)
     for (ptrdiff_t l = 0; l < (axes > 1 ? m[1] : 1); l++) NAME(output_any)(m[2], v + (o * POINTS + l) * POINTS, 1);
 }
-
-INLINE ptrdiff_t NAME(values)(const int axes) { return axes == 1 ? POINTS : axes == 2 ? POINTS * POINTS : MOST_VALUES; }
 
 /* -------------------------------------------------------------------------------------------------------- weights */
 
@@ -132,6 +158,18 @@ INLINE void NAME(weight_any)(int r, vec *v, const ptrdiff_t s) {
   }
 }
 
+INLINE void NAME(weight_depth)(const int depth, const int r, vec *v) {
+  if (depth == POINTS) {
+    NAME(weight_any)(r, v, PLANE);
+    return;
+  }
+  const vec first = v[0], last = v[(r - 1) * PLANE];
+  const vec even = r > 2 ? first + v[2 * PLANE] : first, odd = r > 3 ? v[PLANE] + v[3 * PLANE] : v[PLANE];
+  v[PLANE] = (even + odd) * (real)0.5;
+  v[2 * PLANE] = (even - odd) * (real)0.5;
+  v[3 * PLANE] = last;
+}
+
 INLINE vec NAME(strided)(const real *p, ptrdiff_t stride, ptrdiff_t n) {
   if (stride == 1) return n < VLEN ? NAME(load_tail)(p, n) : NAME(load)(p);
   vec v = {0};
@@ -140,7 +178,7 @@ INLINE vec NAME(strided)(const real *p, ptrdiff_t stride, ptrdiff_t n) {
 }
 
 static void NAME(winograd_weight)(const fastconv_winograd_weight *w, const char *from, char *to, ptrdiff_t n) {
-  const int axes = w->axes, *r = w->taps;
+  const int axes = w->axes, depth = w->depth, *r = w->taps;
   vec v[MOST_VALUES];
   for (ptrdiff_t i = 0; i < n; i += VLEN) {
     const ptrdiff_t *tap = w->offsets;
@@ -153,9 +191,9 @@ static void NAME(winograd_weight)(const fastconv_winograd_weight *w, const char 
     for (int d = 0; d < r[0]; d++)
       for (int h = 0; h < r[1]; h++) NAME(weight_any)(r[2], v + (d * POINTS + h) * POINTS, 1);
     for (int d = 0; d < r[0] && axes > 1; d++)
-      for (int p = 0; p < POINTS; p++) NAME(weight_any)(r[1], v + d * POINTS * POINTS + p, POINTS);
-    for (int p = 0; p < POINTS * POINTS && axes > 2; p++) NAME(weight_any)(r[0], v + p, POINTS * POINTS);
-    for (ptrdiff_t p = 0; p < NAME(values)(axes); p++) {
+      for (int p = 0; p < POINTS; p++) NAME(weight_any)(r[1], v + d * PLANE + p, POINTS);
+    for (int p = 0; p < PLANE && axes > 2; p++) NAME(weight_depth)(depth, r[0], v + p);
+    for (ptrdiff_t p = 0; p < NAME(values)(axes, depth); p++) {
       real *dst = (real *)(to + p * w->point_stride) + i;
       if (some < VLEN) NAME(store_tail)(dst, v[p], some);
       else NAME(store)(dst, v[p]);
@@ -165,16 +203,16 @@ static void NAME(winograd_weight)(const fastconv_winograd_weight *w, const char 
 
 /* --------------------------------------------------------------------------------------------------------- pixels */
 
-INLINE void NAME(input_pixels)(const int axes, const fastconv_winograd_pixels *t) {
+INLINE void NAME(input_pixels)(const int axes, const int depth, const fastconv_winograd_pixels *t) {
   vec v[MOST_VALUES];
-  const ptrdiff_t values = NAME(values)(axes);
+  const ptrdiff_t values = NAME(values)(axes, depth);
   for (ptrdiff_t c = 0; c < t->channels; c += VLEN) {
     const ptrdiff_t n = t->channels - c;
     if (n < VLEN)
       for (ptrdiff_t p = 0; p < values; p++) v[p] = NAME(load_tail)((const real *)(t->pixels[p] + t->offset) + c, n);
     else
       for (ptrdiff_t p = 0; p < values; p++) v[p] = NAME(load)((const real *)(t->pixels[p] + t->offset) + c);
-    NAME(input_transform)(axes, v);
+    NAME(input_transform)(axes, depth, v);
     char *to = t->points + c * (ptrdiff_t)sizeof(real);
     if (n < VLEN)
       for (ptrdiff_t p = 0; p < values; p++) NAME(store_tail)((real *)(to + p * t->point_stride), v[p], n);
@@ -184,21 +222,23 @@ INLINE void NAME(input_pixels)(const int axes, const fastconv_winograd_pixels *t
 }
 
 static void NAME(winograd_input_pixels)(const fastconv_winograd_pixels *t) {
-  if (t->axes == 1) NAME(input_pixels)(1, t);
-  else if (t->axes == 2) NAME(input_pixels)(2, t);
-  else NAME(input_pixels)(3, t);
+  if (t->axes == 1) NAME(input_pixels)(1, 1, t);
+  else if (t->axes == 2) NAME(input_pixels)(2, 1, t);
+  else if (t->depth == 4) NAME(input_pixels)(3, 4, t);
+  else NAME(input_pixels)(3, POINTS, t);
 }
 
-INLINE int NAME(output_pixels)(const int axes, const fastconv_winograd_pixels *t, const fastconv_epilogue *e) {
+INLINE int NAME(output_pixels)(const int axes, const int depth, const fastconv_winograd_pixels *t,
+                               const fastconv_epilogue *e) {
   vec v[MOST_VALUES], wrong = {0};
   const vec lower = NAME(splat)((real)e->lower), upper = NAME(splat)((real)e->upper);
   for (ptrdiff_t c = 0; c < t->channels; c += VLEN) {
     const ptrdiff_t n = t->channels - c < VLEN ? t->channels - c : VLEN;
     const char *from = t->points + c * (ptrdiff_t)sizeof(real);
-    for (ptrdiff_t p = 0; p < NAME(values)(axes); p++)
+    for (ptrdiff_t p = 0; p < NAME(values)(axes, depth); p++)
       v[p] = n < VLEN ? NAME(load_tail)((const real *)(from + p * t->point_stride), n)
                       : NAME(load)((const real *)(from + p * t->point_stride));
-    NAME(output_transform)(axes, t->outputs, v);
+    NAME(output_transform)(axes, depth, t->outputs, v);
     const vec shift = e->shift ? NAME(load_some)((const real *)e->shift + c, n) : (vec){0};
     char *const *to = t->destinations;
     for (int d = 0; d < t->outputs[0]; d++)
@@ -216,9 +256,10 @@ INLINE int NAME(output_pixels)(const int axes, const fastconv_winograd_pixels *t
 }
 
 static int NAME(winograd_output_pixels)(const fastconv_winograd_pixels *t, const fastconv_epilogue *e) {
-  if (t->axes == 1) return NAME(output_pixels)(1, t, e);
-  if (t->axes == 2) return NAME(output_pixels)(2, t, e);
-  return NAME(output_pixels)(3, t, e);
+  if (t->axes == 1) return NAME(output_pixels)(1, 1, t, e);
+  if (t->axes == 2) return NAME(output_pixels)(2, 1, t, e);
+  if (t->depth == 4) return NAME(output_pixels)(3, 4, t, e);
+  return NAME(output_pixels)(3, POINTS, t, e);
 }
 
 /* --------------------------------------------------------------------------------------------------------- planes */
@@ -277,8 +318,8 @@ INLINE void NAME(gathered_columns)(vec *v, ptrdiff_t lines, const real *buffer, 
     for (int i = 0; i < POINTS; i++) v[l * POINTS + i] = NAME(gather)(buffer + l * IN_VECTORS * VLEN + i, first);
 }
 
-INLINE void NAME(input_planes)(const int axes, const fastconv_winograd_planes *t) {
-  const ptrdiff_t lines = NAME(values)(axes) / POINTS;
+INLINE void NAME(input_planes)(const int axes, const int depth, const fastconv_winograd_planes *t) {
+  const ptrdiff_t lines = NAME(values)(axes, depth) / POINTS;
   const int quarters = t->outputs[2] == QUARTERS;
   const ivec first = quarters ? (ivec){0} : NAME(load_index)(t->columns);
   real buffer[MOST_VALUES / POINTS * IN_VECTORS * VLEN + VLEN];
@@ -289,16 +330,17 @@ INLINE void NAME(input_planes)(const int axes, const fastconv_winograd_planes *t
     for (ptrdiff_t r = 0; r < t->count; r++) NAME(fill_run)(buffer, plane, &t->runs[r]);
     if (quarters) NAME(quarter_columns)(v, lines, buffer, plane, t->whole);
     else NAME(gathered_columns)(v, lines, buffer, first);
-    NAME(input_transform)(axes, v);
+    NAME(input_transform)(axes, depth, v);
     char *to = t->points + c * t->channel_stride;
-    for (ptrdiff_t p = 0; p < NAME(values)(axes); p++) NAME(store)((real *)(to + p * t->point_stride), v[p]);
+    for (ptrdiff_t p = 0; p < NAME(values)(axes, depth); p++) NAME(store)((real *)(to + p * t->point_stride), v[p]);
   }
 }
 
 static void NAME(winograd_input_planes)(const fastconv_winograd_planes *t) {
-  if (t->axes == 1) NAME(input_planes)(1, t);
-  else if (t->axes == 2) NAME(input_planes)(2, t);
-  else NAME(input_planes)(3, t);
+  if (t->axes == 1) NAME(input_planes)(1, 1, t);
+  else if (t->axes == 2) NAME(input_planes)(2, 1, t);
+  else if (t->depth == 4) NAME(input_planes)(3, 4, t);
+  else NAME(input_planes)(3, POINTS, t);
 }
 
 INLINE void NAME(drain_run)(real *plane, const real *src, const fastconv_run *run) {
@@ -335,7 +377,8 @@ INLINE void NAME(line_of)(real *to, const vec *v, int m) {
   }
 }
 
-INLINE int NAME(output_planes)(const int axes, const fastconv_winograd_planes *t, const fastconv_epilogue *e) {
+INLINE int NAME(output_planes)(const int axes, const int depth, const fastconv_winograd_planes *t,
+                               const fastconv_epilogue *e) {
   const int *m = t->outputs;
   const ptrdiff_t lines = (ptrdiff_t)m[0] * m[1];
   const int quarters = m[2] == QUARTERS;
@@ -345,8 +388,9 @@ INLINE int NAME(output_planes)(const int axes, const fastconv_winograd_planes *t
   for (ptrdiff_t c = 0; c < t->channels; c++) {
     const char *from = t->points + c * t->channel_stride;
     real *plane = (real *)t->destination + c * t->plane_stride;
-    for (ptrdiff_t p = 0; p < NAME(values)(axes); p++) v[p] = NAME(load)((const real *)(from + p * t->point_stride));
-    NAME(output_transform)(axes, m, v);
+    for (ptrdiff_t p = 0; p < NAME(values)(axes, depth); p++)
+      v[p] = NAME(load)((const real *)(from + p * t->point_stride));
+    NAME(output_transform)(axes, depth, m, v);
     const vec shift = NAME(splat)(e->shift ? ((const real *)e->shift)[c] : 0);
     for (ptrdiff_t l = 0; l < lines; l++) {
       vec *y = v + (l / m[1] * POINTS + l % m[1]) * POINTS;
@@ -368,9 +412,10 @@ INLINE int NAME(output_planes)(const int axes, const fastconv_winograd_planes *t
 }
 
 static int NAME(winograd_output_planes)(const fastconv_winograd_planes *t, const fastconv_epilogue *e) {
-  if (t->axes == 1) return NAME(output_planes)(1, t, e);
-  if (t->axes == 2) return NAME(output_planes)(2, t, e);
-  return NAME(output_planes)(3, t, e);
+  if (t->axes == 1) return NAME(output_planes)(1, 1, t, e);
+  if (t->axes == 2) return NAME(output_planes)(2, 1, t, e);
+  if (t->depth == 4) return NAME(output_planes)(3, 4, t, e);
+  return NAME(output_planes)(3, POINTS, t, e);
 }
 
 FILL(winograd) {
