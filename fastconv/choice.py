@@ -31,7 +31,8 @@ GATHERED = 2.5  # times that, where lines are gathered
 SHORT_SUMS = 1.15  # times a multiply-add of a product of points, whose sums are short
 MARGIN = 0.95  # of the direct cost, above which nothing is won for the coarser rounding
 LEAST_CHANNELS = 16  # in and out, a group
-
+FEWEST_TERMS_3D = 512  # of a sum in 3-D, below which the direct kernel rounds less than a quarter as much
+MOST_TAPS_3D = 4  # along an axis, above which it does
 
 FEW_CHANNELS = 8  # a group, in and out: then packed lines pay whatever the layout
 PLANE_CHANNELS = 32  # up to so many they pay in channels_first
@@ -91,9 +92,15 @@ def winograd_points(axes: Sequence[AxisSources], kin: int) -> list[int]:
     return points
 
 
+def rounds_coarsely(sources: Sources, kin: int) -> bool:
+    """Whether Winograd's errors are not within four times the direct kernel's."""
+    taps = [[len(axis.taps) for axis in axes] for axes in sources]
+    return any(len(t) == 3 and (kin * prod(t) < FEWEST_TERMS_3D or max(t) > MOST_TAPS_3D) for t in taps)
+
+
 def winograd_pays(sources: Sources, channels_last: bool, batch: int, kin: int, kout: int, prepared: bool) -> bool:
     """Whether it is faster than the direct kernel; `prepared` if the weight is transformed ahead of the call."""
-    if min(kin, kout) < LEAST_CHANNELS or not winograd_fits(sources):
+    if min(kin, kout) < LEAST_CHANNELS or not winograd_fits(sources) or rounds_coarsely(sources, kin):
         return False
     direct = winograd = 0.0
     for axes in sources:

@@ -233,6 +233,15 @@ def chosen(x, weight, prepared=False, **options):
     return type(plan.prepared_forward if prepared else plan.forward)
 
 
+@pytest.mark.parametrize(
+    ("channels", "taps", "kernel"), [(64, 3, WinogradPlan), (16, 3, DirectPlan), (64, 5, DirectPlan)]
+)
+def test_auto_leaves_out_what_rounds_coarsely(channels, taps, kernel):
+    shapes = (1, channels, 16, 32, 32), (64, channels, taps, taps, taps)
+    assert chosen(*shapes, padding=taps // 2, prepared=True) is kernel
+    assert chosen(*shapes, padding=taps // 2, prepared=True, algorithm="winograd") is WinogradPlan
+
+
 def test_auto_takes_it_where_it_pays():
     large = (1, 64, 56, 56), (64, 64, 3, 3)
     assert chosen(*large, padding=1) is WinogradPlan
