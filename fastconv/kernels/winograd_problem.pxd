@@ -124,23 +124,14 @@ cdef inline void sum_part(const Problem *p, fastconv_gemm_tile *t, Py_ssize_t st
         t.a_offset = channel * p.itemsize
 
 
-cdef inline void sum_chains(const Problem *p, const Phase *f, fastconv_gemm_tile *t) noexcept nogil:
-    """The tile's sums over all channels, chain by chain.
-
-    Shorter chains keep the error, relative to the direct kernel's, below 4: 256 channels summed at once took its
-    largest to 5 on data that no ReLU left negative, 128 at a time take it to 3. 3-D transforms, which magnify more,
-    need chains so short that adding them up rounds as much as they do, so each 128 channels are added up by themselves.
-    """
+cdef inline void sum_parts(const Problem *p, const Phase *f, fastconv_gemm_tile *t) noexcept nogil:
+    """c = the sums over all channels, the chains of every CHAIN of them added up by themselves."""
     cdef char other[MOST_SUMS]
     cdef char *rows[2][FASTCONV_MAX_ROWS]
     cdef char *const *c = t.c
     cdef fastconv_epilogue total
     cdef Py_ssize_t part = ceil_div(p.kin, ceil_div(p.kin, CHAIN)), left = ceil_div(p.kin, part), channel = 0
     cdef int i
-    t.a_offset = 0
-    if f.chain == CHAIN or left == 1:
-        sum_part(p, t, p.kin, f.chain, NULL)
-        return
     memset(&total, 0, sizeof(total))
     total.lower, total.upper = -INFINITY, INFINITY
     for i in range(t.rows):
@@ -151,3 +142,17 @@ cdef inline void sum_chains(const Problem *p, const Phase *f, fastconv_gemm_tile
         sum_part(p, t, channel, f.chain, &total if total.residual != NULL else NULL)
         total.residual = <const char *const *> t.c
     t.c = c
+
+
+cdef inline void sum_chains(const Problem *p, const Phase *f, fastconv_gemm_tile *t) noexcept nogil:
+    """The tile's sums over all channels, chain by chain.
+
+    Shorter chains keep the error, relative to the direct kernel's, below 4: 256 channels summed at once took its
+    largest to 5 on data that no ReLU left negative, 128 at a time take it to 3. 3-D transforms, which magnify more,
+    need chains so short that adding them up rounds as much as they do, so each 128 channels are added up by themselves.
+    """
+    t.a_offset = 0
+    if f.chain == CHAIN or p.kin <= CHAIN:
+        sum_part(p, t, p.kin, f.chain, NULL)
+    else:
+        sum_parts(p, f, t)
