@@ -34,25 +34,21 @@ LEAST_CHANNELS = 16  # in and out, a group
 FEWEST_TERMS_3D = 512  # of a sum in 3-D, below which the direct kernel rounds less than a quarter as much
 MOST_TAPS_3D = 4  # along an axis, above which it does
 
-FEW_CHANNELS = 8  # a group, in and out: then packed lines pay whatever the layout
-PLANE_CHANNELS = 32  # up to so many they pay in channels_first
-POINT_CHANNELS = 4  # and there without taps to share the packing
+FEW_CHANNELS = 8  # a group, in and out: then packed lines always pay
 NARROW = 14  # outputs of a line below which the microkernel takes two vectors of channels
 GROUPED_BYTES = 4 << 20  # of workspace a thread, above which the lines are too long to be packed
 
 
-def grouped_pays(sources: Sources, channels_last: bool, groups: int, kin: int, kout: int, vlen: int) -> bool:
-    """Whether packed lines are faster than the direct kernel, whose tiles few channels a group leave empty.
+def grouped_pays(sources: Sources, groups: int, kin: int, kout: int, vlen: int) -> bool:
+    """Whether packed lines are faster in channels_last than the direct kernel, whose tiles few channels leave empty.
 
-    In channels_last they are where groups share a vector, or fill one: two are half of the direct kernel's tile.
+    They are where groups share a vector, or fill one: two are half of the direct kernel's tile.
     Timed on Cascade Lake with AVX-512 and AVX2, 2 to 64 channels, 1, 9 and 25 taps.
     """
     if groups == 1:
         return False
-    most, taps = max(kin, kout), max(prod(len(a.taps) for a in axes) for axes in sources)
-    if not channels_last:
-        return most <= (PLANE_CHANNELS if taps > 1 else POINT_CHANNELS)
-    if most <= FEW_CHANNELS or (kout == vlen and kin <= 2 * vlen):
+    taps = max(prod(len(a.taps) for a in axes) for axes in sources)
+    if max(kin, kout) <= FEW_CHANNELS or (kout == vlen and kin <= 2 * vlen):
         return True
     dense = all(a.stride == 1 for axes in sources for a in axes)
     narrow = all(axes[-1].count < NARROW for axes in sources)

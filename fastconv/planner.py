@@ -153,7 +153,6 @@ class ConvPlan:
         g = self.geometry
         problem = {
             "dtype": int(self.dtype == np.float64),
-            "channels_last": g.channels_last,
             "backward": backward,
             "batch": g.batch,
             "groups": g.groups,
@@ -164,23 +163,25 @@ class ConvPlan:
             "sources": sources,
             "kernel": g.kernel,
         }
-        direct = DirectPlan(**problem)
-        if direct.covered and self._groups(sources, source // g.groups, destination // g.groups):
+        direct = DirectPlan(channels_last=g.channels_last, **problem)
+        kin, kout = source // g.groups, destination // g.groups
+        if direct.covered and g.channels_last and self._groups(sources, kin, kout):
             grouped = GroupedPlan(**problem)
             if grouped.workspace_bytes(1) <= GROUPED_BYTES:
                 return grouped
         fits = direct.covered and winograd_fits(sources)
-        kin, kout = source // g.groups, destination // g.groups
         if self.algorithm == "auto":
             fits = fits and winograd_pays(sources, g.channels_last, g.batch, kin, kout, prepared)
-        return WinogradPlan(direct, **problem) if fits and self.algorithm in ("auto", "winograd") else direct
+        if fits and self.algorithm in ("auto", "winograd"):
+            return WinogradPlan(direct, channels_last=g.channels_last, **problem)
+        return direct
 
     def _groups(self, sources: Any, kin: int, kout: int) -> bool:
-        """Whether to try packed lines."""
+        """Whether to try the kernel of few channels a group."""
         if self.algorithm != "auto":
             return self.algorithm == "grouped"
         vlen = register_tile(self.dtype.name)["vlen"]
-        return grouped_pays(sources, self.geometry.channels_last, self.geometry.groups, kin, kout, vlen)
+        return grouped_pays(sources, self.geometry.groups, kin, kout, vlen)
 
 
 @dataclass(frozen=True)

@@ -314,11 +314,13 @@ cdef extern from "table.h" nogil:
         size_t storage_bytes
         size_t accumulate_bytes
         void (*gemm)(const fastconv_gemm_tile *tile) noexcept nogil
+        void (*gemm_lines)(const fastconv_gemm_tile *tile) noexcept nogil
         int pairs_mr
         int pairs_nr
         void (*gemm_pairs)(const fastconv_pairs_tile *tile) noexcept nogil
-        void (*pack_runs)(char *dst, Py_ssize_t ld, const char *src, Py_ssize_t plane_stride, Py_ssize_t planes,
-                          const fastconv_run *runs, Py_ssize_t count, const char *mask) noexcept nogil
+        void (*pack_runs)(char *dst, Py_ssize_t ld, Py_ssize_t columns, const char *src, Py_ssize_t plane_stride,
+                          Py_ssize_t planes, const fastconv_run *runs, Py_ssize_t count,
+                          const char *mask) noexcept nogil
         void (*copy_matrix)(char *dst, Py_ssize_t ld, const char *src, Py_ssize_t row_stride, Py_ssize_t column_stride,
                             Py_ssize_t rows, Py_ssize_t columns) noexcept nogil
         void (*pack_matrix)(char *dst, Py_ssize_t ld, const char *src, Py_ssize_t row_stride, Py_ssize_t column_stride,

@@ -138,7 +138,8 @@ cdef void gradients_by_rows(const Problem *p, const Call *call, const Tile *t, c
     g.b, g.b_offsets, g.ldb, g.columns = workspace, &zero, p.grid.lanes, <int> t.count
     while f < p.kout:
         g.k, g.a_offset, g.accumulate = min(p.fc, p.kout - f), f * isz, f > 0
-        p.kernels.pack_runs(workspace, p.grid.lanes, grad_y + f * p.pixels * isz, p.pixels, g.k, &run, 1, NULL)
+        p.kernels.pack_runs(workspace, p.grid.lanes, p.grid.lanes, grad_y + f * p.pixels * isz, p.pixels, g.k, &run, 1,
+                            NULL)
         k = 0
         while k < rows:
             g.rows = <int> min(even_part(rows - k, p.kernels.mr, 1), rows - k)

@@ -48,7 +48,7 @@ cdef void copy_planar(const Problem *p, const Tile *t, const char *source, Py_ss
         p.kernels.pack_matrix(to, p.grid.lanes, source + at * p.itemsize, 1, channels, count, t.count)
     else:
         at = (t.n * channels + first) * p.pixels
-        p.kernels.pack_runs(to, p.grid.lanes, source + at * p.itemsize, p.pixels, count, &run, 1, NULL)
+        p.kernels.pack_runs(to, p.grid.lanes, p.grid.lanes, source + at * p.itemsize, p.pixels, count, &run, 1, NULL)
 
 
 cdef void set_origins(const Problem *p, const Tile *t, real *to) noexcept nogil:

@@ -1,4 +1,4 @@
-"""Grouped convolution: few channels a group, any stride, padding, dilation and dimension, from packed lines.
+"""Grouped convolution in channels_last: few channels a group, any stride, padding, dilation and dimension.
 
     y[n][g * kout + j][p] = clamp(bias + sum over taps t, channels i < kin of
                                   w[g * kout + j][i][t] * x[n][g * kin + i][source(p, t)], lower, upper)
@@ -7,8 +7,8 @@ A GEMM a group would leave lanes empty, and packing its source tap by tap costs 
 block of source lines is packed once, padding and strides resolved, and read by all taps. With stride s along an axis
 its positions are packed as s parts, so that outputs and taps go by whole steps.
 
-grouped_pixels.pyx (channels_last: lanes are output channels) and grouped_planes.pyx (channels_first: lanes are pixels)
-pack such blocks and sum over them; here blocks are planned and shared out.
+grouped_pixels.pyx packs such blocks and sums over them, lanes being output channels; here blocks are planned and shared
+out. In channels_first lanes are pixels, and the direct kernel does the same with the GEMM's tiles.
 
 The sum of an output is one chain, in an order that the geometry fixes, however tasks are cut: bits do not depend on
 the number of threads.
@@ -18,7 +18,7 @@ import numpy as np
 
 from cython.parallel cimport parallel, prange, threadid
 
-from fastconv.sources import AxisSources, parts_of
+from fastconv.sources import parts_of
 
 from fastconv.kernels.core cimport (
     CACHE_LINE,
@@ -37,15 +37,13 @@ from fastconv.kernels.core cimport (
     team,
 )
 from fastconv.kernels.grouped_pixels cimport pixels_task, pixels_weights, pixels_workspace
-from fastconv.kernels.grouped_planes cimport planes_task, planes_weights, planes_workspace
-from fastconv.kernels.grouped_problem cimport Axis, Part, Phase, Problem, Run, Segment, lines_packed, most_more
+from fastconv.kernels.grouped_problem cimport Axis, Part, Phase, Problem, Run
 from fastconv.kernels.plan cimport Call, ConvolutionPlan, place_sizes
 
 cdef enum:
     LINE_BYTES = 16 * 1024      # packed lines that a call of the microkernel reads: most of L1
     WEIGHT_BYTES = 256 * 1024   # weights of a task's units: a quarter of L2
     ROWS = 8                    # lines a task: with 3x3 taps, two more are packed
-    PLANE_BYTES = 48 * 1024     # the packed planes of a group: L1 and some of L2, as a load serves kout multiply-adds
     WIDE = 448                  # and outputs of a line
     MANY_TASKS = 64
     TASK_WORK = 100 * 1000      # multiply-adds that are worth a task of their own
@@ -59,15 +57,15 @@ cdef class GroupedPlan(ConvolutionPlan):
     cdef Problem problem
     rereads_weight = False
 
-    def __init__(self, int dtype, bint channels_last, bint backward, Py_ssize_t batch, Py_ssize_t groups,
-                 Py_ssize_t kin, Py_ssize_t kout, source_size, destination_size, sources, kernel):
+    def __init__(self, int dtype, bint backward, Py_ssize_t batch, Py_ssize_t groups, Py_ssize_t kin, Py_ssize_t kout,
+                 source_size, destination_size, sources, kernel):
         cdef Problem *p = &self.problem
         cdef Phase *f
         cdef int i
-        self.channels_last = channels_last
+        self.channels_last = True
         p.kernels = kernels(dtype)
         p.batch, p.groups, p.kin, p.kout, p.itemsize = batch, groups, kin, kout, p.kernels.storage_bytes
-        p.channels_last, p.backward, p.vector = channels_last, backward, p.kernels.vlen * p.itemsize
+        p.backward, p.vector = backward, p.kernels.vlen * p.itemsize
         p.source_plane = place_sizes(p.source_size, source_size)
         p.destination_plane = place_sizes(p.destination_size, destination_size)
         p.kernel_taps = np.prod(kernel)
@@ -77,10 +75,7 @@ cdef class GroupedPlan(ConvolutionPlan):
         for i in range(p.phases):
             f = &p.phase[i]
             self._describe(f, sources[i], kernel)
-            if channels_last:
-                self._cut_pixels(f)
-            else:
-                self._cut_planes(f)
+            self._cut_pixels(f)
             f.weight_offset = self.packed_bytes
             self.packed_bytes += f.units * f.unit_bytes
             self.work += <double> batch * groups * kout * kin * f.all_taps * f.axis[0].count * f.axis[1].count \
@@ -126,21 +121,9 @@ cdef class GroupedPlan(ConvolutionPlan):
             a.run = <const Run *> self._hold(np.array(runs, np.intp))
             f.all_taps *= a.taps
             if i >= missing:
-                order = np.array(axis.taps, np.intp)[order if i == 2 and self.channels_last else slice(None)]
+                order = np.array(axis.taps, np.intp)[order if i == 2 else slice(None)]
                 taps = (taps[:, None] * kernel[i - missing] + order).ravel()
         f.weight_taps = <const Py_ssize_t *> self._hold(taps)
-        if not self.channels_last:
-            self._describe_parts(f, axis)
-
-    cdef _describe_parts(self, Phase *f, axis):
-        """The parts of W as runs of the source."""
-        cdef Axis *a = &f.axis[2]
-        segments = []
-        for i in range(a.parts):
-            first = axis.first + min(0, (a.taps - 1) * axis.tap_step) + a.part[i].offset
-            part = AxisSources(0, 1, a.count + a.part[i].more, (0,), axis.table, first, 1, a.stride)
-            segments += [(i, *row) for row in part.segments()[0].tolist()]
-        f.segments, f.segment = len(segments), <const Segment *> self._hold(np.array(segments, np.intp))
 
     cdef _cut_pixels(self, Phase *f):
         """Units, lines that are packed and called at once, and tasks."""
@@ -162,40 +145,6 @@ cdef class GroupedPlan(ConvolutionPlan):
         f.row_blocks = ceil_div(axis[1].count, f.rows)
         f.wide = even_part(axis[2].count, WIDE, p.kernels.grouped_outputs[f.vectors - 1][0])
         self._cut_units(f)
-
-    cdef _cut_planes(self, Phase *f):
-        """Blocks of pixels whose packed planes keep to PLANE_BYTES, and how they lie there."""
-        cdef Problem *p = &self.problem
-        cdef const Axis *axis = &f.axis[0]
-        cdef Py_ssize_t more = most_more(&axis[1]), parts = axis[0].taps * axis[1].parts * axis[2].parts, limit
-        f.vectors, f.units, f.unit_bytes = 1, p.groups, p.kout * f.all_taps * p.kin * p.itemsize
-        limit = PLANE_BYTES // (p.kin * p.itemsize * parts * (more + min(4, axis[1].count)))
-        f.wide = min(axis[2].count, even_part(axis[2].count, max(limit, 2 * p.kernels.nr), p.kernels.vlen))
-        f.columns = f.wide + most_more(&axis[2])
-        limit = PLANE_BYTES // (p.kin * p.itemsize * parts * f.columns) - more
-        f.rows = even_part(axis[1].count, max(1, limit), 1)
-        f.row_blocks = ceil_div(axis[1].count, f.rows)
-        f.plane = parts * lines_packed(f) * f.columns
-        self._place_taps(f)
-        self._cut_units(f)
-
-    cdef _place_taps(self, Phase *f):
-        """Where the taps find their first pixel in a packed block."""
-        cdef Axis *a
-        offsets = np.zeros(1, np.intp)
-        for i, step in enumerate((lines_packed(f) * f.columns * f.axis[2].parts * f.axis[1].parts, f.columns, 1)):
-            a = &f.axis[i]
-            shift = np.array([a.shift[t] for t in range(a.taps)], np.intp)
-            if i == 0:  # every tap along D has a block of its own
-                place = np.arange(a.taps) * step
-            else:
-                residue = (lines_packed(f) * f.columns) * (f.axis[2].parts if i == 1 else 1)
-                part = np.array([next(k for k in range(a.parts) if (s - a.part[k].offset) % a.stride == 0)
-                                 for s in shift])
-                first = np.array([a.part[k].offset for k in part])
-                place = part * residue + (shift - first) // a.stride * step
-            offsets = (offsets[:, None] + place).ravel()
-        f.tap_offsets = <const Py_ssize_t *> self._hold(offsets.astype(np.intp) * self.problem.itemsize)
 
     cdef _cut_units(self, Phase *f):
         """Chunks of units: large, as long as there are tasks enough."""
@@ -222,10 +171,10 @@ cdef class GroupedPlan(ConvolutionPlan):
             f = &p.phase[i]
             if threads == 1:
                 for unit in range(f.units):
-                    pack_weights(p, f, weight, packed, unit, scratch)
+                    pixels_weights(p, f, weight, packed, unit, scratch)
             else:
                 for unit in prange(f.units, nogil=True, num_threads=threads, schedule="static"):
-                    pack_weights(p, f, weight, packed, unit, scratch + threadid() * bytes)
+                    pixels_weights(p, f, weight, packed, unit, scratch + threadid() * bytes)
         release(scratch)
 
     cdef void _run(self, const Call *call, char *scratch, int threads) noexcept nogil:
@@ -233,14 +182,6 @@ cdef class GroupedPlan(ConvolutionPlan):
             run_alone(&self.problem, call, scratch)
         else:
             run(&self.problem, call, scratch, threads)
-
-
-cdef inline void pack_weights(const Problem *p, const Phase *f, const char *weight, char *packed, Py_ssize_t unit,
-                              char *scratch) noexcept nogil:
-    if p.channels_last:
-        pixels_weights(p, f, weight, packed, unit, scratch)
-    else:
-        planes_weights(p, f, weight, packed, unit)
 
 
 cdef inline Py_ssize_t tasks_of(const Problem *p, const Phase *f) noexcept nogil:
@@ -251,26 +192,15 @@ cdef Py_ssize_t workspace(const Problem *p) noexcept nogil:
     """Bytes a thread."""
     cdef Py_ssize_t i, most = 0
     for i in range(p.phases):
-        if p.channels_last:
-            most = max(most, pixels_workspace(p, &p.phase[i]))
-        else:
-            most = max(most, planes_workspace(p, &p.phase[i]))
+        most = max(most, pixels_workspace(p, &p.phase[i]))
     return most
-
-
-cdef inline void run_task(const Problem *p, const Phase *f, const Call *call, Py_ssize_t index,
-                          char *own) noexcept nogil:
-    if p.channels_last:
-        pixels_task(p, f, call, index, own)
-    else:
-        planes_task(p, f, call, index, own)
 
 
 cdef void run_alone(const Problem *p, const Call *call, char *own) noexcept nogil:
     cdef Py_ssize_t i, task
     for i in range(p.phases):
         for task in range(tasks_of(p, &p.phase[i])):
-            run_task(p, &p.phase[i], call, task, own)
+            pixels_task(p, &p.phase[i], call, task, own)
 
 
 cdef void run(const Problem *p, const Call *call, char *scratch, int threads) noexcept nogil:
@@ -284,4 +214,4 @@ cdef void run(const Problem *p, const Call *call, char *scratch, int threads) no
         for i in range(p.phases):
             f = &p.phase[i]
             for task in prange(tasks_of(p, f), schedule="dynamic"):
-                run_task(p, f, call, task, scratch + threadid() * bytes)
+                pixels_task(p, f, call, task, scratch + threadid() * bytes)

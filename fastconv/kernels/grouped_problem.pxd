@@ -1,4 +1,4 @@
-"""What the macro-kernels of grouped convolution (grouped_planes, grouped_pixels) know of a call."""
+"""What grouped convolution knows of a call."""
 
 from fastconv.kernels.core cimport fastconv_kernels
 
@@ -22,9 +22,6 @@ cdef struct Axis:
     const Part *part
     const Run *run
 
-cdef struct Segment:            # positions start .. stop - 1 of a part of W read source + i * step, or padding
-    Py_ssize_t part, start, stop, source, step
-
 cdef struct Phase:
     Axis axis[3]
     Py_ssize_t all_taps
@@ -37,18 +34,14 @@ cdef struct Phase:
     Py_ssize_t wide, wide_blocks  # outputs of a line a task
     Py_ssize_t lines            # a call of the microkernel
     Py_ssize_t ring, slot_bytes  # packed lines that are kept for each tap along D
-    Py_ssize_t columns          # of a packed line: channels_last at most, channels_first from line to line
-    Py_ssize_t plane            # channels_first: elements from channel to channel of a packed block
-    Py_ssize_t segments
-    const Segment *segment      # runs of W's table, part after part
-    const Py_ssize_t *tap_offsets  # [taps]: bytes into a packed block
+    Py_ssize_t columns          # of a packed line, at most
 
 cdef struct Problem:
     Py_ssize_t batch, groups, kin, kout, kernel_taps, itemsize, vector
     Py_ssize_t source_size[3]
     Py_ssize_t destination_size[3]
     Py_ssize_t source_pixel, source_plane, destination_pixel, destination_plane
-    bint channels_last, backward
+    bint backward
     int kind                    # of a packed line, see fastconv_grouped
     Py_ssize_t pitch            # bytes from column to column of a packed line
     const char *index           # [units][vlen]: see fastconv_spread
@@ -89,15 +82,3 @@ cdef inline Py_ssize_t destination_of(const Problem *p, const Phase *f, Py_ssize
     cdef Py_ssize_t line = (f.axis[0].offset + d * f.axis[0].step) * p.destination_size[1]
     line += f.axis[1].offset + h * f.axis[1].step
     return line * p.destination_size[2] + f.axis[2].offset + w * f.axis[2].step
-
-
-cdef inline Py_ssize_t most_more(const Axis *a) noexcept nogil:
-    cdef Py_ssize_t i, most = 0
-    for i in range(a.parts):
-        most = max(most, a.part[i].more)
-    return most
-
-
-cdef inline Py_ssize_t lines_packed(const Phase *f) noexcept nogil:
-    """Of each part of H, in a block of channels_first."""
-    return f.rows + most_more(&f.axis[1])

@@ -28,6 +28,7 @@ typedef struct {
  * a: row pointers a[e * FASTCONV_MAX_ROWS + i], each a run of k contiguous elements, moved by a_offset bytes.
  * b: entry e is at b + b_offsets[e] bytes: k rows of `columns` elements, ldb elements apart, each padded to whole
  *    vectors (the padding is read, its products are dropped).
+ * gemm_lines has no entries: a is packed, a[0] pointing to [k][rows], and row k of b is at b + b_offsets[k] bytes.
  * c: row pointers moved by c_offset bytes; `columns` contiguous elements a row are written, and read when accumulate.
  */
 typedef struct {
@@ -303,15 +304,15 @@ typedef struct {
   size_t storage_bytes, accumulate_bytes;
 
   void (*gemm)(const fastconv_gemm_tile *tile);
+  void (*gemm_lines)(const fastconv_gemm_tile *tile);
 
   int pairs_mr, pairs_nr; /* gemm_pairs' tile */
   void (*gemm_pairs)(const fastconv_pairs_tile *tile);
 
-  /* dst[k * ld .. k * ld + ld) = the runs of plane k of src, in the order of `to`, zeros between and behind them.
-   * Planes are plane_stride apart; mask has an integer of the element's size for each of ld columns. dst has a vector
-   * of slack behind its last row. */
-  void (*pack_runs)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_t plane_stride, ptrdiff_t planes,
-                    const fastconv_run *runs, ptrdiff_t count, const char *mask);
+  /* dst[k * ld .. k * ld + columns) = the runs of plane k of src, in the order of `to`, zeros between and behind them.
+   * Planes are plane_stride apart; mask has an integer of the element's size for each column. */
+  void (*pack_runs)(char *dst, ptrdiff_t ld, ptrdiff_t columns, const char *src, ptrdiff_t plane_stride,
+                    ptrdiff_t planes, const fastconv_run *runs, ptrdiff_t count, const char *mask);
 
   /* dst[i * ld + j] = src[i * row_stride + j * column_stride] for i < rows, j < columns. */
   void (*copy_matrix)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_t row_stride, ptrdiff_t column_stride,

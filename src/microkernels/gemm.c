@@ -17,6 +17,7 @@ FILL(gemm) {
   table->pairs_mr = PAIRS_MR;
   table->pairs_nr = PAIRS_NV * VLEN;
   table->gemm = NAME(gemm);
+  table->gemm_lines = NAME(gemm_lines);
   table->gemm_pairs = NAME(gemm_pairs);
 }
 #endif

@@ -44,6 +44,26 @@ INLINE void NAME(gemm_sum)(NAME(gemm_sums) sum, const fastconv_gemm_tile *t, con
   }
 }
 
+INLINE void NAME(gemm_line)(NAME(gemm_sums) sum, const real *a, const char *b, const int mr, const int nv) {
+  const real *row[GEMM_MR];
+  UNROLL for (int i = 0; i < mr; i++) row[i] = a + i;
+  NAME(gemm_step)(sum, row, 0, (const real *)b, mr, nv);
+}
+
+/* The same for lines of b that lie anywhere, and a packed [k][rows]. */
+INLINE void NAME(gemm_sum_lines)(NAME(gemm_sums) sum, const fastconv_gemm_tile *t, const int mr, const int nv) {
+  const char *prefetch = t->prefetch, *b = t->b;
+  const real *a = (const real *)(t->a[0] + t->a_offset);
+  const ptrdiff_t *line = t->b_offsets, *const end = line + t->k, *const whole = end - t->k % GEMM_STEPS;
+  for (; line < whole; line += GEMM_STEPS) {
+    PREFETCH_L2(prefetch);
+    PREFETCH_L2(prefetch + GEMM_STEPS / 2 * t->prefetch_step);
+    UNROLL for (int step = 0; step < GEMM_STEPS; step++, a += mr) NAME(gemm_line)(sum, a, b + line[step], mr, nv);
+    prefetch += GEMM_STEPS * t->prefetch_step;
+  }
+  for (; line < end; line++, a += mr) NAME(gemm_line)(sum, a, b + *line, mr, nv);
+}
+
 /* The columns of a row's j-th vector, of which the last may have but `tail`; 0: all are whole. */
 INLINE vec NAME(load_columns)(const real *row, const int j, const int nv, const ptrdiff_t tail) {
   return tail && j == nv - 1 ? NAME(load_tail)(row + j * VLEN, tail) : NAME(load)(row + j * VLEN);
@@ -79,14 +99,16 @@ INLINE void NAME(gemm_finish)(NAME(gemm_sums) sum, const fastconv_gemm_tile *t, 
   }
 }
 
-INLINE void NAME(gemm_tile)(const fastconv_gemm_tile *t, const int mr, const int nv, const int masked) {
+INLINE void NAME(gemm_tile)(const fastconv_gemm_tile *t, const int mr, const int nv, const int masked,
+                            const int lines) {
   const ptrdiff_t tail = masked ? t->columns - (nv - 1) * VLEN : 0;
   NAME(gemm_sums) sum;
   UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) {
     sum[i][j] = (vec){0};
     PREFETCH_WRITE(t->c[i] + t->c_offset + j * VEC_BYTES); /* c is met only after the sums, by then it has come */
   }
-  NAME(gemm_sum)(sum, t, mr, nv);
+  if (lines) NAME(gemm_sum_lines)(sum, t, mr, nv);
+  else NAME(gemm_sum)(sum, t, mr, nv);
   if (t->accumulate)
     UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) sum[i][j] +=
         NAME(load_columns)((const real *)(t->c[i] + t->c_offset), j, nv, tail);
@@ -98,9 +120,11 @@ INLINE void NAME(gemm_tile)(const fastconv_gemm_tile *t, const int mr, const int
   }
 }
 
-#define GEMM_TILE(MR, NV)                                                                            \
-  static void NAME(gemm_##MR##x##NV)(const fastconv_gemm_tile *t) { NAME(gemm_tile)(t, MR, NV, 0); } \
-  static void NAME(gemm_##MR##x##NV##_masked)(const fastconv_gemm_tile *t) { NAME(gemm_tile)(t, MR, NV, 1); }
+#define GEMM_TILE(MR, NV)                                                                                        \
+  static void NAME(gemm_##MR##x##NV)(const fastconv_gemm_tile *t) { NAME(gemm_tile)(t, MR, NV, 0, 0); }          \
+  static void NAME(gemm_##MR##x##NV##_masked)(const fastconv_gemm_tile *t) { NAME(gemm_tile)(t, MR, NV, 1, 0); } \
+  static void NAME(lines_##MR##x##NV)(const fastconv_gemm_tile *t) { NAME(gemm_tile)(t, MR, NV, 0, 1); }         \
+  static void NAME(lines_##MR##x##NV##_masked)(const fastconv_gemm_tile *t) { NAME(gemm_tile)(t, MR, NV, 1, 1); }
 #define GEMM_ROWS(NV) \
   GEMM_TILE(1, NV) GEMM_TILE(2, NV) GEMM_TILE(3, NV) GEMM_TILE(4, NV) GEMM_TILE(5, NV) GEMM_TILE(6, NV)
 GEMM_ROWS(1)
@@ -110,19 +134,23 @@ GEMM_ROWS(3)
 GEMM_ROWS(4)
 #endif
 
-static void NAME(gemm)(const fastconv_gemm_tile *t) {
-#define GEMM_ENTRY(MR, NV) {NAME(gemm_##MR##x##NV), NAME(gemm_##MR##x##NV##_masked)}
-#define GEMM_ENTRIES(NV)                                                                                             \
-  {                                                                                                                  \
-    GEMM_ENTRY(1, NV), GEMM_ENTRY(2, NV), GEMM_ENTRY(3, NV), GEMM_ENTRY(4, NV), GEMM_ENTRY(5, NV), GEMM_ENTRY(6, NV) \
-  }
-  static void (*const tiles[GEMM_NV][GEMM_MR][2])(const fastconv_gemm_tile *) = {
-      GEMM_ENTRIES(1),
-      GEMM_ENTRIES(2),
+#define GEMM_ENTRY(OF, MR, NV) {NAME(OF##_##MR##x##NV), NAME(OF##_##MR##x##NV##_masked)}
+#define GEMM_ENTRIES(OF, NV)                                            \
+  {GEMM_ENTRY(OF, 1, NV), GEMM_ENTRY(OF, 2, NV), GEMM_ENTRY(OF, 3, NV), \
+   GEMM_ENTRY(OF, 4, NV), GEMM_ENTRY(OF, 5, NV), GEMM_ENTRY(OF, 6, NV)}
 #if GEMM_NV == 4
-      GEMM_ENTRIES(3),
-      GEMM_ENTRIES(4),
+#define GEMM_TABLE(OF) {GEMM_ENTRIES(OF, 1), GEMM_ENTRIES(OF, 2), GEMM_ENTRIES(OF, 3), GEMM_ENTRIES(OF, 4)}
+#else
+#define GEMM_TABLE(OF) {GEMM_ENTRIES(OF, 1), GEMM_ENTRIES(OF, 2)}
 #endif
-  };
+typedef void (*const NAME(gemm_tiles)[GEMM_NV][GEMM_MR][2])(const fastconv_gemm_tile *);
+
+static void NAME(gemm)(const fastconv_gemm_tile *t) {
+  static NAME(gemm_tiles) tiles = GEMM_TABLE(gemm);
+  tiles[(t->columns - 1) / VLEN][t->rows - 1][t->columns % VLEN != 0](t);
+}
+
+static void NAME(gemm_lines)(const fastconv_gemm_tile *t) {
+  static NAME(gemm_tiles) tiles = GEMM_TABLE(lines);
   tiles[(t->columns - 1) / VLEN][t->rows - 1][t->columns % VLEN != 0](t);
 }

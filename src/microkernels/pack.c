@@ -6,59 +6,87 @@
 #else
 #include "simd.h"
 
-/* Each may write up to a vector past dst + n: packed rows are written front to back, so what follows covers it. */
-INLINE void NAME(zero_run)(real *dst, ptrdiff_t n) {
-  for (real *end = dst + n; dst < end; dst += VLEN) {
-    NAME(store)(dst, (vec){0});
-    __asm__("" : "+r"(dst)); /* else the compiler calls memset for a vector or two */
+#define PLANES_AT_ONCE 16 /* each has a page of its own, and so many pages are at hand */
+
+/* A run of every plane: n elements from dst + k * ld on. Where they `spill`, what follows n in a row, up to a whole
+ * vector, is written after it; else it is left alone. */
+INLINE void NAME(store_last)(real *dst, vec v, ptrdiff_t n, const int spill) {
+  if (spill) NAME(store)(dst, v);
+  else NAME(store_tail)(dst, v, n);
+}
+
+INLINE void NAME(zero_run)(real *dst, ptrdiff_t ld, ptrdiff_t planes, ptrdiff_t n) {
+  const ptrdiff_t whole = n / VLEN * VLEN, tail = n - whole;
+  for (ptrdiff_t k = 0; k < planes; k++, dst += ld) {
+    for (ptrdiff_t i = 0; i < whole; i += VLEN) NAME(store)(dst + i, (vec){0});
+    if (tail) NAME(store_tail)(dst + whole, (vec){0}, tail);
   }
 }
 
-INLINE void NAME(copy_run)(real *dst, const real *src, ptrdiff_t n) {
-  ptrdiff_t i = 0;
-  for (; i + VLEN <= n; i += VLEN) NAME(store)(dst + i, NAME(load)(src + i));
-  if (i < n) NAME(store)(dst + i, NAME(load_tail)(src + i, n - i));
+INLINE void NAME(copy_run)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t stride, ptrdiff_t planes, ptrdiff_t n,
+                           const int spill) {
+  const ptrdiff_t whole = n / VLEN * VLEN, tail = n - whole;
+  for (ptrdiff_t k = 0; k < planes; k++, dst += ld, src += stride) {
+    for (ptrdiff_t i = 0; i < whole; i += VLEN) NAME(store)(dst + i, NAME(load)(src + i));
+    if (tail) NAME(store_last)(dst + whole, NAME(load_tail)(src + whole, tail), tail, spill);
+  }
 }
 
-INLINE void NAME(copy_run_masked)(real *dst, const real *src, ptrdiff_t n, const real *mask) {
-  ptrdiff_t i = 0;
-  for (; i + VLEN <= n; i += VLEN) NAME(store)(dst + i, (vec)((ivec)NAME(load)(src + i) & (ivec)NAME(load)(mask + i)));
-  if (i < n)
-    NAME(store)(dst + i, (vec)((ivec)NAME(load_tail)(src + i, n - i) & (ivec)NAME(load_tail)(mask + i, n - i)));
+INLINE void NAME(copy_run_masked)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t stride, ptrdiff_t planes,
+                                  ptrdiff_t n, const int spill, const real *mask) {
+  const ptrdiff_t whole = n / VLEN * VLEN, tail = n - whole;
+  const ivec last = tail ? (ivec)NAME(load_tail)(mask + whole, tail) : (ivec){0};
+  for (ptrdiff_t k = 0; k < planes; k++, dst += ld, src += stride) {
+    for (ptrdiff_t i = 0; i < whole; i += VLEN)
+      NAME(store)(dst + i, (vec)((ivec)NAME(load)(src + i) & (ivec)NAME(load)(mask + i)));
+    if (tail) NAME(store_last)(dst + whole, (vec)((ivec)NAME(load_tail)(src + whole, tail) & last), tail, spill);
+  }
 }
 
-INLINE void NAME(copy_run_step2)(real *dst, const real *src, ptrdiff_t n) {
-  ptrdiff_t i = 0;
-  for (; i + VLEN < n; i += VLEN)
-    NAME(store)(dst + i, NAME(even_lanes)(NAME(load)(src + 2 * i), NAME(load)(src + 2 * i + VLEN)));
-  const ptrdiff_t rest = 2 * (n - i) - 1; /* source elements from the first to the last that are left, < 2 VLEN */
-  if (rest > VLEN)
-    NAME(store)(dst + i, NAME(even_lanes)(NAME(load)(src + 2 * i), NAME(load_tail)(src + 2 * i + VLEN, rest - VLEN)));
-  else if (rest > 0) NAME(store)(dst + i, NAME(even_lanes)(NAME(load_some)(src + 2 * i, rest), (vec){0}));
+INLINE void NAME(copy_run_step2)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t stride, ptrdiff_t planes,
+                                 ptrdiff_t n, const int spill) {
+  const ptrdiff_t whole = (n - 1) / VLEN * VLEN, tail = n - whole; /* src has no element behind its last one */
+  const ptrdiff_t rest = 2 * tail - 1, more = rest > VLEN ? rest - VLEN : 0;
+  for (ptrdiff_t k = 0; k < planes; k++, dst += ld, src += stride) {
+    for (ptrdiff_t i = 0; i < whole; i += VLEN)
+      NAME(store)(dst + i, NAME(even_lanes)(NAME(load)(src + 2 * i), NAME(load)(src + 2 * i + VLEN)));
+    const real *end = src + 2 * whole;
+    const vec low = NAME(load_some)(end, rest), high = more ? NAME(load_tail)(end + VLEN, more) : (vec){0};
+    NAME(store_last)(dst + whole, NAME(even_lanes)(low, high), tail, spill);
+  }
 }
 
-INLINE void NAME(copy_any_run)(real *dst, const real *plane, const fastconv_run *run, const real *mask) {
-  const real *src = plane + run->from;
-  if (run->masked) NAME(copy_run_masked)(dst, src, run->length, mask + run->to);
-  else if (run->step == 1) NAME(copy_run)(dst, src, run->length);
-  else if (run->step == 2) NAME(copy_run_step2)(dst, src, run->length);
+INLINE void NAME(copy_any_run)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t stride, ptrdiff_t planes,
+                               const fastconv_run *run, const real *mask, const int spill) {
+  dst += run->to, src += run->from;
+  if (run->masked) NAME(copy_run_masked)(dst, ld, src, stride, planes, run->length, spill, mask + run->to);
+  else if (run->step == 1) NAME(copy_run)(dst, ld, src, stride, planes, run->length, spill);
+  else if (run->step == 2) NAME(copy_run_step2)(dst, ld, src, stride, planes, run->length, spill);
   else
-    for (ptrdiff_t i = 0; i < run->length; i++) dst[i] = src[i * run->step];
+    for (ptrdiff_t k = 0; k < planes; k++, dst += ld, src += stride)
+      for (ptrdiff_t i = 0; i < run->length; i++) dst[i] = src[i * run->step];
 }
 
-static void NAME(pack_runs)(char *dst, ptrdiff_t ld, const char *src, ptrdiff_t plane_stride, ptrdiff_t planes,
-                            const fastconv_run *runs, ptrdiff_t count, const char *mask) {
-  for (ptrdiff_t k = 0; k < planes; k++) {
-    real *row = (real *)dst + k * ld;
-    const real *plane = (const real *)src + k * plane_stride;
-    ptrdiff_t at = 0;
-    for (ptrdiff_t r = 0; r < count; r++) {
-      if (at < runs[r].to) NAME(zero_run)(row + at, runs[r].to - at);
-      NAME(copy_any_run)(row + runs[r].to, plane, &runs[r], (const real *)mask);
-      at = runs[r].to + runs[r].length;
-    }
-    if (at < ld) NAME(zero_run)(row + at, ld - at);
+/* Run by run, each for all planes: what depends on a run's length is settled once, and branches go one way. */
+INLINE void NAME(pack_planes)(real *dst, ptrdiff_t ld, ptrdiff_t columns, const real *src, ptrdiff_t stride,
+                              ptrdiff_t planes, const fastconv_run *runs, ptrdiff_t count, const real *mask) {
+  ptrdiff_t done = 0; /* a run's last vector leaves zeros behind it */
+  for (const fastconv_run *run = runs; run < runs + count; run++) {
+    const ptrdiff_t end = run->to + run->length, spilled = run->to + (run->length + VLEN - 1) / VLEN * VLEN;
+    const int vectors = run->masked || run->step == 1 || run->step == 2;
+    if (done < run->to) NAME(zero_run)(dst + done, ld, planes, run->to - done);
+    if (spilled <= columns) NAME(copy_any_run)(dst, ld, src, stride, planes, run, mask, 1);
+    else NAME(copy_any_run)(dst, ld, src, stride, planes, run, mask, 0);
+    done = vectors && spilled <= columns ? spilled : end;
   }
+  if (done < columns) NAME(zero_run)(dst + done, ld, planes, columns - done);
+}
+
+static void NAME(pack_runs)(char *dst, ptrdiff_t ld, ptrdiff_t columns, const char *src, ptrdiff_t plane_stride,
+                            ptrdiff_t planes, const fastconv_run *runs, ptrdiff_t count, const char *mask) {
+  for (ptrdiff_t k = 0; k < planes; k += PLANES_AT_ONCE)
+    NAME(pack_planes)((real *)dst + k * ld, ld, columns, (const real *)src + k * plane_stride, plane_stride,
+                      planes - k < PLANES_AT_ONCE ? planes - k : PLANES_AT_ONCE, runs, count, (const real *)mask);
 }
 
 /* dst[i * ld + j] = src[i + j * stride] for i < rows, j < columns, neither more than a vector; `whole` if both are one.

@@ -1,0 +1,233 @@
+"""Direct convolution in channels_last: a tile's rows are pixels, its columns are destination channels.
+
+Pixels are read in place through pointers, to zeros where the tap meets padding, and run on across images; weights are
+panels [tap][channel][NR]. With few channels a pixel's taps are copied side by side instead.
+"""
+
+from libc.string cimport memcpy, memset
+
+from fastconv.kernels.core cimport FASTCONV_MAX_ROWS, ceil_div, fastconv_epilogue, fastconv_gemm_tile, fastconv_piece
+from fastconv.kernels.direct_problem cimport (
+    Cut,
+    Phase,
+    Position,
+    Problem,
+    activate_tile,
+    next_line,
+    position_of,
+    source_of,
+    weight_group,
+)
+from fastconv.kernels.plan cimport Call
+
+cdef enum:
+    FEW_CHANNELS = 8           # below so many channels a pixel's taps are copied side by side
+
+
+cdef struct Rows:              # the pixels of one register tile: where they are read, tap by tap, and written
+    Py_ssize_t entries
+    int rows
+    const char **a             # [entries][MAX_ROWS]
+    Py_ssize_t *taps           # [entries]: which tap
+    char *c[FASTCONV_MAX_ROWS]
+    Position at[FASTCONV_MAX_ROWS]
+
+
+cdef void place_rows(const Problem *p, const Phase *f, const Call *call, Position *at, Rows *r) noexcept nogil:
+    """The tile's pixels from `at` on, which moves behind them."""
+    cdef Py_ssize_t i, pixel
+    for i in range(r.rows):
+        r.at[i] = at[0]
+        pixel = (f.offset[0] + at.d * f.step[0]) * p.destination_size[1] + f.offset[1] + at.h * f.step[1]
+        pixel = pixel * p.destination_size[2] + f.offset[2] + at.w * f.step[2]
+        r.c[i] = call.destination + (at.n * p.destination_plane + pixel) * p.groups * p.kout * p.itemsize
+        at.w += 1
+        if at.w == f.count[2]:
+            next_line(f, at)
+
+
+cdef inline Py_ssize_t source_line(const Problem *p, const Phase *f, Py_ssize_t td, Py_ssize_t th,
+                                   const Position *at) noexcept nogil:
+    """Index of the first pixel of the line that a tap reads, counted from the first image, or -1 for padding."""
+    cdef Py_ssize_t d = source_of(f, 0, td, at.d), h = source_of(f, 1, th, at.h)
+    if d < 0 or h < 0:
+        return -1
+    return at.n * p.source_plane + (d * p.source_size[1] + h) * p.source_size[2]
+
+
+cdef void point_rows(const Problem *p, const Phase *f, const Call *call, Rows *r) noexcept nogil:
+    """Pointers to the source pixels of every tap that does not wholly meet padding."""
+    cdef Py_ssize_t td, th, tw, i, w, channels = p.groups * p.kin * p.itemsize
+    cdef Py_ssize_t line[FASTCONV_MAX_ROWS]
+    cdef const char **a = r.a
+    cdef bint inside
+    r.entries = 0
+    for td in range(f.taps[0]):
+        for th in range(f.taps[1]):
+            for i in range(r.rows):
+                line[i] = source_line(p, f, td, th, &r.at[i])
+            for tw in range(f.taps[2]):
+                inside = False
+                for i in range(r.rows):
+                    w = source_of(f, 2, tw, r.at[i].w)
+                    if line[i] < 0 or w < 0:
+                        a[i] = call.zeros
+                    else:
+                        a[i] = call.source + (line[i] + w) * channels
+                        inside = True
+                if inside:
+                    r.taps[r.entries] = (td * f.taps[1] + th) * f.taps[2] + tw
+                    r.entries += 1
+                    a += FASTCONV_MAX_ROWS
+
+
+cdef void copy_taps(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group, Rows *r,
+                    char *copies) noexcept nogil:
+    """The same with few channels: the taps of a pixel side by side, so that one entry sums them all."""
+    cdef Py_ssize_t td, th, first = 0, stop, i, length = p.kin * p.itemsize, row = f.all_taps * length
+    cdef char *to
+    for i in range(r.rows):
+        r.a[i] = copies + i * row
+    r.entries, r.taps[0] = 1, 0
+    while first < r.rows:
+        stop = min(r.rows, first + f.count[2] - r.at[first].w)
+        to = copies + first * row
+        for td in range(f.taps[0]):
+            for th in range(f.taps[1]):
+                copy_pixels(p, f, call, group, source_line(p, f, td, th, &r.at[first]), r.at[first].w, stop - first, to)
+                to += f.taps[2] * length
+        first = stop
+
+
+cdef inline void copy_pixels(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group, Py_ssize_t line,
+                             Py_ssize_t w, Py_ssize_t pixels, char *to) noexcept nogil:
+    """Taps of one line for neighbouring pixels, to[pixel][all taps][channel]: as runs where none meets padding."""
+    cdef const Py_ssize_t *table = f.table[2] + w * f.stride[2]
+    cdef Py_ssize_t last = (pixels - 1) * f.stride[2], reach = f.taps[2] - 1, ld = f.all_taps * p.kin, i
+    cdef fastconv_piece piece = fastconv_piece(0, 0, f.taps[2] * p.kin, f.taps[2] * p.kin)
+    if p.groups == 1 and f.tap_step[2] == 1 and line >= 0 and table[0] >= 0 and (
+            table[last + reach] == table[0] + last + reach):  # no step of a table is longer than 1
+        p.kernels.pack_pieces(to, ld, call.source + (line + table[0]) * p.kin * p.itemsize, f.stride[2] * p.kin, pixels,
+                              &piece, 1)
+        return
+    for i in range(pixels):
+        copy_line_taps(p, f, call.source + group * p.kin * p.itemsize, line, w + i, to + i * ld * p.itemsize)
+
+
+cdef inline void copy_line_taps(const Problem *p, const Phase *f, const char *source, Py_ssize_t line, Py_ssize_t w,
+                                char *to) noexcept nogil:
+    """Taps of one line: to[tap][channel]; neighbouring pixels are copied as one."""
+    cdef Py_ssize_t tw = 0, first, length = p.kin * p.itemsize
+    cdef const Py_ssize_t *table = f.table[2] + w * f.stride[2]
+    cdef Py_ssize_t step = f.tap_step[2]
+    if line < 0:
+        memset(to, 0, f.taps[2] * length)
+        return
+    while tw < f.taps[2]:
+        first = tw
+        tw += 1
+        if table[first * step] < 0:
+            memset(to + first * length, 0, length)
+            continue
+        while p.groups == 1 and tw < f.taps[2] and table[tw * step] == table[first * step] + tw - first:
+            tw += 1
+        memcpy(to + first * length, source + (line + table[first * step]) * p.groups * length, (tw - first) * length)
+
+
+cdef bint copies_taps(const Problem *p, const Phase *f) noexcept nogil:
+    return p.kin < FEW_CHANNELS and f.all_taps > 1
+
+
+cdef void pixels_task(const Problem *p, const Phase *f, Cut cut, const Call *call, Py_ssize_t index, Py_ssize_t part,
+                      char *workspace) noexcept nogil:
+    """The columns of one part for the pixels of one block."""
+    cdef Py_ssize_t group = index // f.blocks, q = index % f.blocks * f.block
+    cdef Py_ssize_t pixels = min(f.block, f.pixels * p.batch - q)
+    cdef Py_ssize_t mr = p.kernels.mr, tiles = ceil_div(pixels, mr), tile, column = part * cut.part, channel, kc
+    cdef Py_ssize_t stop = min(p.kout, column + cut.part)
+    cdef bint few = copies_taps(p, f)
+    cdef Py_ssize_t entries = 1 if few else f.all_taps
+    cdef Rows *rows = <Rows *> workspace
+    cdef char *free = workspace + tiles * sizeof(Rows)
+    cdef Position at = position_of(f, q)
+    for tile in range(tiles):
+        rows[tile].a = <const char **> free
+        rows[tile].taps = <Py_ssize_t *> (free + entries * FASTCONV_MAX_ROWS * sizeof(char *))
+        free = <char *> (rows[tile].taps + entries)
+        rows[tile].rows = <int> min(mr, pixels - tile * mr)
+        place_rows(p, f, call, &at, &rows[tile])
+        if few:
+            copy_taps(p, f, call, group, &rows[tile], free)
+            free += ceil_div(mr * f.all_taps * p.kin * p.itemsize, 8) * 8
+        else:
+            point_rows(p, f, call, &rows[tile])
+    while column < stop:
+        channel = 0
+        while True:
+            kc = min(f.kc, p.kin - channel)
+            pixels_by_panel(p, f, call, group, column, channel, kc, few, rows, tiles, <Py_ssize_t *> free)
+            channel += kc
+            if channel == p.kin:
+                break
+        column += p.kernels.nr
+
+
+cdef void pixels_by_panel(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group, Py_ssize_t column,
+                          Py_ssize_t channel, Py_ssize_t kc, bint few, const Rows *rows, Py_ssize_t tiles,
+                          Py_ssize_t *b_offsets) noexcept nogil:
+    """One panel [tap][kc][NR] of weights under all pixels of the block."""
+    cdef Py_ssize_t nr = p.kernels.nr, isz = p.itemsize, panels = ceil_div(p.kout, nr), tile, e
+    cdef fastconv_epilogue epilogue = call.epilogue
+    cdef fastconv_gemm_tile t
+    t.k = f.all_taps * kc if few else kc
+    t.a_offset = 0 if few else (group * p.kin + channel) * isz
+    t.b = call.weight + f.weight_offset
+    t.b += ((group * panels + column // nr) * f.all_taps * p.kin + f.all_taps * channel) * nr * isz
+    t.b_offsets, t.ldb = b_offsets, nr
+    t.c_offset = (group * p.kout + column) * isz
+    t.columns = <int> min(nr, p.kout - column)
+    t.accumulate = channel > 0
+    t.epilogue = &epilogue if channel + kc == p.kin else NULL
+    if epilogue.shift != NULL:
+        epilogue.shift += (group * p.kout + column) * isz
+    if epilogue.scale != NULL:
+        epilogue.scale += (group * p.kout + column) * isz
+    t.prefetch = t.b + f.all_taps * kc * nr * isz
+    t.prefetch_step = nr * isz // tiles
+    for tile in range(tiles):
+        t.entries, t.rows, t.a = rows[tile].entries, rows[tile].rows, rows[tile].a
+        t.c = <char *const *> rows[tile].c
+        for e in range(t.entries):
+            b_offsets[e] = rows[tile].taps[e] * kc * nr * isz
+        p.kernels.gemm(&t)
+        if t.epilogue != NULL and call.activation >= 0:
+            activate_tile(p, call, &t)
+        t.prefetch += f.all_taps * kc * t.prefetch_step
+
+
+cdef Py_ssize_t rows_bytes(const Problem *p, const Phase *f) noexcept nogil:
+    """Pointer lists (or copies) of a block of pixels, and the offsets of a panel's taps."""
+    cdef bint few = copies_taps(p, f)
+    cdef Py_ssize_t entries = 1 if few else f.all_taps, tiles = ceil_div(f.block, p.kernels.mr), tile
+    tile = sizeof(Rows) + entries * (FASTCONV_MAX_ROWS * sizeof(char *) + sizeof(Py_ssize_t))
+    if few:
+        tile += ceil_div(p.kernels.mr * f.all_taps * p.kin * p.itemsize, 8) * 8
+    return tiles * tile + (f.all_taps + 1) * <Py_ssize_t> sizeof(Py_ssize_t)
+
+
+cdef void pack_weights(const Problem *p, const Phase *f, const char *weight, char *packed, Py_ssize_t group,
+                       Py_ssize_t panel, bint backward) noexcept nogil:
+    """packed[group][panel of NR rows][block of channels][tap][kc][NR] from weight[C_out][C_in / groups][kernel]."""
+    cdef Py_ssize_t row_stride = p.kernel_taps if backward else p.kin * p.kernel_taps
+    cdef Py_ssize_t nr = p.kernels.nr, isz = p.itemsize
+    cdef Py_ssize_t stride = p.kout * p.kernel_taps if backward else p.kernel_taps, channel = 0, tap, kc
+    cdef Py_ssize_t panels = ceil_div(p.kout, nr), columns = min(nr, p.kout - panel * nr)
+    cdef const char *source = weight_group(p, weight, group) + panel * nr * row_stride * isz
+    cdef char *to = packed + f.weight_offset + (group * panels + panel) * p.kin * f.all_taps * nr * isz
+    while channel < p.kin:
+        kc = min(f.kc, p.kin - channel)
+        for tap in range(f.all_taps):
+            p.kernels.pack_matrix(to, nr, source + (channel * stride + f.weight_taps[tap]) * isz, stride, row_stride,
+                                  kc, columns)
+            to += kc * nr * isz
+        channel += kc

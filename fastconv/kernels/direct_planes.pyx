@@ -1,0 +1,144 @@
+"""Direct convolution in channels_first: a tile's rows are destination channels, its columns are pixels.
+
+A block of pixels is packed (direct_blocks) into panels that stay in L2 while the rows pass over them; weights are
+[block of channels][tile of rows][channel][tap][row].
+"""
+
+from fastconv.kernels.core cimport FASTCONV_MAX_ROWS, ceil_div, fastconv_epilogue, fastconv_gemm_tile
+from fastconv.kernels.direct_blocks cimport (
+    Block,
+    Layout,
+    Tile,
+    block_of,
+    copy_out,
+    first_sum,
+    layout_bytes,
+    layout_of,
+    pack_panels,
+)
+from fastconv.kernels.direct_problem cimport Cut, Phase, Problem, activate_tile, weight_group
+from fastconv.kernels.plan cimport Call
+
+
+cdef Py_ssize_t block_bytes(const Problem *p, const Phase *f) noexcept nogil:
+    """Of the panels of all channels of a block."""
+    return f.panel_bytes * f.panels * ceil_div(p.kin, f.kc)
+
+
+cdef void pack_shared(const Problem *p, const Phase *f, const Call *call, Py_ssize_t first, Py_ssize_t unit,
+                      char *panels, char *workspace) noexcept nogil:
+    """One panel of a stretch: shared[block][block of channels][panel]."""
+    cdef Py_ssize_t steps = ceil_div(p.kin, f.kc), index = unit % f.panels, step = unit // f.panels % steps
+    cdef Block b = block_of(p, f, call, first + unit // (f.panels * steps))
+    cdef Layout layout = layout_of(p, f, &b, workspace)
+    pack_panels(p, f, &b, &layout, index, index + 1, step * f.kc,
+                panels + unit // f.panels * f.panels * f.panel_bytes)
+
+
+cdef Py_ssize_t planes_tasks(const Phase *f) noexcept nogil:
+    return f.blocks * ceil_div(f.slices, f.chunk)
+
+
+cdef void planes_task(const Problem *p, const Phase *f, Cut cut, const Call *call, Py_ssize_t index, Py_ssize_t part,
+                      const char *shared, char *workspace) noexcept nogil:
+    """The rows of one part for the pixels of one block, in one slice or a chunk of them.
+
+    `shared` are the block's panels, or NULL to pack them here.
+    """
+    cdef Py_ssize_t chunks = ceil_div(f.slices, f.chunk), slice = index % chunks * f.chunk
+    cdef Py_ssize_t first = index if f.chunk == 1 else index // chunks * f.slices + slice
+    cdef Block b = block_of(p, f, call, first)
+    cdef Layout layout = layout_of(p, f, &b, workspace)
+    for index in range(first, first + min(f.chunk, f.slices - slice)):
+        if index > first:
+            b = block_of(p, f, call, index)
+        rows_of_part(p, f, cut, call, &b, &layout, part, shared, workspace + layout_bytes(p, f))
+
+
+cdef void rows_of_part(const Problem *p, const Phase *f, Cut cut, const Call *call, const Block *b, Layout *layout,
+                       Py_ssize_t part, const char *shared, char *own) noexcept nogil:
+    cdef Py_ssize_t row = part * cut.part, end = min(p.kout, row + cut.part), stop
+    cdef char *sums = own + (0 if shared != NULL else f.panels * f.panel_bytes)
+    while row < end:
+        stop = min(end, row + f.rows)
+        if f.scratch:
+            rows_of_block(p, f, call, b, layout, row, stop, shared, own, sums, f.scratch_columns * p.itemsize)
+            copy_out(p, f, call, b, row, stop, sums)
+        else:
+            rows_of_block(p, f, call, b, layout, row, stop, shared, own, first_sum(p, f, call, b, row),
+                          p.destination_plane * p.itemsize)
+        row = stop
+
+
+cdef void rows_of_block(const Problem *p, const Phase *f, const Call *call, const Block *b, Layout *layout,
+                        Py_ssize_t row, Py_ssize_t stop, const char *shared, char *own, char *sums,
+                        Py_ssize_t sums_row) noexcept nogil:
+    """sums[row .. stop][columns of the block] = weight rows x panels, these packed for the first of the rows."""
+    cdef Py_ssize_t channel = 0, kc, step = f.panels * f.panel_bytes
+    cdef const char *weight = call.weight + f.weight_offset + b.group * p.kout * f.all_taps * p.kin * p.itemsize
+    while channel < p.kin:
+        kc = min(f.kc, p.kin - channel)
+        if shared == NULL and (row == 0 or kc < p.kin):
+            pack_panels(p, f, b, layout, 0, f.panels, channel, own)
+        rows_by_panels(p, f, call, b, layout, weight, row, stop, f.all_taps * kc, f.all_taps * channel,
+                       shared + channel // f.kc * step if shared != NULL else own, sums, sums_row,
+                       channel + kc == p.kin)
+        channel += kc
+
+
+cdef void rows_by_panels(const Problem *p, const Phase *f, const Call *call, const Block *b, const Layout *layout,
+                         const char *weight, Py_ssize_t row, Py_ssize_t stop, Py_ssize_t k, Py_ssize_t done,
+                         const char *panels, char *c, Py_ssize_t c_row, bint last) noexcept nogil:
+    """c[row .. stop][columns] (+)= weight rows x panels for one block of k = channels x taps."""
+    cdef Py_ssize_t i, first = row, tiles = layout.tiles, index, epilogue_row
+    cdef const char *a
+    cdef char *rows[FASTCONV_MAX_ROWS]
+    cdef fastconv_epilogue epilogue = call.epilogue
+    cdef fastconv_gemm_tile t
+    cdef Tile tile
+    t.k, t.a, t.a_offset, t.b_offsets, t.c = k, &a, 0, f.b_offsets, rows
+    t.accumulate = done > 0
+    t.epilogue = &epilogue if last else NULL
+    while row < stop:
+        t.rows = <int> min(f.tile_rows, stop - row)
+        a = weight + (p.kout * done + row * k) * p.itemsize
+        for i in range(t.rows):
+            rows[i] = c + (row + i - first) * c_row
+        epilogue_row = (b.group * p.kout + row) * p.itemsize
+        if call.epilogue.shift != NULL:
+            epilogue.shift = call.epilogue.shift + epilogue_row
+        if call.epilogue.scale != NULL:
+            epilogue.scale = call.epilogue.scale + epilogue_row
+        t.prefetch = a + t.rows * k * p.itemsize
+        t.prefetch_step = t.rows * p.itemsize // tiles
+        for index in range(tiles):
+            tile = layout.tile[index]
+            t.b, t.c_offset, t.columns = panels + tile.b, tile.c, tile.columns
+            p.kernels.gemm_lines(&t)
+            if last and call.activation >= 0:
+                activate_tile(p, call, &t)
+            t.prefetch += t.rows * k * p.itemsize // tiles
+        row += t.rows
+
+
+cdef void pack_weights(const Problem *p, const Phase *f, const char *weight, char *packed, Py_ssize_t group,
+                       Py_ssize_t tile, bint backward) noexcept nogil:
+    """packed[group][block of channels][tile of rows][channel][tap][row] from weight[C_out][C_in / groups][kernel]."""
+    cdef Py_ssize_t row_stride = p.kernel_taps if backward else p.kin * p.kernel_taps, isz = p.itemsize
+    cdef Py_ssize_t stride = p.kout * p.kernel_taps if backward else p.kernel_taps, channel = 0, tap, kc
+    cdef Py_ssize_t row = tile * f.tile_rows, rows = min(f.tile_rows, p.kout - row)
+    cdef const char *source = weight_group(p, weight, group) + row * row_stride * isz
+    cdef char *block = packed + f.weight_offset + group * p.kout * p.kin * f.all_taps * isz
+    cdef char *to
+    while channel < p.kin:
+        kc = min(f.kc, p.kin - channel)
+        to = block + row * f.all_taps * kc * isz
+        if not backward and f.all_taps == p.kernel_taps:
+            p.kernels.copy_matrix(to, rows, source + channel * stride * isz, 1, row_stride, kc * f.all_taps, rows)
+        else:
+            for tap in range(f.all_taps):
+                p.kernels.copy_matrix(to + tap * rows * isz, f.all_taps * rows,
+                                      source + (channel * stride + f.weight_taps[tap]) * isz, stride, row_stride, kc,
+                                      rows)
+        block += p.kout * f.all_taps * kc * isz
+        channel += kc

@@ -1,0 +1,101 @@
+"""The direct kernel's ways to pack channels_first against the oracle: lines of every kind, and columns."""
+
+import numpy as np
+import pytest
+from cases import DTYPES, Conv, ConvTranspose
+from convolutions import check_activation, check_bits_of_threads, check_forward, check_not_finite, check_out
+from fastconv.kernels.direct import DirectPlan
+
+import fastconv
+from fastconv.planner import ConvPlan
+
+LINES = {
+    "wide": Conv((2, 3, 9, 128), (7, 3, 3, 3), padding=1),
+    "wide-with-a-tail": Conv((1, 2, 6, 219), (7, 2, 3, 3), padding=(1, 2)),
+    "one-wide-line": Conv((2, 3, 230), (9, 3, 5), padding=2),
+    "parts-of-a-line": Conv((1, 3, 4, 1100), (4, 3, 3, 3), padding=1),
+    "long": Conv((1, 2, 5000), (3, 2, 9), dilation=3),
+    "narrow": Conv((2, 4, 9, 15), (6, 4, 3, 3), padding=1),
+    "narrow-unpadded": Conv((2, 4, 12, 13), (6, 4, 3, 4)),
+    "padding-beyond-the-kernel": Conv((1, 3, 5, 6), (4, 3, 3, 3), padding=4),
+    "nearly-all-padding": Conv((1, 3, 5, 9), (8, 3, 3, 3), padding=30),
+    "one-sided-padding": Conv((1, 3, 9, 17), (4, 3, 3, 3), padding=((0, 2), (2, 0))),
+    "stride-2": Conv((2, 3, 15, 29), (8, 3, 3, 3), stride=2, padding=1),
+    "stride-4": Conv((1, 3, 47, 51), (8, 3, 11, 11), stride=4, padding=2),
+    "stride-beyond-kernel": Conv((1, 3, 31, 32), (8, 3, 2, 2), stride=5, padding=1),
+    "dilated": Conv((1, 3, 40, 50), (5, 3, 3, 3), dilation=(2, 3), padding=3),
+    "columns-of-taps": Conv((2, 3, 20, 31), (6, 3, 5, 1), padding=(2, 0)),
+    "reflect": Conv((1, 3, 9, 20), (6, 3, 5, 5), padding=2, padding_mode="reflect"),
+    "circular": Conv((1, 3, 9, 20), (6, 3, 5, 5), padding=4, padding_mode="circular"),
+    "3d": Conv((1, 3, 5, 7, 20), (5, 3, 3, 3, 3), padding=1),
+    "3d-stride-2": Conv((1, 3, 6, 9, 20), (5, 3, 3, 3, 3), stride=2, padding=1),
+    "blocks-of-channels": Conv((1, 300, 9, 40), (3, 300, 3, 3), padding=1),
+    "chunks-of-groups": Conv((3, 64, 9, 10), (64, 2, 3, 3), padding=1, groups=32),
+    "threaded": Conv((2, 3, 60, 70), (40, 3, 5, 5), padding=2),
+    "threaded-stretch": Conv((1, 20, 20, 40), (60, 20, 3, 3), padding=1),
+}
+COLUMNS = {
+    "across-images": Conv((3, 8, 7, 7), (130, 8, 3, 3), padding=1),
+    "dilated-far": Conv((1, 6, 28, 28), (48, 6, 3, 3), padding=12, dilation=12),
+    "many-taps": Conv((1, 4, 13, 13), (300, 4, 7, 7), padding=3),
+    "blocks-of-channels": Conv((1, 120, 9, 9), (200, 120, 5, 5), padding=2),
+    "threaded-stretch": Conv((2, 60, 14, 14), (200, 60, 3, 3), padding=1),
+}
+CASES = {**{f"lines: {name}": case for name, case in LINES.items()},
+         **{f"columns: {name}": case for name, case in COLUMNS.items()}}  # fmt: skip
+THREADED = [name for name in CASES if "threaded" in name or "chunks" in name]
+FEW = ("lines: wide", "lines: narrow", "lines: stride-2", "lines: chunks-of-groups", "columns: across-images")
+
+
+@pytest.fixture(autouse=True)
+def _by_nothing_else():
+    with fastconv.algorithm("direct"):
+        yield
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CASES)
+def test_forward(name, dtype, isa, threads):
+    check_forward(CASES[name], dtype, "channels_first")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_packed_as_the_case_says(name):
+    plan = ConvPlan(CASES[name].geometry, np.dtype("float32"), CASES[name].padding_mode, "direct").forward
+    assert isinstance(plan, DirectPlan)
+    assert plan.packing == (name.split(":")[0],)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_phases_of_a_transposed_convolution_are_packed_as_lines(dtype, isa, threads):
+    check_forward(ConvTranspose((2, 8, 9, 20), (8, 5, 4, 4), stride=2, padding=1), dtype, "channels_first")
+    check_forward(ConvTranspose((1, 8, 12, 70), (8, 5, 3, 3), stride=(2, 1), padding=1), dtype, "channels_first")
+
+
+@pytest.mark.parametrize("name", THREADED)
+def test_bits_do_not_depend_on_the_number_of_threads(name, isa):
+    check_bits_of_threads(CASES[name], "channels_first")
+
+
+@pytest.mark.parametrize("activation", [None, "tanh"])
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_is_written_beyond(name, activation, isa):
+    check_out(CASES[name], activation, "channels_first")
+
+
+@pytest.mark.parametrize("activation", ["relu", "elu"])
+@pytest.mark.parametrize("name", FEW)
+def test_activations(name, activation, isa):
+    check_activation(CASES[name], activation, "float32", "channels_first")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", FEW)
+def test_what_is_not_finite(name, dtype, isa):
+    check_not_finite(CASES[name], dtype, "channels_first")
+
+
+def test_workspace_is_bounded(isa):
+    for case in CASES.values():
+        plan = ConvPlan(case.geometry, np.dtype("float64"), case.padding_mode, "direct").forward
+        assert plan.workspace_bytes(1) < 4 << 20
