@@ -1,7 +1,7 @@
 /* The register tile of every dense convolution: MR rows by NV vectors of sums, one batch-reduce GEMM (see table.h).
  *
  * Rows are broadcast, columns are vectors: output channels by pixels for channels_first, pixels by output channels for
- * channels_last. A row's k elements are contiguous, as a pixel's of channels_last are, or rows lie side by side (lines).
+ * channels_last. A row's k elements are contiguous, as a pixel's of channels_last are, or rows lie side by side.
  * A step of k loads NV vectors and broadcasts MR scalars for MR * NV multiply-adds, fewer loads than two ports give.
  * 32 registers: 6 x 4 sums + 4 + 1; 16 registers: 6 x 2 sums + 2 + 1 (BLIS on Haswell: Van Zee, van de Geijn 2015).
  */
