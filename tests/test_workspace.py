@@ -1,0 +1,103 @@
+"""Scratch memory, plans and the memory of a process stay bounded, whatever is computed and however often."""
+
+import numpy as np
+import pytest
+from cases import DTYPES, LAYOUTS, laid_out
+from conftest import using_threads
+from processes import convolve, needs_proc, prints
+
+import fastconv.functional as ff
+from fastconv import runtime
+from fastconv.kernels import core
+from fastconv.planner import PlanCache
+
+pytestmark = pytest.mark.isa_independent
+
+
+def test_trim_gives_back_what_is_idle():
+    runtime.trim()
+    convolve()
+    idle = core.idle_workspace_bytes()
+    assert 0 < idle <= 128 << 20
+    assert runtime.trim() == idle
+    assert runtime.trim() == 0
+    np.testing.assert_array_equal(convolve(), convolve())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_workspace_is_a_few_megabytes_however_large_the_problem(dtype, layout, isa):
+    """Nothing as large as x, or as im2col, is ever copied; the packed weight comes on top."""
+    x, weight = np.ones((1, 40, 300, 300), dtype), np.ones((4, 40, 5, 5), dtype)
+    x = laid_out(x, layout, dtype)
+    runtime.trim()
+    with using_threads(2):
+        y = ff.conv2d(x, weight, data_format=layout)
+    assert core.idle_workspace_bytes() < 4 << 20 < x.nbytes
+    assert y.base is not None  # its memory goes back to the workspace, too, but only with it
+
+
+def test_idle_workspace_is_bounded():
+    for channels in range(8, 400, 16):
+        ff.conv1d(np.ones((1, channels, 400), np.float32), np.ones((channels, channels, 3), np.float32))
+    assert core.idle_workspace_bytes() <= 128 << 20
+
+
+GROWTH = """
+import numpy as np, fastconv, fastconv.functional as ff
+fastconv.set_num_threads(2)
+x, w = np.ones((2, 48, 20, 20), np.float32), np.ones((32, 48, 3, 3), np.float32)
+b, out = np.ones(32, np.float32), np.empty((2, 32, 18, 18), np.float32)
+strided = x[:, :, ::2, ::-1]
+
+def calls(n):
+    for i in range(n):
+        ff.conv2d(x, w, b, out=out)
+        y = ff.conv2d(strided, w, b, activation="tanh", padding=1)
+        ff.conv2d_backward(y, strided, w, padding=1)
+        for bad in ({"stride": 0}, {"out": y}, {"activation": "?"}):
+            try:
+                ff.conv2d(x, w, **bad)
+            except ValueError:
+                pass
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+calls(50)
+before = resident()
+calls(300)
+print((resident() - before) // 1024)
+"""
+
+
+@needs_proc
+def test_memory_does_not_grow_with_calls():
+    assert int(prints(GROWTH)) < 3000
+
+
+SHAPES = """
+import numpy as np, fastconv.functional as ff
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+w = np.ones((2, 2, 3, 3), np.float32)
+def calls(first, last):
+    for i in range(first, last):
+        ff.conv2d(np.ones((1, 2, 5, 4 + i), np.float32), w)
+calls(0, 1100)
+before = resident()
+calls(1100, 2200)
+print((resident() - before) // 1024)
+"""
+
+
+@needs_proc
+def test_plans_of_ever_new_shapes_are_forgotten():
+    assert int(prints(SHAPES)) < 80_000
+
+
+def test_the_cache_of_plans_keeps_the_latest():
+    cache = PlanCache(3)
+    plans = [cache.put(i, object()) for i in range(5)]
+    assert [cache.get(i) for i in range(5)] == [None, None, *plans[2:]]
+    assert cache.put(4, object()) is plans[4]
