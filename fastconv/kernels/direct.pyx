@@ -329,18 +329,16 @@ cdef bint lines_pay(const Problem *p, const Phase *columns, const Phase *lines) 
 
 
 cdef double tile_vectors(const Problem *p, Py_ssize_t columns) noexcept nogil:
-    """What the tiles of so many columns cost, in vectors of a full one: one with fewer vectors is dearer."""
-    cdef Py_ssize_t vectors = ceil_div(columns, p.kernels.vlen), tiles = ceil_div(columns, p.kernels.nr)
-    cdef Py_ssize_t full = vectors - tiles * (p.kernels.nr // p.kernels.vlen - 1)
-    return vectors + 0.6 * (tiles - max(0, min(full, tiles)))
+    """What the tiles of so many columns cost, in vectors of a full one: the last, with fewer vectors, is dearer."""
+    cdef Py_ssize_t rest = columns % p.kernels.nr
+    cdef double last = min(p.kernels.nr // p.kernels.vlen, ceil_div(rest, p.kernels.vlen) + 0.6) if rest else 0
+    return columns // p.kernels.nr * (p.kernels.nr // p.kernels.vlen) + last
 
 
 cdef bint wastes_columns(const Problem *p, const Phase *f) noexcept nogil:
     """Whether an image's last register tile costs more than it does to let columns run across images and copy them
     out."""
-    cdef Py_ssize_t whole = f.pixels // p.kernels.nr * p.kernels.nr
-    cdef double tiles = whole + tile_vectors(p, f.pixels - whole) * p.kernels.vlen if whole < f.pixels else whole
-    return tiles > (1 + <double> COPIED / (f.all_taps * p.kin)) * f.pixels
+    return tile_vectors(p, f.pixels) * p.kernels.vlen > (1 + <double> COPIED / (f.all_taps * p.kin)) * f.pixels
 
 
 cdef Cut cut_for(const Problem *p, const Phase *f, bint channels_last, int threads) noexcept nogil:

@@ -95,14 +95,11 @@ cdef Py_ssize_t place_tiles(const Problem *p, const Phase *f, const Block *b, Ti
 
 cdef Py_ssize_t cut_columns(const Problem *p, Py_ssize_t columns, Py_ssize_t b, Py_ssize_t c,
                             Tile *tile) noexcept nogil:
-    """So many columns shared out evenly, in whole vectors; returns the number of tiles."""
-    cdef Py_ssize_t vlen = p.kernels.vlen, vectors = ceil_div(columns, vlen), tiles = ceil_div(columns, p.kernels.nr)
-    cdef Py_ssize_t each = vectors // tiles, longer = vectors % tiles, first = 0, stop, index
-    for index in range(tiles):
-        stop = min(columns, first + (each + (index < longer)) * vlen)
-        tile[index] = Tile(b + first * p.itemsize, c + first * p.itemsize, <int> (stop - first))
-        first = stop
-    return tiles
+    """Full tiles and one with what is left; returns how many."""
+    cdef Py_ssize_t nr = p.kernels.nr, index
+    for index in range(ceil_div(columns, nr)):
+        tile[index] = Tile(b + index * nr * p.itemsize, c + index * nr * p.itemsize, <int> min(nr, columns - index * nr))
+    return ceil_div(columns, nr)
 
 
 # ------------------------------------------------------------------------------------------------------ packing

@@ -90,7 +90,7 @@ cdef void rows_by_panels(const Problem *p, const Phase *f, const Call *call, con
                          const char *weight, Py_ssize_t row, Py_ssize_t stop, Py_ssize_t k, Py_ssize_t done,
                          const char *panels, char *c, Py_ssize_t c_row, bint last) noexcept nogil:
     """c[row .. stop][columns] (+)= weight rows x panels for one block of k = channels x taps."""
-    cdef Py_ssize_t i, first = row, tiles = layout.tiles, index, epilogue_row
+    cdef Py_ssize_t i, first = row, index, epilogue_row, ahead
     cdef const char *a
     cdef char *rows[FASTCONV_MAX_ROWS]
     cdef fastconv_epilogue epilogue = call.epilogue
@@ -109,15 +109,15 @@ cdef void rows_by_panels(const Problem *p, const Phase *f, const Call *call, con
             epilogue.shift = call.epilogue.shift + epilogue_row
         if call.epilogue.scale != NULL:
             epilogue.scale = call.epilogue.scale + epilogue_row
-        t.prefetch = a + t.rows * k * p.itemsize
-        t.prefetch_step = t.rows * p.itemsize // tiles
-        for index in range(tiles):
+        t.prefetch, ahead = a + t.rows * k * p.itemsize, t.rows * k * p.itemsize // layout.tiles
+        t.prefetch_step = t.rows * p.itemsize // layout.tiles
+        for index in range(layout.tiles):
             tile = layout.tile[index]
             t.b, t.c_offset, t.columns = panels + tile.b, tile.c, tile.columns
             p.kernels.gemm_lines(&t)
             if last and call.activation >= 0:
                 activate_tile(p, call, &t)
-            t.prefetch += t.rows * k * p.itemsize // tiles
+            t.prefetch += ahead
         row += t.rows
 
 
