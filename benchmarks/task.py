@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastconv.kernels.memory import empty
+
 from .layer import Array, Layer
 from .shapes import compulsory_bytes, multiply_adds, out_shape
 
@@ -67,12 +69,19 @@ def operands(task: Task) -> Operands:
         bias = rng.standard_normal(layer.out_channels).astype(dtype) if layer.bias else None
     if task.backward:
         grad_y = rng.standard_normal(out_shape(layer), np.float32).astype(dtype, copy=False)
-    return Operands(x, weight, bias, grad_y)
+    return Operands(on_cache_lines(x), weight, bias, None if grad_y is None else on_cache_lines(grad_y))
+
+
+def on_cache_lines(array: Array) -> Array:
+    """A copy that begins on a cache line, as what libraries allocate for themselves does."""
+    copy = empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy
 
 
 def channels_last(array: Array) -> Array:
     """(N, C, *size) moved to (N, *size, C)."""
-    return np.ascontiguousarray(np.moveaxis(array, 1, -1))
+    return on_cache_lines(np.moveaxis(array, 1, -1))
 
 
 def channels_first(array: Array) -> Array:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import onnxruntime as ort
 
+from fastconv.kernels.memory import empty
+
 from ..shapes import out_shape
 from ..task import Operands, Task
 from . import Prepared, Unsupported
@@ -26,7 +28,7 @@ def start(threads: int) -> dict[str, str]:
 def prepare(task: Task, operands: Operands, data_format: str) -> Prepared:
     """Channels first, forward; which dtypes an operator has is known when the session is made."""
     x, serialised = operands.x, model(task, operands)
-    y = np.empty(out_shape(task.layer), x.dtype)
+    y = empty(out_shape(task.layer), x.dtype)
 
     def build() -> Callable[[], np.ndarray]:
         try:

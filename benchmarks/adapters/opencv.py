@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 import cv2
-import numpy as np
+
+from fastconv.kernels.memory import empty
 
 from ..task import Operands, Task
 from . import Prepared, Unsupported
@@ -24,6 +25,6 @@ def prepare(task: Task, operands: Operands, data_format: str) -> Prepared:
     if task.layer.batch != 1:
         raise Unsupported("several images")
     image, taps = operands.x[0, 0], operands.weight[0, 0]
-    y = np.empty_like(image)
+    y = empty(image.shape, image.dtype)
     call = partial(cv2.filter2D, image, -1, taps, dst=y, borderType=cv2.BORDER_CONSTANT)
     return Prepared(lambda: call, lambda _: (y[None, None],))

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
+from fastconv.kernels.memory import empty
+
 from ..layer import Array
 from ..shapes import out_shape
 from ..task import Operands, Task, channels_first, channels_last
@@ -31,7 +33,7 @@ def prepare(task: Task, operands: Operands, data_format: str) -> Prepared:
         raise Unsupported(task.dtype)
     layer, last = task.layer, data_format == "channels_last"
     serialised = model(task, operands)
-    x, y = operands.x, np.empty(out_shape(layer), np.float32)
+    x, y = operands.x, empty(out_shape(layer), np.dtype(np.float32))
     if last:
         x, y = channels_last(x), channels_last(y)
 

@@ -1,4 +1,4 @@
-"""fastconv itself: the functional API, and a plan with packed weights and an output that is there already."""
+"""fastconv itself: the functional API, and a plan with packed weights."""
 
 from __future__ import annotations
 
@@ -68,8 +68,7 @@ def _planned(layer: Layer, arrays: Operands, policy: dict[str, Any]) -> Call:
     x, weight, bias, _ = arrays
     plan_for = getattr(fastconv, f"plan_{layer.operator}{layer.ndim}d")
     plan = plan_for(x.shape, weight, bias, *_parameters(layer), **policy)
-    y = np.empty(plan.y_shape, plan.dtype)
-    return lambda: plan(x, out=y)
+    return lambda: plan(x)
 
 
 def _pool(task: Task, x: Array, policy: dict[str, Any]) -> Call:

@@ -96,9 +96,10 @@ cdef Py_ssize_t place_tiles(const Problem *p, const Phase *f, const Block *b, Ti
 cdef Py_ssize_t cut_columns(const Problem *p, Py_ssize_t columns, Py_ssize_t b, Py_ssize_t c,
                             Tile *tile) noexcept nogil:
     """Full tiles and one with what is left; returns how many."""
-    cdef Py_ssize_t nr = p.kernels.nr, index
+    cdef Py_ssize_t nr = p.kernels.nr, index, first
     for index in range(ceil_div(columns, nr)):
-        tile[index] = Tile(b + index * nr * p.itemsize, c + index * nr * p.itemsize, <int> min(nr, columns - index * nr))
+        first = index * nr
+        tile[index] = Tile(b + first * p.itemsize, c + first * p.itemsize, <int> min(nr, columns - first))
     return ceil_div(columns, nr)
 
 
