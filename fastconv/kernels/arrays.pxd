@@ -17,6 +17,13 @@ cdef inline cnp.ndarray contiguous(cnp.ndarray array):
     return cnp.PyArray_FROM_OF(array, cnp.NPY_ARRAY_CARRAY_RO)
 
 
+cdef inline void *hold(list keep, array) except NULL:
+    """Where the elements of an array, in C order, lie as long as `keep` does."""
+    cdef cnp.ndarray held = cnp.PyArray_FROM_OF(array, cnp.NPY_ARRAY_CARRAY_RO)
+    keep.append(held)
+    return cnp.PyArray_DATA(held)
+
+
 cdef inline cnp.ndarray packed_memory(Py_ssize_t size):
     """So many bytes from the start of a cache line on: whole vectors in them cross none."""
     cdef cnp.npy_intp room = size + CACHE_LINE - 1

@@ -19,7 +19,7 @@ cdef struct Call:
 
 
 cdef class ConvolutionPlan:
-    cdef object keep           # arrays that pointers look into
+    cdef list keep             # arrays that pointers look into
     cdef const char *zeros     # see Call; of kernels that read them
     cdef double work           # multiply-adds
     cdef readonly bint channels_last

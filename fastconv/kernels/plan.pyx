@@ -1,12 +1,10 @@
 """A planned convolution as its callers see it, whichever kernel runs it."""
 
-import numpy as np
-
 from libc.math cimport INFINITY
 from libc.string cimport memset
 cimport numpy as cnp
 
-from fastconv.kernels.arrays cimport contiguous, data, packed_memory
+from fastconv.kernels.arrays cimport contiguous, data, hold, packed_memory
 from fastconv.kernels.core cimport acquire, release, team
 
 cnp.import_array()
@@ -25,9 +23,7 @@ cdef class ConvolutionPlan:
 
     cdef void *_hold(self, array) except NULL:
         """Where the array's elements, in C order, lie as long as the plan lives."""
-        array = np.ascontiguousarray(array)
-        self.keep.append(array)
-        return cnp.PyArray_DATA(array)
+        return hold(self.keep, array)
 
     cdef Py_ssize_t _workspace(self, int threads) noexcept nogil:
         """Bytes of scratch memory of a call with so many threads, all together."""
