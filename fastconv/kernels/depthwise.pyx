@@ -20,7 +20,7 @@ from cython.parallel cimport parallel, prange, threadid
 from libc.math cimport INFINITY
 cimport numpy as cnp
 
-from fastconv.kernels.arrays cimport contiguous
+from fastconv.kernels.arrays cimport contiguous, data, hold
 from fastconv.kernels.core cimport (
     acquire,
     ceil_div,
@@ -33,14 +33,9 @@ from fastconv.kernels.core cimport (
     round_up,
     team,
 )
-from fastconv.kernels.depthwise_planes cimport (
-    add_parts,
-    packed_rows,
-    planes_task,
-    planes_weight_task,
-    planes_workspace,
-    segment_count,
-)
+from fastconv.kernels.depthwise_blocks cimport packed_rows, segment_count
+from fastconv.kernels.depthwise_planes cimport planes_task, planes_workspace
+from fastconv.kernels.depthwise_planes_weight cimport add_parts, planes_weight_task, planes_weight_workspace
 from fastconv.kernels.depthwise_problem cimport (
     BLOCK_BYTES,
     MANY_TASKS,
@@ -82,7 +77,7 @@ cdef class DepthwisePass:
     """What forward, backward_input and backward_weight share: the geometry as index maps and runs of taps."""
 
     cdef Problem problem
-    cdef object keep            # arrays that the pointers of `problem` look into
+    cdef list keep              # arrays that the pointers of `problem` look into
     cdef Form _form
     cdef double work            # multiply-adds
     cdef Py_ssize_t many_tasks
@@ -152,22 +147,18 @@ cdef class DepthwisePass:
             highest = max(run.origin + (len(run.table) - 1) * stride for run in runs)
             a.wrapped = self._positions(lattice(a.lowest, highest - a.lowest + 1, 1, in_size, mode))
 
-    cdef void *_array(self, Py_ssize_t size):
-        cdef cnp.ndarray array = np.zeros(max(1, size), np.uint8)
-        self.keep.append(array)
-        return cnp.PyArray_DATA(array)
+    cdef void *_zeros(self, Py_ssize_t size) except NULL:
+        return hold(self.keep, np.zeros(size, np.uint8))
 
-    cdef const Py_ssize_t *_positions(self, values):
-        cdef cnp.ndarray array = np.ascontiguousarray(values, np.intp)
-        self.keep.append(array)
-        return <const Py_ssize_t *> cnp.PyArray_DATA(array)
+    cdef const Py_ssize_t *_positions(self, values) except NULL:
+        return <const Py_ssize_t *> hold(self.keep, np.asarray(values, np.intp))
 
     cdef _describe_phases(self, Axis *a, phases, bint tables):
         cdef Phase *phase
         cdef Run *to
         a.phases, a.runs = len(phases), sum(len(phase.runs) for phase in phases)
-        a.phase = <Phase *> self._array(a.phases * sizeof(Phase))
-        to = <Run *> self._array(a.runs * sizeof(Run))
+        a.phase = <Phase *> self._zeros(a.phases * sizeof(Phase))
+        to = <Run *> self._zeros(a.runs * sizeof(Run))
         for i, described in enumerate(phases):
             phase = &a.phase[i]
             phase.start, phase.count, phase.runs, phase.run = described.start, described.count, len(described.runs), to
@@ -188,7 +179,7 @@ cdef class DepthwisePass:
                 end = run.origin + len(run.table) * a.stride
                 spans[run.origin % a.stride] = min(low, run.origin), max(high, end)
         a.streams, a.extent = len(spans), 0
-        a.stream = <Stream *> self._array(a.streams * sizeof(Stream))
+        a.stream = <Stream *> self._zeros(a.streams * sizeof(Stream))
         for i, (low, high) in enumerate(spans.values()):
             stream = &a.stream[i]
             stream.origin, stream.length = low, (high - low) // a.stride
@@ -208,7 +199,7 @@ cdef class DepthwisePass:
         """The runs along W as they lie in a row of pixels (rows and turned planes)."""
         cdef Problem *p = &self.problem
         cdef Axis *width = &p.axis[2]
-        cdef fastconv_tap_run *runs = <fastconv_tap_run *> self._array(width.runs * sizeof(fastconv_tap_run))
+        cdef fastconv_tap_run *runs = <fastconv_tap_run *> self._zeros(width.runs * sizeof(fastconv_tap_run))
         cdef Py_ssize_t i, k
         cdef Run *run
         p.runs = runs
@@ -265,7 +256,7 @@ cdef class DepthwiseLines(DepthwisePass):
         self._describe(geometry, dtype, padding_mode, backward)
         if self._form == PLANES:
             self._cut_planes()
-            p.workspace = planes_workspace(p, False)
+            p.workspace = planes_workspace(p)
             p.tasks = p.batch * p.chunks * p.cuts[0] * p.cuts[1] * p.cuts[2]
             return
         self._place_runs()
@@ -314,11 +305,9 @@ cdef class DepthwiseLines(DepthwisePass):
         cdef char *packed = NULL
         cdef char *workspace = NULL
         cdef int threads = team(self.work)
-        source, weight = contiguous(source), contiguous(weight)
-        bias = contiguous(bias)
-        call.source, call.weight = <const char *> cnp.PyArray_DATA(source), <const char *> cnp.PyArray_DATA(weight)
-        call.destination = <char *> cnp.PyArray_DATA(destination)
-        call.shift = <const char *> cnp.PyArray_DATA(bias) if bias is not None else NULL
+        source, weight, bias = contiguous(source), contiguous(weight), contiguous(bias)
+        call.source, call.weight, call.shift = data(source), data(weight), data(bias)
+        call.destination = data(destination)
         call.lower, call.upper, call.activation, call.alpha = lower, upper, activation, alpha
         try:
             if self._form != PLANES:
@@ -359,7 +348,7 @@ cdef class DepthwiseWeight(DepthwisePass):
             self._cut_planes()
             p.part_bytes = round_up(p.channels * p.ways * (p.taps + 1) * p.itemsize, 64)
             p.parts = self._parts(p.batch * p.cuts[0] * p.cuts[1] * p.cuts[2], p.channels)
-            p.tasks, p.workspace = p.parts * p.channels, planes_workspace(p, True)
+            p.tasks, p.workspace = p.parts * p.channels, planes_weight_workspace(p)
             return
         self._place_runs()
         self._cut_channels()
@@ -401,10 +390,7 @@ cdef class DepthwiseWeight(DepthwisePass):
                 np.sum(grad_y.reshape(p.batch, *shape), (0, 1 if self._form == ROWS else 2), out=bias)
             return
         grad_y, x = contiguous(grad_y), contiguous(x)
-        g.y, g.x = <const char *> cnp.PyArray_DATA(grad_y), <const char *> cnp.PyArray_DATA(x)
-        g.weight = <char *> cnp.PyArray_DATA(weight) if weight is not None else NULL
-        g.shift = <char *> cnp.PyArray_DATA(bias) if bias is not None else NULL
-        g.parts = NULL
+        g.y, g.x, g.weight, g.shift, g.parts = data(grad_y), data(x), data(weight), data(bias), NULL
         try:
             g.parts = acquire(p.parts * p.part_bytes, 1)
             workspace = acquire(p.workspace, threads)

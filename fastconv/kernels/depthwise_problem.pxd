@@ -1,4 +1,4 @@
-"""What the macro-kernels of depthwise convolution (depthwise_rows, depthwise_planes) know of a call."""
+"""What the macro-kernels of depthwise convolution (depthwise_rows, depthwise_planes, ..._weight) know of a call."""
 
 from fastconv.kernels.core cimport fastconv_kernels, fastconv_tap_run
 
