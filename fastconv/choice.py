@@ -1,8 +1,8 @@
 """Which algorithm pays for a convolution: what each must do, in multiply-adds of the direct kernel's inner loop.
 
-The weights of a cost were fitted by hand to some twenty layers timed on a Cascade Lake core with AVX-512; that of
-gathers is an estimate. They decide between algorithms that are far apart for most layers. A choice depends on geometry
-and policy alone, never on the number of threads.
+The weights of a cost were fitted by hand to some thirty layers timed on a Cascade Lake core with AVX-512. They decide
+between algorithms that are far apart for most layers. A choice depends on geometry and policy alone, never on the
+number of threads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ READ = 16  # one element or point of the weight brought from memory while the pr
 PACKED = 40  # one element of the weight packed for the direct kernel
 TRANSFORMED = 70  # one point of the weight transformed: it is written to memory
 INPUT_OUTPUT = {True: 25, False: 36}  # one point of the input or output transformed, by channels_last
-GATHERED = 2.5  # times that, where lines are gathered
+GATHERED = 1.3  # times that, where lines are gathered
 SHORT_SUMS = 1.15  # times a multiply-add of a product of points, whose sums are short
 MARGIN = 0.95  # of the direct cost, above which nothing is won for the coarser rounding
 LEAST_CHANNELS = 16  # in and out, a group
