@@ -204,6 +204,8 @@ cdef extern from "table.h" nogil:
         Py_ssize_t y_step
         double lower
         double upper
+        const char *ahead
+        Py_ssize_t ahead_lines
 
     ctypedef struct fastconv_depthwise_weight:
         const char *x

@@ -309,6 +309,7 @@ cdef class DepthwiseLines(DepthwisePass):
         call.source, call.weight, call.shift = data(source), data(weight), data(bias)
         call.destination = data(destination)
         call.lower, call.upper, call.activation, call.alpha = lower, upper, activation, alpha
+        call.threads = threads
         try:
             if self._form != PLANES:
                 packed = acquire(p.outs * (p.taps + 1) * p.padded, 1)

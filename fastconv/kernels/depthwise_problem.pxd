@@ -64,6 +64,7 @@ cdef struct Call:
     double lower, upper
     int activation                # of table.h, or -1
     double alpha
+    int threads
 
 cdef struct Gradient:
     const char *y

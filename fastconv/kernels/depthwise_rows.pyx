@@ -71,6 +71,14 @@ cdef Rows find_rows(const Problem *p, Py_ssize_t row, Py_ssize_t count, char *wo
     return rows
 
 
+cdef const char *rows_ahead(const Problem *p, const Call *call, const Rows *rows, const char *x) noexcept nogil:
+    """The source rows, with all their channels, that this thread's next task adds, while others do those between."""
+    cdef Py_ssize_t segments = rows.ends[rows.count], row = p.axis[2].source_size * p.source_pixel
+    if segments == 0:
+        return NULL
+    return x + rows.segments[segments - 1].x + (1 + (call.threads - 1) * p.rows * p.axis[1].stride) * row
+
+
 cdef void sum_rows(const Problem *p, const Call *call, const Rows *rows, Py_ssize_t channel, Py_ssize_t channels,
                    const char *x, bint exact, char *y) noexcept nogil:
     """Rows of `channels` channels from `channel` on; x is that channel in the image, y in the first of the rows."""
@@ -80,11 +88,14 @@ cdef void sum_rows(const Problem *p, const Call *call, const Rows *rows, Py_ssiz
     a.shift = call.shift + channel * p.ins * p.itemsize if call.shift != NULL else NULL
     a.lanes, a.w_across, a.exact = channels * p.ins, p.vector, exact
     a.segments, a.ends, a.lines, a.y_line = rows.segments, rows.ends, 1, 0
+    a.ahead = NULL
     a.x_unit, a.x_step = p.source_pixel, p.axis[2].stride * p.source_pixel
     a.w_step = p.axis[2].tap_step * p.padded
     if p.ways == 1:
         a.lower, a.upper = call.lower, call.upper
         a.lines, a.y_line = rows.count, p.axis[2].size * p.pixel
+        if exact and channels == p.channels and p.axis[2].phases == 1 and p.axis[2].dilation == 1:
+            a.ahead, a.ahead_lines = rows_ahead(p, call, rows, x), p.axis[1].stride * p.axis[2].stride
         sum_phases(p, &a, y, p.pixel)
         return
     for i in range(rows.count):

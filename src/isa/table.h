@@ -194,6 +194,8 @@ typedef struct {
   ptrdiff_t count, dilation; /* outputs of a line */
   ptrdiff_t x_unit, x_step, w_step, y_step;
   double lower, upper;
+  const char *ahead; /* what a later call reads, of which each output brings ahead_lines cache lines into L2; or NULL */
+  ptrdiff_t ahead_lines;
 } fastconv_depthwise;
 
 /* The weight gradient of the same lines, for one run: for every segment e and tap u of the call

@@ -48,6 +48,14 @@ INLINE int NAME(is_plain)(const fastconv_tap_run *run, ptrdiff_t q, ptrdiff_t ap
   return q >= run->first && q + (outputs + run->taps - 2) * apart < run->end;
 }
 
+/* Lines of one output after the other: what is read by vectors of channels, far apart, is no stream to hardware. */
+INLINE void NAME(bring_ahead)(const fastconv_depthwise *d, ptrdiff_t line, ptrdiff_t from, ptrdiff_t q, const int P) {
+  const ptrdiff_t output = (from / VLEN * d->lines + line) * d->count + q;
+  const char *ahead = d->ahead + output * d->ahead_lines * 64;
+  for (ptrdiff_t i = 0; i < d->ahead_lines; i++, ahead += P * 64)
+    UNROLL for (int p = 0; p < P; p++) PREFETCH_L2(ahead + p * 64);
+}
+
 /* P outputs from output q on, `dilation` apart, of the vector of lanes that begins at lane `from`. */
 INLINE void NAME(depthwise_block)(const fastconv_depthwise *d, ptrdiff_t line, ptrdiff_t from, ptrdiff_t q, const int P,
                                   const int masked) {
@@ -55,6 +63,7 @@ INLINE void NAME(depthwise_block)(const fastconv_depthwise *d, ptrdiff_t line, p
   const ptrdiff_t apart = d->dilation, step = d->x_step * apart, w_step = d->w_step;
   const fastconv_segment *const e = d->segments + d->ends[line], *const end = d->segments + d->ends[line + 1];
   vec sum[LINE_BLOCK];
+  if (d->ahead) NAME(bring_ahead)(d, line, from, q, P);
   UNROLL for (int p = 0; p < P; p++) sum[p] = (vec){0};
   for (const fastconv_tap_run *run = d->runs; run < d->runs + d->run_count; run++) {
     const int plain = NAME(is_plain)(run, q, apart, P);
