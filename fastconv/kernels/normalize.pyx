@@ -8,7 +8,7 @@ Arrays are C-contiguous, aligned, of one dtype, and checked by the caller.
 
 from cython.parallel cimport parallel, prange
 from libc.math cimport sqrt
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from fastconv.kernels.arrays cimport data
@@ -55,22 +55,26 @@ cdef struct Channels:      # a call's values of every channel: sums in double, w
 
 
 cdef inline double get(cnp.ndarray values, Py_ssize_t i, double missing) noexcept:
-    cdef void *at
+    """Values of any stride and alignment."""
+    cdef double wide
+    cdef float narrow
     if values is None:
         return missing
-    at = cnp.PyArray_GETPTR1(values, i)
-    return (<double *> at)[0] if cnp.PyArray_TYPE(values) == cnp.NPY_FLOAT64 else (<float *> at)[0]
+    if cnp.PyArray_TYPE(values) == cnp.NPY_FLOAT64:
+        memcpy(&wide, cnp.PyArray_GETPTR1(values, i), sizeof(double))
+        return wide
+    memcpy(&narrow, cnp.PyArray_GETPTR1(values, i), sizeof(float))
+    return narrow
 
 
 cdef inline void put(cnp.ndarray values, Py_ssize_t i, double value) noexcept:
-    cdef void *at
+    cdef float narrow = <float> value
     if values is None:
         return
-    at = cnp.PyArray_GETPTR1(values, i)
     if cnp.PyArray_TYPE(values) == cnp.NPY_FLOAT64:
-        (<double *> at)[0] = value
+        memcpy(cnp.PyArray_GETPTR1(values, i), &value, sizeof(double))
     else:
-        (<float *> at)[0] = <float> value
+        memcpy(cnp.PyArray_GETPTR1(values, i), &narrow, sizeof(float))
 
 
 cdef inline double rounded(char *values, Py_ssize_t i, double value, Py_ssize_t size) noexcept nogil:
