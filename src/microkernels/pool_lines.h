@@ -434,7 +434,7 @@ static void NAME(pool_by_lines)(const fastconv_pool *p, const fastconv_pool_rows
     const ptrdiff_t rows = part->end - row < batch ? part->end - row : batch;
     for (ptrdiff_t o = 0; o < out; o += chunk) {
       const ptrdiff_t stop = o + chunk < out ? o + chunk : out;
-      NAME(pool_outputs) to = NAME(pool_outputs_at)(part, (row - part->begin) * out + o, o, stop, 1);
+      NAME(pool_outputs) to = NAME(pool_outputs_at)(part, (row - part->begin) * out + o, o, stop);
       if (row == part->begin || chunk < out) NAME(pool_rule)(p, &b, o, stop, rows);
       next = at;
       NAME(pool_fill)(p, (const real *)part->x, &b, &next, rows, divisors);

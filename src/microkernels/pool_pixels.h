@@ -151,8 +151,7 @@ static void NAME(pool_channels_last)(const fastconv_pool *p, const fastconv_pool
     pool_advance(p, &next, 1);
     for (ptrdiff_t o = 0; o < out; o += chunk) {
       const ptrdiff_t to = ((row - part->begin) * out + o) * p->channels + part->channel;
-      const NAME(pool_outputs) outputs =
-          NAME(pool_outputs_at)(part, to, o, o + chunk < out ? o + chunk : out, NAME(pool_divisor)(&window));
+      const NAME(pool_outputs) outputs = NAME(pool_outputs_at)(part, to, o, o + chunk < out ? o + chunk : out);
       pool_place here = at;
       if (lines) NAME(pool_pixels_by_lines)(p, (const real *)part->x, (real *)part->scratch, &here, &outputs);
       else NAME(pool_pixels)(p, &window, &outputs, part->channel, part->channels);

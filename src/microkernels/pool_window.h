@@ -171,19 +171,14 @@ INLINE vec NAME(load_or)(const real *p, ptrdiff_t n, real otherwise) {
 
 typedef struct { /* where outputs o .. stop - 1 of a row go */
   ptrdiff_t o, stop;
-  real divisor; /* of the row */
   real *y;
   int64_t *index;    /* of a maximum, or NULL */
   const real *slope; /* of a p-norm, or NULL */
 } NAME(pool_outputs);
 
 /* Those of a row that begins `elements` behind the first one of the part. */
-INLINE NAME(pool_outputs) NAME(pool_outputs_at)(const fastconv_pool_rows *part, ptrdiff_t elements, ptrdiff_t o,
-                                                ptrdiff_t stop, real divisor) {
-  return (NAME(pool_outputs)){o,
-                              stop,
-                              divisor,
-                              (real *)part->y + elements,
-                              part->indices ? part->indices + elements : NULL,
+INLINE NAME(pool_outputs)
+    NAME(pool_outputs_at)(const fastconv_pool_rows *part, ptrdiff_t elements, ptrdiff_t o, ptrdiff_t stop) {
+  return (NAME(pool_outputs)){o, stop, (real *)part->y + elements, part->indices ? part->indices + elements : NULL,
                               part->slope ? (const real *)part->slope + elements : NULL};
 }
