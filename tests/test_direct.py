@@ -19,6 +19,8 @@ LINES = {
     "narrow-unpadded": Conv((2, 4, 12, 13), (6, 4, 3, 4)),
     "padding-beyond-the-kernel": Conv((1, 3, 5, 6), (4, 3, 3, 3), padding=4),
     "nearly-all-padding": Conv((1, 3, 5, 9), (8, 3, 3, 3), padding=30),
+    "nothing-but-padding-along-lines": Conv((1, 3, 9, 1), (8, 3, 3, 1), stride=(1, 2), padding=(1, 3)),
+    "nothing-but-padding-in-a-part": Conv((1, 3, 9, 2), (8, 3, 3, 3), stride=(1, 3), padding=(1, 8)),
     "one-sided-padding": Conv((1, 3, 9, 17), (4, 3, 3, 3), padding=((0, 2), (2, 0))),
     "stride-2": Conv((2, 3, 15, 29), (8, 3, 3, 3), stride=2, padding=1),
     "stride-4": Conv((1, 3, 47, 51), (8, 3, 11, 11), stride=4, padding=2),

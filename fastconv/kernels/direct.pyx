@@ -287,7 +287,7 @@ cdef cut_lines(const Problem *p, Phase *f, Py_ssize_t more, Py_ssize_t shared):
     cdef double work
     s.wide = even_part(f.count[2], max(LINE_COLUMNS, 4 * more), vlen) if f.count[2] > LINE_COLUMNS else f.count[2]
     s.wide_blocks = ceil_div(f.count[2], s.wide)
-    s.pitch = s.wide + more - (shared if s.wide_blocks == 1 else 0)
+    s.pitch = max(1, s.wide + more - (shared if s.wide_blocks == 1 else 0))  # a line may be all padding
     s.high = min(f.count[1], ceil_div(p.kernels.nr * BLOCK_TILES, s.pitch))
     limit = LINES_BYTES // p.itemsize
     f.kc = even_part(p.kin, max(1, limit // (parts * (s.high + s.more) * s.pitch)), 1)
