@@ -72,6 +72,12 @@ def test_it_is_packed_as_the_case_says(name):
 def test_phases_of_a_transposed_convolution_are_packed_as_lines(dtype, isa, threads):
     check_forward(ConvTranspose((2, 8, 9, 20), (8, 5, 4, 4), stride=2, padding=1), dtype, "channels_first")
     check_forward(ConvTranspose((1, 8, 12, 70), (8, 5, 3, 3), stride=(2, 1), padding=1), dtype, "channels_first")
+    check_forward(ConvTranspose((3, 4, 2, 1), (4, 3, 5, 3), stride=(2, 1), padding=1), dtype, "channels_first")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_planes_one_pixel_wide_whose_phase_has_a_step(dtype, isa, threads):
+    check_forward(ConvTranspose((3, 6, 2, 1), (6, 4, 1, 3), stride=(1, 3), padding=(0, 1)), dtype, "channels_first")
 
 
 @pytest.mark.parametrize("name", THREADED)

@@ -300,7 +300,7 @@ cdef cut_lines(const Problem *p, Phase *f, Py_ssize_t more, Py_ssize_t shared):
     f.runs_on = f.step[2] != 1 or (s.high * tile_vectors(p, s.wide)
                                    > (1 + <double> COPIED / (f.all_taps * p.kin)) * tile_vectors(p, joined))
     f.scratch = f.runs_on
-    if f.step[2] == 1 and s.pitch == f.step[1] * p.destination_size[2]:  # where they run on in the destination, too
+    if f.step[1] == f.step[2] == 1 and s.pitch == s.wide == p.destination_size[2]:  # they run on in the destination
         f.runs_on, f.scratch = True, False
     f.scratch_columns = round_up(joined, vlen)
     f.blocks, f.slices = f.count[0] * s.high_blocks * s.wide_blocks, p.groups * p.batch

@@ -273,7 +273,7 @@ cdef void copy_columns(const Problem *p, const Phase *f, char *destination, cons
     while to < b.columns:
         length = min(f.pixels - (b.q + to) % f.pixels if planes else f.count[2] - at.w, b.columns - to)
         y = ((at.n * p.groups + b.group) * p.kout + row) * p.destination_plane + destination_of(p, f, at.d, at.h, at.w)
-        if f.step[2] == 1:
+        if planes or f.step[2] == 1:  # an axis of one position may have any step
             p.kernels.copy_matrix(destination + y * isz, p.destination_plane, sums + to * isz, f.scratch_columns, 1,
                                   stop - row, length)
         else:
