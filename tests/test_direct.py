@@ -37,7 +37,7 @@ LINES = {
     "threaded-stretch": Conv((1, 20, 20, 40), (60, 20, 3, 3), padding=1),
 }
 COLUMNS = {
-    "across-images": Conv((3, 8, 7, 7), (130, 8, 3, 3), padding=1),
+    "across-images": Conv((3, 8, 7, 7), (400, 8, 3, 3), padding=1),
     "dilated-far": Conv((1, 6, 28, 28), (48, 6, 3, 3), padding=12, dilation=12),
     "many-taps": Conv((1, 4, 13, 13), (300, 4, 7, 7), padding=3),
     "blocks-of-channels": Conv((1, 120, 9, 9), (200, 120, 5, 5), padding=2),

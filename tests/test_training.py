@@ -164,8 +164,11 @@ def test_ctrl_c_before_the_first_epoch_ends_leaves_no_checkpoint(few, tmp_path):
 def test_ctrl_c_in_a_process_of_its_own(tmp_path):
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "fastconv", "train", "--epochs", "9999", "--run", str(folder)]
+    # A job in the background of a shell, as these tests may be, ignores Ctrl-C, and what it starts inherits that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
+            signal.signal(signal.SIGINT, before)
             assert process.stdout.readline().startswith("lenet5 on digits: 1438 pictures to learn from, 359 to test")
             assert process.stdout.readline().startswith("epoch    1/9999")
             process.send_signal(signal.SIGINT)
