@@ -1,8 +1,8 @@
 """Which algorithm pays for a convolution: what each must do, in multiply-adds of the direct kernel's inner loop.
 
-The weights of a cost were fitted by hand to some thirty layers timed on a Cascade Lake core with AVX-512. They decide
-between algorithms that are far apart for most layers. A choice depends on geometry and policy alone, never on the
-number of threads.
+The weights of a cost were fitted by hand to some twenty layers timed on a Cascade Lake core with AVX-512, that of
+gathers to four. They decide between algorithms that are far apart for most layers. A choice depends on geometry and
+policy alone, never on the number of threads.
 """
 
 from __future__ import annotations

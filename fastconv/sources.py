@@ -58,6 +58,12 @@ class AxisSources:
             first.append(len(rows))
         return np.array(rows, np.intp).reshape(-1, 4), np.array(first, np.intp)
 
+    def part_segments(self, part: Part) -> list[list[int]]:
+        """The same rows for the positions of one of `parts_of`, counted from the lowest tap's for the first output."""
+        first = self.first + min(0, (len(self.taps) - 1) * self.tap_step) + part[0]
+        positions = AxisSources(0, 1, self.count + part[1], (0,), self.table, first, 1, self.stride)
+        return positions.segments()[0].tolist()
+
 
 def _pieces(table: np.ndarray) -> list[tuple[int, int, int]]:
     """(start, stop, step) of stretches of a table that are padding, or sources evenly spaced."""
@@ -147,3 +153,28 @@ def parts_of(shifts: list[int], stride: int, most: int) -> tuple[list[Part], lis
             order.append(tap)
         parts.append((first, (taps[-1][0] - first) // stride))
     return parts, runs, order
+
+
+def places_of(shift: np.ndarray, stride: int, parts: list[Part], size: int, step: int) -> np.ndarray:
+    """Where the taps of an axis find their first position in `parts_of` it, of `size` elements each.
+
+    `shift` is each tap's after the lowest; positions of a part are `step` elements apart.
+    """
+    residues = [offset % stride for offset, _ in parts]
+    part = np.array([residues.index(s % stride) for s in shift])
+    first = np.array([parts[i][0] for i in part])
+    return part * size + (shift - first) // stride * step
+
+
+def shared_padding(segments: list[list[list[int]]], parts: list[Part]) -> int:
+    """How many elements of padding the end of every line may share with the beginning of the next one.
+
+    `segments` are each part's; a line is as long as the part with the most positions.
+    """
+    most = max(more for _, more in parts)
+    shared = []
+    for rows, (_, more) in zip(segments, parts, strict=True):
+        (_, before, source, _), (start, stop, last, _) = rows[0], rows[-1]
+        before, behind = before if source == PADDING else 0, stop - start if last == PADDING else 0
+        shared.append(min(before, behind) + most - more)
+    return min(shared)

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import assume, given
 
 from fastconv.geometry import conv_geometry
-from fastconv.sources import PADDING, backward_input_sources, forward_sources
+from fastconv.sources import (
+    PADDING,
+    backward_input_sources,
+    forward_sources,
+    parts_of,
+    places_of,
+    shared_padding,
+)
 
 pytestmark = pytest.mark.isa_independent
 
@@ -30,6 +37,11 @@ def geometry(axis, mode="zeros"):
     )  # fmt: skip
 
 
+def assume_that_mode_reaches(axis, mode):
+    """Padding by reflection ends before the size, by a circle with it."""
+    assume(max(axis["padding"]) <= {"reflect": axis["size"] - 1, "circular": axis["size"]}.get(mode, 100))
+
+
 def map_of(sources):
     """The sources of each tap and position, one by one."""
     i, j = np.ogrid[: len(sources.taps), : sources.count]
@@ -51,8 +63,7 @@ def assert_segments_say_the_same(sources):
 
 @given(axis=axes(), mode=MODES)
 def test_forward(axis, mode):
-    slack = {"reflect": axis["size"] - 1, "circular": axis["size"]}.get(mode, 100)
-    assume(max(axis["padding"]) <= slack)
+    assume_that_mode_reaches(axis, mode)
     ((sources,),) = forward_sources(geometry(axis, mode), mode)
     fill = {"constant_values": PADDING} if mode == "zeros" else {}
     padded = np.pad(np.arange(axis["size"]), axis["padding"], NUMPY_MODE[mode], **fill)
@@ -98,3 +109,32 @@ def test_a_long_row_takes_few_segments_and_a_short_table():
 def test_a_large_stride_has_no_more_phases_than_taps():
     g = conv_geometry((1, 1, 4000, 4000), (1, 1, 2, 3), stride=1000, ndim=2)
     assert len(backward_input_sources(g)) == 6
+
+
+@given(axes(), MODES, st.booleans())
+def test_taps_find_their_sources_in_lines_that_share_padding(axis, mode, backward):
+    """Two lines packed part by part, one behind the other: each tap's sources for the outputs of a line are side by
+    side, wherever the end of one line and the beginning of the next are the same padding."""
+    assume_that_mode_reaches(axis, mode)
+    phases = backward_input_sources(geometry(axis)) if backward else forward_sources(geometry(axis, mode))
+    for (axis_sources,) in phases:
+        a = axis_sources
+        shift = np.arange(len(a.taps)) * a.tap_step
+        shift -= shift.min()
+        parts = parts_of(shift.tolist(), a.stride, 1)[0]
+        segments = [a.part_segments(part) for part in parts]
+        wide = a.count + max(more for _, more in parts)
+        pitch = max(1, wide - shared_padding(segments, parts))
+        packed = np.full((len(parts), pitch + wide), PADDING)
+        for line in range(2):
+            for row, rows in zip(packed, segments, strict=True):
+                for start, stop, source, step in rows:
+                    if source != PADDING:
+                        row[line * pitch + start : line * pitch + stop] = source + step * np.arange(stop - start)
+        places = places_of(shift, a.stride, parts, pitch + wide, 1)
+        for line in range(2):
+            for tap, place in enumerate(places):
+                at = a.first + tap * a.tap_step
+                expected = a.table[at : at + (a.count - 1) * a.stride + 1 : a.stride]
+                found = packed.ravel()[place + line * pitch :][: a.count]
+                np.testing.assert_array_equal(found, expected)

@@ -20,7 +20,7 @@ from cython.parallel cimport parallel, prange, threadid
 from libc.string cimport memcpy
 cimport numpy as cnp
 
-from fastconv.sources import AxisSources, parts_of
+from fastconv.sources import AxisSources, parts_of, places_of, shared_padding
 
 from fastconv.kernels.core cimport (
     CACHE_LINE,
@@ -182,10 +182,10 @@ cdef class DirectPlan(ConvolutionPlan):
         lines.lines.h_parts, lines.lines.w_parts = len(h_parts), len(w_parts)
         lines.lines.h_low = min(0, (f.taps[1] - 1) * f.tap_step[1])
         lines.lines.more = max(more for _, more in h_parts)
-        segments = [(i, *row) for i, part in enumerate(w_parts) for row in part_segments(w, part)]
-        lines.lines.segments = len(segments)
-        lines.lines.segment = <const PartSegment *> self._hold(np.array(segments, np.intp))
-        cut_lines(p, &lines, max(more for _, more in w_parts), shared_padding(segments, w_parts, f.count[2]))
+        segments = [w.part_segments(part) for part in w_parts]
+        rows = [(i, *row) for i, part in enumerate(segments) for row in part]
+        lines.lines.segments, lines.lines.segment = len(rows), <const PartSegment *> self._hold(np.array(rows, np.intp))
+        cut_lines(p, &lines, max(more for _, more in w_parts), shared_padding(segments, w_parts))
         if not lines_pay(p, f, &lines):
             return
         places = np.zeros(1, np.intp)
@@ -253,31 +253,6 @@ cdef class DirectPlan(ConvolutionPlan):
             run_alone(&self.problem, call, self.channels_last, scratch)
         else:
             run(&self.problem, call, self.channels_last, scratch, threads)
-
-
-def part_segments(axis, part):
-    """Rows (start, stop, source, step) of one part of an axis."""
-    first = axis.first + min(0, (len(axis.taps) - 1) * axis.tap_step) + part[0]
-    return AxisSources(0, 1, axis.count + part[1], (0,), axis.table, first, 1, axis.stride).segments()[0].tolist()
-
-
-def places_of(shift, stride, parts, size, step):
-    """Where the taps of an axis find their first position, in parts of so many elements, positions `step` apart."""
-    residues = [offset % stride for offset, _ in parts]
-    part = np.array([residues.index(s % stride) for s in shift])
-    first = np.array([parts[i][0] for i in part])
-    return part * size + (shift - first) // stride * step
-
-
-def shared_padding(segments, parts, count):
-    """How many elements of padding the end of every line may share with the beginning of the next one."""
-    shared = []
-    for i, (_, more) in enumerate(parts):
-        rows = [row[1:] for row in segments if row[0] == i]
-        (_, before, source, _), (start, stop, last, _) = rows[0], rows[len(rows) - 1]
-        before, behind = before if source < 0 else 0, stop - start if last < 0 else 0
-        shared.append(min(before, behind) + max(m for _, m in parts) - more)
-    return min(shared)
 
 
 cdef cut_lines(const Problem *p, Phase *f, Py_ssize_t more, Py_ssize_t shared):
