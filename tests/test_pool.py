@@ -137,7 +137,8 @@ def check_lp(case: Pool, power: float, dtype: str, layout: str) -> None:
     assert_within(ours, laid_out(grad_x, layout, "float64"), relative * largest_grad, dtype)
 
 
-UNPADDED = [name for name in POOLS if name not in ("one-pixel", "1d-dilated")]
+WIDER_THAN_THE_INPUT = ("one-pixel", "1d-dilated", "2d-same-narrow", "2d-same-beyond-the-row")  # without its padding
+UNPADDED = [name for name in POOLS if name not in WIDER_THAN_THE_INPUT]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

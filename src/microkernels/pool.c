@@ -9,6 +9,7 @@
 
 #include "pool_stripes.h"
 #include "pool_lines.h"
+#include "pool_same.h"
 #include "pool_wide.h"
 #include "pool_pixels.h"
 #include "pool_route.h"
@@ -16,6 +17,7 @@
 static void NAME(pool)(const fastconv_pool *p, const fastconv_pool_rows *part) {
   if (p->channels > 1) NAME(pool_channels_last)(p, part);
   else if (NAME(pool_is_stripes)(p)) NAME(pool_stripes)(p, part);
+  else if (NAME(pool_is_same)(p, part->indices != NULL)) NAME(pool_same)(p, part);
   else if (!NAME(pool_is_wide)(p, part->indices != NULL)) NAME(pool_by_lines)(p, part);
   else if (part->indices) NAME(pool_wide_indices)(p, part);
   else NAME(pool_wide)(p, part);

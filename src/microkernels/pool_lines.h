@@ -21,7 +21,9 @@ INLINE vec NAME(pool_group)(const int kind, const int rows, const fastconv_pool 
                             const real *share, const real *column, ptrdiff_t j, ptrdiff_t n) {
   vec v[POOL_GROUP];
   UNROLL for (int r = 0; r < rows; r++) {
-    v[r] = NAME(pool_term)(kind, p, NAME(load_some)(at[r] + j, n));
+    v[r] = NAME(load_some)(at[r] + j, n);
+    OPAQUE(v[r]); /* else GCC loads it again wherever it is compared and joined */
+    v[r] = NAME(pool_term)(kind, p, v[r]);
     if (kind == FASTCONV_POOL_SPREAD) v[r] *= share[r];
   }
   vec sum = v[0];
@@ -46,16 +48,18 @@ INLINE void NAME(pool_down_group)(const int kind, const int rows, const int more
   UNROLL for (int i = 0; i < rows; i++) at[i] =
       window.at + NAME(pool_row)(&window, pitch, r + i) * p->channels + run->from;
 #define GROUP(J, N) NAME(pool_group)(kind, rows, p, at, share, column ? column + (J) : NULL, line * apart + (J), N)
+#define AHEAD(J) \
+  if (p->channels == 1) PREFETCH_L2(at[rows - 1] + line * apart + (J) + POOL_AHEAD)
   for (ptrdiff_t line = 0; line < lines; line++, dst += to, window.scale[1] += run->down) {
     UNROLL for (int i = 0; i < rows; i++) share[i] =
         kind == FASTCONV_POOL_SPREAD ? NAME(pool_share)(&window, r + i) : 1;
-    for (ptrdiff_t j = 0; p->channels == 1 && j < n; j += 64 / (ptrdiff_t)sizeof(real))
-      PREFETCH_L2(at[rows - 1] + line * apart + j + POOL_AHEAD);
     for (ptrdiff_t j = 0; j < whole; j += VLEN) {
+      AHEAD(j);
       const vec sum = GROUP(j, VLEN);
       NAME(store)(dst + j, more ? NAME(pool_join)(kind, NAME(load)(dst + j), sum) : sum);
     }
     if (whole == n) continue;
+    AHEAD(whole);
     if (more) {
       const vec sum = GROUP(whole, n - whole);
       NAME(store_tail)(dst + whole, NAME(pool_join)(kind, NAME(load)(dst + whole), sum), n - whole);
@@ -65,6 +69,7 @@ INLINE void NAME(pool_down_group)(const int kind, const int rows, const int more
       NAME(store)(dst, GROUP(0, n));
     }
   }
+#undef AHEAD
 #undef GROUP
 }
 
@@ -177,6 +182,10 @@ INLINE ptrdiff_t NAME(pool_alike)(const fastconv_pool *p, pool_place at, ptrdiff
   const int64_t *first = w->first + at.h, *count = w->count + at.h;
   ptrdiff_t n = 1;
   if (most > w->out - at.h) most = w->out - at.h;
+  if (w->stride > 0 && count[0] == w->taps) { /* so have those up to the first that reaches beyond the last row */
+    const ptrdiff_t whole = (w->in - 1 - first[0] - (w->taps - 1) * w->step) / w->stride + 1;
+    return whole < most ? whole : most;
+  }
   while (n < most && count[n] == count[0] && first[n] - first[n - 1] == first[1] - first[0]) n++;
   return n;
 }
@@ -185,17 +194,22 @@ INLINE void NAME(pool_fill_kind)(const int kind, const int indices, const fastco
                                  const NAME(pool_lines) * b, pool_place *at, ptrdiff_t rows, real *divisors) {
   const fastconv_windows *h = &p->axis[1];
   const ptrdiff_t size = p->channels;
-  NAME(pool_run) run = {.from = b->from * size, .n = (b->stop - b->from) * size, .pitch = b->pitch};
+  NAME(pool_run) run = {.from = b->from * size, .pitch = b->pitch};
   ptrdiff_t to = run.from - b->low * size;
-  for (ptrdiff_t r = 0; r < rows; r += run.lines, to += run.lines * b->pitch) {
+  for (ptrdiff_t r = 0, lines; r < rows; r += lines, to += lines * b->pitch) {
     run.first = NAME(pool_look)(p, x, *at);
-    run.lines = NAME(pool_alike)(p, *at, rows - r);
-    run.down = run.lines > 1 ? h->first[at->h + 1] - h->first[at->h] : 0;
+    run.lines = lines = NAME(pool_alike)(p, *at, rows - r);
+    run.down = lines > 1 ? h->first[at->h + 1] - h->first[at->h] : 0;
+    run.n = (b->stop - b->from) * size;
+    if (kind == FASTCONV_POOL_MAX && run.down == 1 && run.n == b->pitch && run.n == p->axis[2].in) {
+      run.n *= lines; /* they follow each other here and there */
+      run.lines = 1;
+    }
     if (kind != FASTCONV_POOL_MAX && kind != FASTCONV_POOL_SPREAD)
-      for (ptrdiff_t i = 0; i < run.lines; i++) divisors[r + i] = *run.first.scale[0] * run.first.scale[1][i];
+      for (ptrdiff_t i = 0; i < lines; i++) divisors[r + i] = *run.first.scale[0] * run.first.scale[1][i];
     if (indices) NAME(pool_down_indices)(p, b->value + to, b->index + to, &run);
     else NAME(pool_down)(kind, p, b->value + to, &run);
-    pool_advance(p, at, run.lines);
+    pool_advance(p, at, lines);
   }
 }
 

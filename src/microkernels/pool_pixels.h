@@ -103,17 +103,34 @@ INLINE ptrdiff_t NAME(pool_pixel_chunk)(const fastconv_pool *p) {
   return chunk < w->out ? chunk : w->out;
 }
 
+/* One vector of a line, of n lanes: y = its taps joined. */
+INLINE void NAME(pool_pixels_vector)(const int kind, const int taps, const fastconv_pool *p, const real *line,
+                                     ptrdiff_t step, real *y, const real *slope, vec divisor, ptrdiff_t n) {
+  vec v = NAME(load)(line);
+  if (taps == 3) {
+    vec last = NAME(load)(line + 2 * step);
+    OPAQUE(last);
+    v = NAME(pool_join_three)(kind, v, NAME(load)(line + step), last);
+  }
+  for (ptrdiff_t t = 1; !taps && t < p->axis[2].taps; t++) v = NAME(pool_join)(kind, v, NAME(load)(line + t * step));
+  if (kind != FASTCONV_POOL_MAX) v = NAME(pool_finish)(p, v, divisor, slope, n);
+  NAME(store_some)(y, v, n);
+}
+
 /* y[j] = the taps joined of n elements of a line. */
 INLINE void NAME(pool_pixels_across)(const int kind, const int taps, const fastconv_pool *p, const real *line, real *y,
                                      const real *slope, vec divisor, ptrdiff_t n) {
-  const ptrdiff_t step = p->axis[2].step * p->channels;
-  for (ptrdiff_t j = 0; j < n; j += VLEN) {
-    if (n - j < VLEN && j > 0) j = n - VLEN;
-    vec v = NAME(load)(line + j);
-    for (ptrdiff_t t = 1; t < (taps ? taps : p->axis[2].taps); t++)
-      v = NAME(pool_join)(kind, v, NAME(load)(line + j + t * step));
-    NAME(store_some)(y + j, NAME(pool_finish)(p, v, divisor, slope ? slope + j : NULL, n - j), n - j);
+  const ptrdiff_t step = p->axis[2].step * p->channels, whole = n / VLEN * VLEN;
+#define VECTOR(J, N) \
+  NAME(pool_pixels_vector)(kind, taps, p, line + (J), step, y + (J), slope ? slope + (J) : NULL, divisor, N)
+  for (ptrdiff_t j = 0; j < whole; j += VLEN) {
+    PREFETCH_WRITE(y + j + POOL_AHEAD);
+    VECTOR(j, VLEN);
   }
+  if (whole == n) return;
+  if (whole) VECTOR(n - VLEN, VLEN);
+  else VECTOR(0, n);
+#undef VECTOR
 }
 
 INLINE void NAME(pool_pixels_empty)(const int kind, const int taps, const fastconv_pool *p, const NAME(pool_lines) * b,

@@ -4,6 +4,7 @@
  *
  *   pool_lines.h   rows are joined into lines in L1, then the lines' columns: channels_first, and the other layout's
  *                  windows that overlap much
+ *   pool_same.h    channels_first, maxima with stride 1 and "same" padding: those lines as one
  *   pool_stripes.h channels_first, the adjoint of means over 2 or 3 columns, 2 apart: in registers
  *   pool_wide.h    channels_first, long runs of columns: lane by lane, then the lanes of VLEN windows by a transpose
  *   pool_pixels.h  channels_last: lanes are channels

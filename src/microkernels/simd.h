@@ -201,6 +201,17 @@ INLINE ivec NAME(lane_numbers)(void) {
 /* mask ? a : b, lane by lane; mask is what a vector comparison yields (all ones or all zeros). */
 INLINE vec NAME(select)(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
 
+/* Lanes of p where a < b, the others from `otherwise`; whole vectors may be read. */
+INLINE vec NAME(load_where_less)(ivec a, ivec b, const real *p, vec otherwise) {
+#if VEC_BYTES == 64 && REAL_BITS == 32
+  return (vec)_mm512_mask_loadu_ps((__m512)otherwise, _mm512_cmplt_epi32_mask((__m512i)a, (__m512i)b), p);
+#elif VEC_BYTES == 64
+  return (vec)_mm512_mask_loadu_pd((__m512d)otherwise, _mm512_cmplt_epi64_mask((__m512i)a, (__m512i)b), p);
+#else
+  return NAME(select)(a < b, NAME(load)(p), otherwise);
+#endif
+}
+
 /* The larger (smaller) of limit and v; a NaN in v stays NaN: x86's max and min give their second operand then. */
 #if VEC_BYTES == 64 && REAL_BITS == 32
 INLINE vec NAME(at_least)(vec v, vec limit) { return (vec)_mm512_max_ps((__m512)limit, (__m512)v); }
