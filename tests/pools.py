@@ -81,7 +81,7 @@ POOLS: dict[str, Callable[[int], Pool]] = {
             "2d-pairs": Pool((2, 4, 9, 8), (3, 4), 2, ((1, 0), (0, 2))),
             "2d-same": Pool((2, 3, 6, 7), (3, 2), 1, "same"),
             "2d-same-5": Pool((2, 3, 9, 11), 5, 1, 2),
-            "2d-same-dilated": Pool((2, 3, 9, 10), 3, 1, "same", (2, 3)),
+            "2d-same-dilated": Pool((2, 3, 9, 10), 2, 1, 1, 2),
             "2d-same-narrow": Pool((2, 40, 3, 2), 3, 1, 1),
             "2d-same-beyond-the-row": Pool((1, 3, 4, 5), (3, 9), (2, 1), (1, 4)),
             "2d-half-padding": Pool((2, 3, 6, 7), 4, 3, 2),
