@@ -57,6 +57,7 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
+#define PREFETCH(p) __builtin_prefetch((const void *)(p), 0, 3)
 #define PREFETCH_L2(p) __builtin_prefetch((const void *)(p), 0, 2)
 #define PREFETCH_WRITE(p) __builtin_prefetch((const void *)(p), 1, 3)
 #define OUTLINE static __attribute__((noinline))

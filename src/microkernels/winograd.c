@@ -268,6 +268,7 @@ static int NAME(winograd_output_pixels)(const fastconv_winograd_pixels *t, const
 #define QUARTERS 4    /* outputs of a tile along a line, and vectors of a line of VLEN tiles */
 #define IN_VECTORS 11 /* of a line with any other number: VLEN tiles' outputs, and the columns behind each stretch */
 #define OUT_VECTORS 5
+#define BRING_BYTES 2048 /* of a plane, from which on its next lines are asked for */
 #endif
 
 /* VLEN tiles' six columns: the first four from `line`, the other two from `next`, four columns on. */
@@ -283,6 +284,23 @@ INLINE void NAME(columns)(vec *v, const real *line, const real *next) {
   UNROLL for (int i = 0; i < QUARTERS; i++) x[i] = NAME(load)(next + i * VLEN);
   v[4] = NAME(even_lanes)(NAME(even_lanes)(x[0], x[1]), NAME(even_lanes)(x[2], x[3]));
   v[5] = NAME(even_lanes)(NAME(odd_lanes)(x[0], x[1]), NAME(odd_lanes)(x[2], x[3]));
+}
+
+/* The lines that the next channel's plane is read from, or written to: where planes are large, each has pages of its
+ * own, and no hardware looks ahead. An input line's second half is in the same cache lines as its first. */
+INLINE void NAME(bring_lines)(const fastconv_winograd_planes *t, const real *plane, ptrdiff_t lines, const int write) {
+  const ptrdiff_t line = 64 / (ptrdiff_t)sizeof(real), length = QUARTERS * VLEN, halves = write ? 1 : 2;
+  if (t->plane_stride * (ptrdiff_t)sizeof(real) < BRING_BYTES) return;
+#define BRING(FROM, LENGTH)                               \
+  for (ptrdiff_t i = 0; i < (LENGTH) + line; i += line) { \
+    if (write) PREFETCH_WRITE(plane + (FROM) + i);        \
+    else PREFETCH(plane + (FROM) + i);                    \
+  }
+  for (const fastconv_run *run = t->runs; run < t->runs + t->count; run++)
+    if (run->to / length % halves == 0) BRING(run->from, run->length * run->step)
+  for (ptrdiff_t l = 0; l < lines; l++)
+    if (t->whole[l * halves] >= 0) BRING(t->whole[l * halves], length)
+#undef BRING
 }
 
 /* One run, which may end beyond the last full vector: what follows is written later, or zero. */
@@ -328,6 +346,7 @@ INLINE void NAME(input_planes)(const int axes, const int depth, const fastconv_w
   for (ptrdiff_t c = 0; c < t->channels; c++) {
     const real *plane = (const real *)t->source + c * t->plane_stride;
     for (ptrdiff_t r = 0; r < t->count; r++) NAME(fill_run)(buffer, plane, &t->runs[r]);
+    NAME(bring_lines)(t, plane + t->plane_stride, quarters ? lines : 0, 0);
     if (quarters) NAME(quarter_columns)(v, lines, buffer, plane, t->whole);
     else NAME(gathered_columns)(v, lines, buffer, first);
     NAME(input_transform)(axes, depth, v);
@@ -388,6 +407,7 @@ INLINE int NAME(output_planes)(const int axes, const int depth, const fastconv_w
   for (ptrdiff_t c = 0; c < t->channels; c++) {
     const char *from = t->points + c * t->channel_stride;
     real *plane = (real *)t->destination + c * t->plane_stride;
+    NAME(bring_lines)(t, plane + t->plane_stride, quarters ? lines : 0, 1);
     for (ptrdiff_t p = 0; p < NAME(values)(axes, depth); p++)
       v[p] = NAME(load)((const real *)(from + p * t->point_stride));
     NAME(output_transform)(axes, depth, m, v);
