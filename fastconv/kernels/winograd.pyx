@@ -73,7 +73,7 @@ cdef enum:
     SHARED_BYTES = 8 * 1024 * 1024  # points and sums of a batch of a team
     FEWEST_TILES = 48             # a batch, so that the weight is read seldom
     MOST_TILES = 240
-    CHUNK = 32                    # channels or rows of a unit of work
+    CHUNK = 64                    # channels or rows of a unit of work
 
 
 # ------------------------------------------------------------------------------------------------ steps of a batch

@@ -189,7 +189,7 @@ cdef void planes_out(const Problem *p, const Phase *f, const Cut *cut, const Cal
 cdef void rows_by_tiles(const Problem *p, const Phase *f, const Cut *cut, const Call *call, const Batch *b,
                         Py_ssize_t point, Py_ssize_t row, Py_ssize_t stop) noexcept nogil:
     """sums[point][row .. stop][tile] = weight[point][row][channel] x points[point][channel][tile]."""
-    cdef Py_ssize_t nr = p.kernels.nr, isz = p.itemsize, zero = 0, length = cut.tiles * isz, tile, tiles, i
+    cdef Py_ssize_t nr = p.kernels.nr, isz = p.itemsize, zero = 0, length = cut.tiles * isz, tile, tiles, i, ahead
     cdef const char *weight = weight_point(p, f, call, b.group, point)
     cdef const char *a[FASTCONV_MAX_ROWS]
     cdef char *c[FASTCONV_MAX_ROWS]
@@ -202,11 +202,11 @@ cdef void rows_by_tiles(const Problem *p, const Phase *f, const Cut *cut, const 
         for i in range(t.rows):
             a[i] = weight + (row + i) * p.kin * isz
             c[i] = b.sums + point * cut.stride + (row + i) * length
-        t.prefetch, t.prefetch_step = a[0] + t.rows * p.kin * isz, t.rows * isz // tiles
+        ahead, t.prefetch_step = t.rows * p.kin * isz // tiles, t.rows * isz // tiles
         for tile in range(tiles):
+            t.prefetch = a[0] + t.rows * p.kin * isz + tile * ahead
             t.columns = <int> min(nr, b.tiles - tile * nr)
             t.c_offset = tile * nr * isz
             t.b = b.points + point * cut.stride + t.c_offset
             sum_chains(p, f, &t)
-            t.prefetch += t.rows * p.kin * isz // tiles - p.kin * t.prefetch_step
         row += t.rows

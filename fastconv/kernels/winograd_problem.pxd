@@ -152,7 +152,11 @@ cdef inline void sum_chains(const Problem *p, const Phase *f, fastconv_gemm_tile
     need chains so short that adding them up rounds as much as they do, so each 128 channels are added up by themselves.
     """
     t.a_offset = 0
-    if f.chain == CHAIN or p.kin <= CHAIN:
+    if p.kin <= f.chain:
+        t.k, t.accumulate, t.epilogue = p.kin, False, NULL
+        p.kernels.gemm(t)
+        t.prefetch += p.kin * t.prefetch_step
+    elif f.chain == CHAIN or p.kin <= CHAIN:
         sum_part(p, t, p.kin, f.chain, NULL)
     else:
         sum_parts(p, f, t)
