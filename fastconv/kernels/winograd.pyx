@@ -288,7 +288,9 @@ cdef class WinogradPlan(ConvolutionPlan):
             a.tile, a.tiles = <const TileAxis *> self._hold(tiles), len(tiles)
             f.tiles *= a.tiles
             f.points *= a.points
-        f.chain = CHAIN if missing else CHAIN_FOUR if f.axis[0].points == 4 else CHAIN_SIX
+        kin = self.problem.kin
+        f.part = kin if missing else even_part(kin, CHAIN, 1)
+        f.chain = even_part(f.part, CHAIN if missing else CHAIN_FOUR if f.axis[0].points == 4 else CHAIN_SIX, 1)
         f.weight_taps = <const Py_ssize_t *> self._hold(taps)
         f.weight_offset = self.packed_bytes
         self.packed_bytes += self.problem.groups * f.points * weight_stride(&self.problem)

@@ -20,7 +20,7 @@ cdef enum:
     MOST_VALUES = 216
     MOST_LANES = 16               # no ISA has longer vectors
     LINE = 64                     # bytes between the ends of points, so that they do not meet in one set of L1
-    CHAIN = 128                   # channels summed in one chain, see sum_chains
+    CHAIN = 128                   # most channels summed in one chain, see sum_chains
     CHAIN_SIX = 16                # in 3-D with 6 points along the first axis
     CHAIN_FOUR = 32               # and with 4
     MOST_SUMS = 8 * 256           # bytes of a register tile: FASTCONV_MAX_ROWS rows of 4 vectors
@@ -43,7 +43,7 @@ cdef struct Phase:
     Axis axis[3]
     int taps[3]
     int points                    # of a tile
-    Py_ssize_t chain              # channels
+    Py_ssize_t chain, part        # channels summed in one chain, and in chains that are added up by themselves
     Py_ssize_t tiles              # of one image
     Py_ssize_t weight_offset      # bytes into the transformed weights
     const Py_ssize_t *weight_taps  # [taps]: element offset of each tap in the weight's kernel, in the input's order
@@ -109,37 +109,37 @@ cdef inline const char *weight_point(const Problem *p, const Phase *f, const Cal
     return call.weight + f.weight_offset + (group * f.points + point) * weight_stride(p)
 
 
-cdef inline void sum_part(const Problem *p, fastconv_gemm_tile *t, Py_ssize_t stop, Py_ssize_t chain,
-                          const fastconv_epilogue *last) noexcept nogil:
-    """c = the sums over the channels up to `stop`, in equal chains, each summed by itself; with the last, `last`."""
-    cdef Py_ssize_t begin = t.a_offset // p.itemsize, channel = begin
-    cdef Py_ssize_t length = ceil_div(stop - begin, ceil_div(stop - begin, chain))
+cdef inline void sum_part(const Problem *p, fastconv_gemm_tile *t, Py_ssize_t begin, Py_ssize_t stop,
+                          Py_ssize_t chain, const fastconv_epilogue *last) noexcept nogil:
+    """c = the sums over channels begin .. stop - 1, chain after chain, each summed by itself; with the last, `last`."""
+    cdef Py_ssize_t channel = begin
     while channel < stop:
-        t.k, t.accumulate = min(length, stop - channel), channel > begin
+        t.a_offset = channel * p.itemsize
+        t.k, t.accumulate = min(chain, stop - channel), channel > begin
         t.epilogue = last if channel + t.k == stop else NULL
         p.kernels.gemm(t)
         t.b += t.k * t.ldb * p.itemsize
         t.prefetch += t.k * t.prefetch_step
         channel += t.k
-        t.a_offset = channel * p.itemsize
 
 
 cdef inline void sum_parts(const Problem *p, const Phase *f, fastconv_gemm_tile *t) noexcept nogil:
-    """c = the sums over all channels, the chains of every CHAIN of them added up by themselves."""
+    """c = the sums over all channels, those of each part added up by themselves."""
     cdef char other[MOST_SUMS]
     cdef char *rows[2][FASTCONV_MAX_ROWS]
     cdef char *const *c = t.c
     cdef fastconv_epilogue total
-    cdef Py_ssize_t part = ceil_div(p.kin, ceil_div(p.kin, CHAIN)), left = ceil_div(p.kin, part), channel = 0
+    cdef Py_ssize_t left = ceil_div(p.kin, f.part), channel = 0
     cdef int i
     memset(&total, 0, sizeof(total))
     total.lower, total.upper = -INFINITY, INFINITY
     for i in range(t.rows):
         rows[0][i], rows[1][i] = c[i], other + i * p.kernels.nr * p.itemsize - t.c_offset
     while channel < p.kin:        # one of the two has the sums so far, the next part's go to the other, the last to c
-        channel, left = min(channel + part, p.kin), left - 1
+        left -= 1
         t.c = rows[left % 2]
-        sum_part(p, t, channel, f.chain, &total if total.residual != NULL else NULL)
+        sum_part(p, t, channel, min(channel + f.part, p.kin), f.chain, &total if total.residual != NULL else NULL)
+        channel += f.part
         total.residual = <const char *const *> t.c
     t.c = c
 
@@ -151,12 +151,7 @@ cdef inline void sum_chains(const Problem *p, const Phase *f, fastconv_gemm_tile
     largest to 5 on data that no ReLU left negative, 128 at a time take it to 3. 3-D transforms, which magnify more,
     need chains so short that adding them up rounds as much as they do, so each 128 channels are added up by themselves.
     """
-    t.a_offset = 0
-    if p.kin <= f.chain:
-        t.k, t.accumulate, t.epilogue = p.kin, False, NULL
-        p.kernels.gemm(t)
-        t.prefetch += p.kin * t.prefetch_step
-    elif f.chain == CHAIN or p.kin <= CHAIN:
-        sum_part(p, t, p.kin, f.chain, NULL)
+    if f.part == p.kin:
+        sum_part(p, t, 0, p.kin, f.chain, NULL)
     else:
         sum_parts(p, f, t)
