@@ -37,16 +37,16 @@ INLINE void NAME(input_axis)(vec *v, const ptrdiff_t s) {
   v[5 * s] = d1 + d5 - d3 * (real)2.5;
 }
 
-INLINE void NAME(input_depth)(const int depth, vec *v) {
+INLINE void NAME(input_depth)(const int depth, vec *v, const ptrdiff_t s) {
   if (depth == POINTS) {
-    NAME(input_axis)(v, PLANE);
+    NAME(input_axis)(v, s);
     return;
   }
-  const vec d0 = v[0], d1 = v[PLANE], d2 = v[2 * PLANE], d3 = v[3 * PLANE];
+  const vec d0 = v[0], d1 = v[s], d2 = v[2 * s], d3 = v[3 * s];
   v[0] = d0 - d2;
-  v[PLANE] = d2 + d1;
-  v[2 * PLANE] = d2 - d1;
-  v[3 * PLANE] = d3 - d1;
+  v[s] = d2 + d1;
+  v[2 * s] = d2 - d1;
+  v[3 * s] = d3 - d1;
 }
 
 /* The m outputs of 6 points. */
@@ -91,13 +91,25 @@ INLINE void NAME(weight_axis)(const int r, vec *v, const ptrdiff_t s) {
 
 INLINE ptrdiff_t NAME(values)(const int axes, const int depth) { return axes == 1 ? POINTS : depth * PLANE; }
 
-/* v[depth][6][6], the last axis contiguous. */
-INLINE void NAME(input_transform)(const int axes, const int depth, vec *v) {
-  const ptrdiff_t lines = NAME(values)(axes, depth) / POINTS;
-  for (ptrdiff_t l = 0; l < lines; l++) NAME(input_axis)(v + l * POINTS, 1);
-  for (ptrdiff_t o = 0; o < lines && axes > 1; o += POINTS)
-    for (ptrdiff_t i = 0; i < POINTS; i++) NAME(input_axis)(v + o * POINTS + i, POINTS);
-  for (ptrdiff_t i = 0; i < PLANE && axes > 2; i++) NAME(input_depth)(depth, v + i);
+INLINE void NAME(store_lanes)(real *to, vec v, ptrdiff_t n) {
+  if (n < VLEN) NAME(store_tail)(to, v, n);
+  else NAME(store)(to, v);
+}
+
+/* v[depth][6][6], of which the last axis is transformed, to points[depth][6][6] of n lanes: the last pass over the
+ * values stores them. */
+INLINE void NAME(input_rest)(const int axes, const int depth, vec *v, char *points, ptrdiff_t stride, ptrdiff_t n) {
+  const ptrdiff_t last = axes > 2 ? PLANE : axes > 1 ? POINTS : 1, along = axes > 2 ? depth : axes > 1 ? POINTS : 1;
+  for (ptrdiff_t o = 0; o < depth && axes > 2; o++)
+    for (ptrdiff_t i = 0; i < POINTS; i++) NAME(input_axis)(v + o * PLANE + i, POINTS);
+  for (ptrdiff_t i = 0; i < (axes > 1 ? last : POINTS); i++) {
+    vec d[POINTS];
+    UNROLL for (ptrdiff_t k = 0; k < along; k++) d[k] = v[k * last + i];
+    if (axes == 2) NAME(input_axis)(d, 1);
+    if (axes > 2) NAME(input_depth)(depth, d, 1);
+    char *to = points + i * stride;
+    UNROLL for (ptrdiff_t k = 0; k < along; k++, to += last * stride) NAME(store_lanes)((real *)to, d[k], n);
+  }
 }
 
 INLINE void NAME(output_any)(int m, vec *v, const ptrdiff_t s) {
@@ -121,23 +133,31 @@ INLINE void NAME(output_any)(int m, vec *v, const ptrdiff_t s) {
 
 INLINE void NAME(output_depth)(const int depth, const int m, vec *v) {
   if (depth == POINTS) {
-    NAME(output_any)(m, v, PLANE);
+    NAME(output_any)(m, v, 1);
     return;
   }
-  const vec even = v[PLANE] + v[2 * PLANE], odd = v[PLANE] - v[2 * PLANE], last = v[3 * PLANE];
+  const vec even = v[1] + v[2], odd = v[1] - v[2], last = v[3];
   v[0] += m == 1 ? even + last : even;
-  if (m > 1) v[PLANE] = m == 2 ? odd + last : odd;
-  if (m > 2) v[2 * PLANE] = even + last;
+  if (m > 1) v[1] = m == 2 ? odd + last : odd;
+  if (m > 2) v[2] = even + last;
 }
 
-/* v[m0]..[m2] of v[depth][6][6], left where their points were. The three are m of the last axes, 1 before the first. */
-INLINE void NAME(output_transform)(const int axes, const int depth, const int *m, vec *v) {
-  if (axes > 2)
-    for (ptrdiff_t i = 0; i < PLANE; i++) NAME(output_depth)(depth, m[0], v + i);
-  for (ptrdiff_t o = 0; o < (axes > 2 ? m[0] : 1) && axes > 1; o++)
+/* points[depth][6][6] of n lanes, transformed along all axes but the last, to v[m0][m1][6], lines POINTS apart: the
+ * first pass over the values loads them. The three are m of the last axes, 1 before the first. */
+INLINE void NAME(output_first)(const int axes, const int depth, const int *m, vec *v, const char *points,
+                               ptrdiff_t stride, ptrdiff_t n) {
+  const ptrdiff_t first = axes > 2 ? PLANE : axes > 1 ? POINTS : 1, along = axes > 2 ? depth : axes > 1 ? POINTS : 1;
+  const ptrdiff_t outputs = axes > 2 ? m[0] : axes > 1 ? m[1] : 1;
+  for (ptrdiff_t i = 0; i < (axes > 1 ? first : POINTS); i++) {
+    vec d[POINTS];
+    const char *from = points + i * stride;
+    UNROLL for (ptrdiff_t k = 0; k < along; k++, from += first * stride) d[k] = NAME(load_some)((const real *)from, n);
+    if (axes == 2) NAME(output_any)(m[1], d, 1);
+    if (axes > 2) NAME(output_depth)(depth, m[0], d);
+    UNROLL for (ptrdiff_t k = 0; k < along; k++) if (k < outputs) v[k * first + i] = d[k];
+  }
+  for (ptrdiff_t o = 0; o < m[0] && axes > 2; o++)
     for (ptrdiff_t i = 0; i < POINTS; i++) NAME(output_any)(m[1], v + o * PLANE + i, POINTS);
-  for (ptrdiff_t o = 0; o < (axes > 2 ? m[0] : 1); o++)
-    for (ptrdiff_t l = 0; l < (axes > 1 ? m[1] : 1); l++) NAME(output_any)(m[2], v + (o * POINTS + l) * POINTS, 1);
 }
 
 /* -------------------------------------------------------------------------------------------------------- weights */
@@ -208,16 +228,14 @@ INLINE void NAME(input_pixels)(const int axes, const int depth, const fastconv_w
   const ptrdiff_t values = NAME(values)(axes, depth);
   for (ptrdiff_t c = 0; c < t->channels; c += VLEN) {
     const ptrdiff_t n = t->channels - c;
-    if (n < VLEN)
-      for (ptrdiff_t p = 0; p < values; p++) v[p] = NAME(load_tail)((const real *)(t->pixels[p] + t->offset) + c, n);
-    else
-      for (ptrdiff_t p = 0; p < values; p++) v[p] = NAME(load)((const real *)(t->pixels[p] + t->offset) + c);
-    NAME(input_transform)(axes, depth, v);
-    char *to = t->points + c * (ptrdiff_t)sizeof(real);
-    if (n < VLEN)
-      for (ptrdiff_t p = 0; p < values; p++) NAME(store_tail)((real *)(to + p * t->point_stride), v[p], n);
-    else
-      for (ptrdiff_t p = 0; p < values; p++) NAME(store)((real *)(to + p * t->point_stride), v[p]);
+    for (ptrdiff_t p = 0; p < values; p += POINTS) {
+      vec d[POINTS];
+      UNROLL for (int i = 0; i < POINTS; i++) d[i] =
+          NAME(load_some)((const real *)(t->pixels[p + i] + t->offset) + c, n);
+      NAME(input_axis)(d, 1);
+      UNROLL for (int i = 0; i < POINTS; i++) v[p + i] = d[i];
+    }
+    NAME(input_rest)(axes, depth, v, t->points + c * (ptrdiff_t)sizeof(real), t->point_stride, n);
   }
 }
 
@@ -234,23 +252,20 @@ INLINE int NAME(output_pixels)(const int axes, const int depth, const fastconv_w
   const vec lower = NAME(splat)((real)e->lower), upper = NAME(splat)((real)e->upper);
   for (ptrdiff_t c = 0; c < t->channels; c += VLEN) {
     const ptrdiff_t n = t->channels - c < VLEN ? t->channels - c : VLEN;
-    const char *from = t->points + c * (ptrdiff_t)sizeof(real);
-    for (ptrdiff_t p = 0; p < NAME(values)(axes, depth); p++)
-      v[p] = n < VLEN ? NAME(load_tail)((const real *)(from + p * t->point_stride), n)
-                      : NAME(load)((const real *)(from + p * t->point_stride));
-    NAME(output_transform)(axes, depth, t->outputs, v);
+    NAME(output_first)(axes, depth, t->outputs, v, t->points + c * (ptrdiff_t)sizeof(real), t->point_stride, n);
     const vec shift = e->shift ? NAME(load_some)((const real *)e->shift + c, n) : (vec){0};
     char *const *to = t->destinations;
     for (int d = 0; d < t->outputs[0]; d++)
-      for (int h = 0; h < t->outputs[1]; h++)
+      for (int h = 0; h < t->outputs[1]; h++) {
+        vec *line = v + (d * POINTS + h) * POINTS;
+        NAME(output_any)(t->outputs[2], line, 1);
         for (int w = 0; w < t->outputs[2]; w++, to++) {
           if (!*to) continue;
-          vec y = v[(d * POINTS + h) * POINTS + w] + shift;
+          const vec y = line[w] + shift;
           wrong += y * 0;
-          y = NAME(at_most)(NAME(at_least)(y, lower), upper);
-          if (n < VLEN) NAME(store_tail)((real *)*to + c, y, n);
-          else NAME(store)((real *)*to + c, y);
+          NAME(store_lanes)((real *)*to + c, NAME(at_most)(NAME(at_least)(y, lower), upper), n);
         }
+      }
   }
   return NAME(sum_lanes)(wrong) != 0; /* NaN */
 }
@@ -318,22 +333,29 @@ INLINE void NAME(fill_run)(real *dst, const real *plane, const fastconv_run *run
   if (i < run->length) NAME(store)(dst + run->to + i, NAME(load_tail)(src + i, run->length - i));
 }
 
-/* The six columns of every tile of a channel's lines. */
+/* The six columns of every tile of a channel's lines, transformed. */
 INLINE void NAME(quarter_columns)(vec *v, ptrdiff_t lines, const real *buffer, const real *plane,
                                   const ptrdiff_t *whole) {
   for (ptrdiff_t l = 0; l < lines; l++) {
     const real *starts[2];
+    vec d[POINTS];
     UNROLL for (int half = 0; half < 2; half++) {
       const ptrdiff_t at = 2 * l + half;
       starts[half] = whole[at] < 0 ? buffer + at * QUARTERS * VLEN : plane + whole[at];
     }
-    NAME(columns)(v + l * POINTS, starts[0], starts[1]);
+    NAME(columns)(d, starts[0], starts[1]);
+    NAME(input_axis)(d, 1);
+    UNROLL for (int i = 0; i < POINTS; i++) v[l * POINTS + i] = d[i];
   }
 }
 
 INLINE void NAME(gathered_columns)(vec *v, ptrdiff_t lines, const real *buffer, ivec first) {
-  for (ptrdiff_t l = 0; l < lines; l++)
-    for (int i = 0; i < POINTS; i++) v[l * POINTS + i] = NAME(gather)(buffer + l * IN_VECTORS * VLEN + i, first);
+  for (ptrdiff_t l = 0; l < lines; l++) {
+    vec d[POINTS];
+    UNROLL for (int i = 0; i < POINTS; i++) d[i] = NAME(gather)(buffer + l * IN_VECTORS * VLEN + i, first);
+    NAME(input_axis)(d, 1);
+    UNROLL for (int i = 0; i < POINTS; i++) v[l * POINTS + i] = d[i];
+  }
 }
 
 INLINE void NAME(input_planes)(const int axes, const int depth, const fastconv_winograd_planes *t) {
@@ -349,9 +371,7 @@ INLINE void NAME(input_planes)(const int axes, const int depth, const fastconv_w
     NAME(bring_lines)(t, plane + t->plane_stride, quarters ? lines : 0, 0);
     if (quarters) NAME(quarter_columns)(v, lines, buffer, plane, t->whole);
     else NAME(gathered_columns)(v, lines, buffer, first);
-    NAME(input_transform)(axes, depth, v);
-    char *to = t->points + c * t->channel_stride;
-    for (ptrdiff_t p = 0; p < NAME(values)(axes, depth); p++) NAME(store)((real *)(to + p * t->point_stride), v[p]);
+    NAME(input_rest)(axes, depth, v, t->points + c * t->channel_stride, t->point_stride, VLEN);
   }
 }
 
@@ -408,12 +428,11 @@ INLINE int NAME(output_planes)(const int axes, const int depth, const fastconv_w
     const char *from = t->points + c * t->channel_stride;
     real *plane = (real *)t->destination + c * t->plane_stride;
     NAME(bring_lines)(t, plane + t->plane_stride, quarters ? lines : 0, 1);
-    for (ptrdiff_t p = 0; p < NAME(values)(axes, depth); p++)
-      v[p] = NAME(load)((const real *)(from + p * t->point_stride));
-    NAME(output_transform)(axes, depth, m, v);
+    NAME(output_first)(axes, depth, m, v, from, t->point_stride, VLEN);
     const vec shift = NAME(splat)(e->shift ? ((const real *)e->shift)[c] : 0);
     for (ptrdiff_t l = 0; l < lines; l++) {
       vec *y = v + (l / m[1] * POINTS + l % m[1]) * POINTS;
+      NAME(output_any)(m[2], y, 1);
       for (int i = 0; i < m[2]; i++) {
         y[i] += shift;
         wrong += y[i] * 0;
