@@ -69,7 +69,7 @@ from fastconv.kernels.winograd_problem cimport (
 )
 
 cdef enum:
-    OWN_BYTES = 768 * 1024        # points, then sums of a batch of one thread: most of a 1 MB L2
+    OWN_BYTES = 400 * 1024        # points, then sums of a batch of one thread: L2 keeps them beside some weights
     SHARED_BYTES = 8 * 1024 * 1024  # points and sums of a batch of a team
     FEWEST_TILES = 48             # a batch, so that the weight is read seldom
     MOST_TILES = 240
