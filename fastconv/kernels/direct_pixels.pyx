@@ -35,13 +35,18 @@ cdef struct Rows:              # the pixels of one register tile: where they are
 
 cdef void place_rows(const Problem *p, const Phase *f, const Call *call, Position *at, Rows *r) noexcept nogil:
     """The tile's pixels from `at` on, which moves behind them."""
-    cdef Py_ssize_t i, pixel
-    for i in range(r.rows):
-        r.at[i] = at[0]
+    cdef Py_ssize_t i = 0, pixel, stop, channels = p.groups * p.kout * p.itemsize
+    cdef char *c
+    while i < r.rows:
         pixel = (f.offset[0] + at.d * f.step[0]) * p.destination_size[1] + f.offset[1] + at.h * f.step[1]
         pixel = pixel * p.destination_size[2] + f.offset[2] + at.w * f.step[2]
-        r.c[i] = call.destination + (at.n * p.destination_plane + pixel) * p.groups * p.kout * p.itemsize
-        at.w += 1
+        c = call.destination + (at.n * p.destination_plane + pixel) * channels
+        stop = min(<Py_ssize_t> r.rows, i + f.count[2] - at.w)
+        while i < stop:
+            r.at[i], r.c[i] = at[0], c
+            c += f.step[2] * channels
+            at.w += 1
+            i += 1
         if at.w == f.count[2]:
             next_line(f, at)
 
@@ -81,37 +86,50 @@ cdef void point_rows(const Problem *p, const Phase *f, const Call *call, Rows *r
                     a += FASTCONV_MAX_ROWS
 
 
-cdef void copy_taps(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group, Rows *r,
-                    char *copies) noexcept nogil:
-    """The same with few channels: the taps of a pixel side by side, so that one entry sums them all."""
-    cdef Py_ssize_t td, th, first = 0, stop, i, length = p.kin * p.itemsize, row = f.all_taps * length
+cdef void copy_taps(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group, Position at,
+                    Py_ssize_t pixels, char *copies) noexcept nogil:
+    """The same with few channels: the taps of a pixel side by side, copies[pixel][tap][channel], so that one entry sums
+    them all."""
+    cdef Py_ssize_t td, th, run, length = f.taps[2] * p.kin * p.itemsize
     cdef char *to
-    for i in range(r.rows):
-        r.a[i] = copies + i * row
-    r.entries, r.taps[0] = 1, 0
-    while first < r.rows:
-        stop = min(r.rows, first + f.count[2] - r.at[first].w)
-        to = copies + first * row
+    while pixels > 0:
+        run, to = min(pixels, f.count[2] - at.w), copies
         for td in range(f.taps[0]):
             for th in range(f.taps[1]):
-                copy_pixels(p, f, call, group, source_line(p, f, td, th, &r.at[first]), r.at[first].w, stop - first, to)
-                to += f.taps[2] * length
-        first = stop
+                copy_pixels(p, f, call, group, source_line(p, f, td, th, &at), at.w, run, to)
+                to += length
+        copies += run * f.taps[0] * f.taps[1] * length
+        pixels -= run
+        next_line(f, &at)
+
+
+cdef inline bint is_plain(const Phase *f, const Py_ssize_t *table) noexcept nogil:
+    """Whether a pixel's taps along a line lie side by side: no step of a table is longer than 1."""
+    return f.tap_step[2] == 1 and table[0] >= 0 and table[f.taps[2] - 1] == table[0] + f.taps[2] - 1
 
 
 cdef inline void copy_pixels(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group, Py_ssize_t line,
                              Py_ssize_t w, Py_ssize_t pixels, char *to) noexcept nogil:
-    """Taps of one line for neighbouring pixels, to[pixel][all taps][channel]: as runs where none meets padding."""
+    """Taps of one line for neighbouring pixels, to[pixel][all taps][channel]: as a run those that meet no padding."""
     cdef const Py_ssize_t *table = f.table[2] + w * f.stride[2]
-    cdef Py_ssize_t last = (pixels - 1) * f.stride[2], reach = f.taps[2] - 1, ld = f.all_taps * p.kin, i
+    cdef Py_ssize_t step = f.stride[2], ld = f.all_taps * p.kin, first = 0, stop = pixels, last, i
     cdef fastconv_piece piece = fastconv_piece(0, 0, f.taps[2] * p.kin, f.taps[2] * p.kin)
-    if p.groups == 1 and f.tap_step[2] == 1 and line >= 0 and table[0] >= 0 and (
-            table[last + reach] == table[0] + last + reach):  # no step of a table is longer than 1
-        p.kernels.pack_pieces(to, ld, call.source + (line + table[0]) * p.kin * p.itemsize, f.stride[2] * p.kin, pixels,
+    cdef const char *source = call.source + group * p.kin * p.itemsize
+    while first < stop and not is_plain(f, table + first * step):
+        first += 1
+    while stop > first and not is_plain(f, table + (stop - 1) * step):
+        stop -= 1
+    last = (stop - 1 - first) * step
+    if line < 0 or p.groups > 1 or first == stop or table[first * step + last] != table[first * step] + last:
+        first = stop = pixels
+    for i in range(first):
+        copy_line_taps(p, f, source, line, w + i, to + i * ld * p.itemsize)
+    if first < stop:
+        p.kernels.pack_pieces(to + first * ld * p.itemsize, ld,
+                              source + (line + table[first * step]) * p.kin * p.itemsize, step * p.kin, stop - first,
                               &piece, 1)
-        return
-    for i in range(pixels):
-        copy_line_taps(p, f, call.source + group * p.kin * p.itemsize, line, w + i, to + i * ld * p.itemsize)
+    for i in range(stop, pixels):
+        copy_line_taps(p, f, source, line, w + i, to + i * ld * p.itemsize)
 
 
 cdef inline void copy_line_taps(const Problem *p, const Phase *f, const char *source, Py_ssize_t line, Py_ssize_t w,
@@ -146,19 +164,23 @@ cdef void pixels_task(const Problem *p, const Phase *f, Cut cut, const Call *cal
     cdef Py_ssize_t mr = p.kernels.mr, tiles = ceil_div(pixels, mr), tile, column = part * cut.part, channel, kc
     cdef Py_ssize_t stop = min(p.kout, column + cut.part)
     cdef bint few = copies_taps(p, f)
-    cdef Py_ssize_t entries = 1 if few else f.all_taps
+    cdef Py_ssize_t entries = 1 if few else f.all_taps, copy = f.all_taps * p.kin * p.itemsize, i
     cdef Rows *rows = <Rows *> workspace
     cdef char *free = workspace + tiles * sizeof(Rows)
+    cdef char *copies = free + tiles * entries_bytes(entries) + (f.all_taps + 1) * sizeof(Py_ssize_t)
     cdef Position at = position_of(f, q)
+    if few:
+        copy_taps(p, f, call, group, at, pixels, copies)
     for tile in range(tiles):
         rows[tile].a = <const char **> free
         rows[tile].taps = <Py_ssize_t *> (free + entries * FASTCONV_MAX_ROWS * sizeof(char *))
-        free = <char *> (rows[tile].taps + entries)
+        free += entries_bytes(entries)
         rows[tile].rows = <int> min(mr, pixels - tile * mr)
         place_rows(p, f, call, &at, &rows[tile])
         if few:
-            copy_taps(p, f, call, group, &rows[tile], free)
-            free += ceil_div(mr * f.all_taps * p.kin * p.itemsize, 8) * 8
+            rows[tile].entries, rows[tile].taps[0] = 1, 0
+            for i in range(rows[tile].rows):
+                rows[tile].a[i] = copies + (tile * mr + i) * copy
         else:
             point_rows(p, f, call, &rows[tile])
     while column < stop:
@@ -205,14 +227,18 @@ cdef void pixels_by_panel(const Problem *p, const Phase *f, const Call *call, Py
         t.prefetch += f.all_taps * kc * t.prefetch_step
 
 
+cdef inline Py_ssize_t entries_bytes(Py_ssize_t entries) noexcept nogil:
+    """Of a tile's pointers, and which taps they are."""
+    return entries * (FASTCONV_MAX_ROWS * <Py_ssize_t> sizeof(char *) + <Py_ssize_t> sizeof(Py_ssize_t))
+
+
 cdef Py_ssize_t rows_bytes(const Problem *p, const Phase *f) noexcept nogil:
-    """Pointer lists (or copies) of a block of pixels, and the offsets of a panel's taps."""
+    """Pointer lists of a block of pixels, the offsets of a panel's taps, and copies if there are few channels."""
     cdef bint few = copies_taps(p, f)
-    cdef Py_ssize_t entries = 1 if few else f.all_taps, tiles = ceil_div(f.block, p.kernels.mr), tile
-    tile = sizeof(Rows) + entries * (FASTCONV_MAX_ROWS * sizeof(char *) + sizeof(Py_ssize_t))
-    if few:
-        tile += ceil_div(p.kernels.mr * f.all_taps * p.kin * p.itemsize, 8) * 8
-    return tiles * tile + (f.all_taps + 1) * <Py_ssize_t> sizeof(Py_ssize_t)
+    cdef Py_ssize_t tiles = ceil_div(f.block, p.kernels.mr), lists
+    lists = tiles * (<Py_ssize_t> sizeof(Rows) + entries_bytes(1 if few else f.all_taps))
+    lists += (f.all_taps + 1) * <Py_ssize_t> sizeof(Py_ssize_t)
+    return lists + (f.block * f.all_taps * p.kin * p.itemsize if few else 0)
 
 
 cdef void pack_weights(const Problem *p, const Phase *f, const char *weight, char *packed, Py_ssize_t group,
