@@ -90,15 +90,15 @@ cdef void copy_taps(const Problem *p, const Phase *f, const Call *call, Py_ssize
                     Py_ssize_t pixels, char *copies) noexcept nogil:
     """The same with few channels: the taps of a pixel side by side, copies[pixel][tap][channel], so that one entry sums
     them all."""
-    cdef Py_ssize_t td, th, run, length = f.taps[2] * p.kin * p.itemsize
+    cdef Py_ssize_t td, th, run, length = f.taps[2] * p.kin * p.itemsize, row = f.all_taps * p.kin * p.itemsize
     cdef char *to
     while pixels > 0:
         run, to = min(pixels, f.count[2] - at.w), copies
         for td in range(f.taps[0]):
             for th in range(f.taps[1]):
-                copy_pixels(p, f, call, group, source_line(p, f, td, th, &at), at.w, run, to)
+                copy_pixels(p, f, call, group, source_line(p, f, td, th, &at), at.w, run, to, copies + row - to)
                 to += length
-        copies += run * f.taps[0] * f.taps[1] * length
+        copies += run * row
         pixels -= run
         next_line(f, &at)
 
@@ -109,12 +109,17 @@ cdef inline bint is_plain(const Phase *f, const Py_ssize_t *table) noexcept nogi
 
 
 cdef inline void copy_pixels(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group, Py_ssize_t line,
-                             Py_ssize_t w, Py_ssize_t pixels, char *to) noexcept nogil:
-    """Taps of one line for neighbouring pixels, to[pixel][all taps][channel]: as a run those that meet no padding."""
+                             Py_ssize_t w, Py_ssize_t pixels, char *to, Py_ssize_t room) noexcept nogil:
+    """Taps of one line for neighbouring pixels, to[pixel][all taps][channel]: as a run those that meet no padding.
+
+    Of a pixel's `room` bytes from `to` on, those behind its taps are written later.
+    """
     cdef const Py_ssize_t *table = f.table[2] + w * f.stride[2]
     cdef Py_ssize_t step = f.stride[2], ld = f.all_taps * p.kin, first = 0, stop = pixels, last, i
     cdef fastconv_piece piece = fastconv_piece(0, 0, f.taps[2] * p.kin, f.taps[2] * p.kin)
     cdef const char *source = call.source + group * p.kin * p.itemsize
+    cdef const char *run
+    cdef const char *end = call.source + p.batch * p.source_plane * p.groups * p.kin * p.itemsize
     while first < stop and not is_plain(f, table + first * step):
         first += 1
     while stop > first and not is_plain(f, table + (stop - 1) * step):
@@ -125,9 +130,10 @@ cdef inline void copy_pixels(const Problem *p, const Phase *f, const Call *call,
     for i in range(first):
         copy_line_taps(p, f, source, line, w + i, to + i * ld * p.itemsize)
     if first < stop:
-        p.kernels.pack_pieces(to + first * ld * p.itemsize, ld,
-                              source + (line + table[first * step]) * p.kin * p.itemsize, step * p.kin, stop - first,
-                              &piece, 1)
+        run = source + (line + table[first * step]) * p.kin * p.itemsize
+        if run + (last * p.kin + piece.length + p.kernels.vlen) * p.itemsize <= end:
+            piece.room = room // p.itemsize
+        p.kernels.pack_pieces(to + first * ld * p.itemsize, ld, run, step * p.kin, stop - first, &piece, 1)
     for i in range(stop, pixels):
         copy_line_taps(p, f, source, line, w + i, to + i * ld * p.itemsize)
 
