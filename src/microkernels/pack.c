@@ -140,7 +140,11 @@ static void NAME(copy_even)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t 
     ptrdiff_t j = 0;
     for (; j + VLEN < columns; j += VLEN)
       NAME(store)(dst + j, NAME(even_lanes)(NAME(load)(src + 2 * j), NAME(load)(src + 2 * j + VLEN)));
-    for (; j < columns; j++) dst[j] = src[2 * j];
+    const ptrdiff_t n = columns - j, reach = 2 * n - 1; /* nothing behind the last element is read */
+    if (n <= 0) continue;
+    const vec low = NAME(load_some)(src + 2 * j, reach),
+              high = NAME(load_between)(src + 2 * j + VLEN, 0, reach - VLEN, low);
+    NAME(store_tail)(dst + j, NAME(even_lanes)(low, high), n);
   }
 }
 

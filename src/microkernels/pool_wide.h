@@ -24,6 +24,8 @@ INLINE vec NAME(pool_reduce)(const int kind, const fastconv_pool *p, const real 
   }
   for (; j + VLEN <= n; j += VLEN) sum = NAME(pool_join)(kind, sum, NAME(pool_term)(kind, p, NAME(load)(x + j)));
   if (j == n) return sum;
+  if (kind != FASTCONV_POOL_POWER) /* which is not neutral, of what is */
+    return NAME(pool_join)(kind, sum, NAME(pool_term)(kind, p, NAME(load_or)(x + j, n - j, NAME(pool_neutral)(kind))));
   const vec last = NAME(pool_term)(kind, p, NAME(load_tail)(x + j, n - j));
   return NAME(pool_join)(kind, sum, NAME(select)(NAME(lane_numbers)() < NAME(splat_index)(n - j), last, neutral));
 }
@@ -73,7 +75,10 @@ INLINE void NAME(pool_wide_lines)(const int kind, const fastconv_pool *p, const 
   const real *scale = (const real *)w->scale,
              others = *(const real *)p->axis[0].scale * *(const real *)p->axis[1].scale;
   const real *line = (const real *)part->x + part->begin * w->in;
-  for (ptrdiff_t row = part->begin; row < part->end; row++, line += w->in)
+  const ptrdiff_t first = w->first[0], n = w->count[0], in = w->in;
+  for (ptrdiff_t row = part->begin; row < part->end && w->out == 1; row++, line += in)
+    NAME(pool_push)(kind, p, part, pending, NAME(pool_reduce)(kind, p, line + first, n), others * scale[0]);
+  for (ptrdiff_t row = part->begin; row < part->end && w->out > 1; row++, line += in)
     for (ptrdiff_t o = 0; o < w->out; o++) {
       const vec sum = NAME(pool_reduce)(kind, p, line + w->first[o], w->count[o]);
       NAME(pool_push)(kind, p, part, pending, sum, others * scale[o]);
