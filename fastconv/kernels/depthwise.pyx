@@ -67,7 +67,8 @@ cnp.import_array()
 
 cdef enum:
     LINE_BYTES = 16 * 1024      # a vector of channels of the rows whose weight gradient stays in registers: half of L1
-    TURNED_PIXELS = 1024        # planes up to so many pixels are turned
+    TURNED_PIXELS = 1024        # planes up to so many pixels are turned,
+    TURNED_BYTES = 1024 * 1024  # and while L2 keeps a vector of them and of results, by and large, those of many channels
 
 cdef enum Form:
     ROWS, TURNED, PLANES
@@ -115,10 +116,13 @@ cdef class DepthwisePass:
     cdef _choose_form(self, bint channels_last):
         """A plane fills vectors poorly and costs some microseconds to set up, a turned one its transposition."""
         cdef Problem *p = &self.problem
-        channels_last = channels_last and p.channels * p.ways > 1  # a single channel is a plane in either layout
-        cdef Py_ssize_t pixels = max(p.source_volume * p.ins, p.volume * p.outs)
-        self._form = ROWS if channels_last else PLANES
-        if not channels_last and 2 * p.channels >= p.kernels.vlen and pixels <= TURNED_PIXELS:
+        cdef Py_ssize_t x = p.source_volume * p.ins, y = p.volume * p.outs, lanes = round_up(p.channels, p.kernels.vlen)
+        self._form = PLANES
+        if channels_last and p.channels * p.ways > 1:  # a single channel is a plane in either layout
+            self._form = ROWS
+        elif 2 * p.channels >= p.kernels.vlen and max(x, y) <= TURNED_PIXELS:
+            self._form = TURNED
+        elif 4 * p.channels > 3 * lanes and (x + y) * p.vector <= TURNED_BYTES:
             self._form = TURNED
         width = p.kernels.vlen if self._form == TURNED else p.channels
         p.source_pixel, p.pixel = width * p.ins * p.itemsize, width * p.outs * p.itemsize
