@@ -68,7 +68,7 @@ cnp.import_array()
 cdef enum:
     LINE_BYTES = 16 * 1024      # a vector of channels of the rows whose weight gradient stays in registers: half of L1
     TURNED_PIXELS = 1024        # planes up to so many pixels are turned,
-    TURNED_BYTES = 1024 * 1024  # and while L2 keeps a vector of them and of results, by and large, those of many channels
+    TURNED_BYTES = 1024 * 1024  # and those of many channels while L2 keeps a vector of them and of results
 
 cdef enum Form:
     ROWS, TURNED, PLANES
