@@ -51,6 +51,7 @@ PAIRS = {
     "norm3d": (layers.BatchNorm3d, nn.BatchNorm3d, (3,), {}, (2, 3, 2, 3, 4)),
     "local-response": (layers.LocalResponseNorm, nn.LocalResponseNorm, (4, 0.2, 0.6, 2.0), {}, (2, 7, 3, 4)),
     "relu": (layers.ReLU, nn.ReLU, (), {}, (3, 4, 5)),
+    "relu6": (layers.ReLU6, nn.ReLU6, (), {}, (3, 4, 5)),
     "leaky-relu": (layers.LeakyReLU, nn.LeakyReLU, (0.2,), {}, (3, 4, 5)),
     "elu": (layers.ELU, nn.ELU, (1.5,), {}, (3, 4, 5)),
     "sigmoid": (layers.Sigmoid, nn.Sigmoid, (), {}, (3, 4, 5)),

@@ -82,7 +82,7 @@ class Calls:
         self.add("batch_norm", x=x, training=False, **features)
         self.add("local_response_norm", x=x, size=3)
         self.add("dropout", x=x, p=0.3, rng=np.random.default_rng(0))
-        for name in ("relu", "leaky_relu", "elu", "sigmoid", "tanh"):
+        for name in ("relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh"):
             self.add(name, x=x)
         for name in ("softmax", "log_softmax"):
             self.add(name, x=x, axis=1)

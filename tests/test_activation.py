@@ -15,6 +15,7 @@ SIZES = [0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 33, 1000]
 # name -> (arguments, what backward reads beside grad_y, PyTorch's function)
 POINTWISE = {
     "relu": ((), "y", torch.relu),
+    "relu6": ((), "y", F.relu6),
     "leaky_relu": ((0.2,), "x", lambda x: F.leaky_relu(x, 0.2)),
     "elu": ((1.5,), "x", lambda x: F.elu(x, 1.5)),
     "sigmoid": ((), "y", torch.sigmoid),
@@ -24,6 +25,7 @@ SOFTMAX = {"softmax": torch.softmax, "log_softmax": torch.log_softmax}
 EDGES = [
     0.0,
     -0.0,
+    6,
     1e-30,
     -1e-30,
     1e-40,

@@ -12,6 +12,8 @@ from fastconv import reference
 
 pytestmark = pytest.mark.isa_independent
 
+POINTWISE = ("relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh")
+
 
 def test_keeps_float32() -> None:
     x, w = (draw(*shape).astype(np.float32) for shape in ((2, 4, 6, 6), (4, 4, 3, 3)))
@@ -40,8 +42,8 @@ def test_keeps_float32() -> None:
         reference.global_avg_pool_backward(x[:, :, 0, 0], x.shape),
         reference.fold(reference.unfold(x, (2, 2)), (6, 6), 2),
         reference.pad_backward(reference.pad(x, ((1, 1), (2, 0)), "reflect"), ((1, 1), (2, 0)), "reflect"),
-        *(getattr(reference, name)(x) for name in ("relu", "leaky_relu", "elu", "sigmoid", "tanh", "softmax")),
-        *(getattr(reference, name + "_backward")(x, x) for name in ("relu", "leaky_relu", "elu", "sigmoid", "tanh")),
+        *(getattr(reference, name)(x) for name in (*POINTWISE, "softmax")),
+        *(getattr(reference, name + "_backward")(x, x) for name in POINTWISE),
         reference.cross_entropy(x, target),
         reference.cross_entropy_backward(x, target),
         reference.mse_loss_backward(x, x, grad_loss=2.0),
@@ -127,6 +129,7 @@ def special(*shape: int) -> np.ndarray:
     ("name", "params", "by"),
     [
         ("relu", {}, "y"),
+        ("relu6", {}, "y"),
         ("leaky_relu", {}, "x"),
         ("leaky_relu", {"negative_slope": 0.3}, "x"),
         ("elu", {}, "x"),

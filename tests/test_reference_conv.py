@@ -102,7 +102,7 @@ def test_conv_backward_returns_only_what_is_needed() -> None:
                     np.testing.assert_array_equal(mine, full)
 
 
-@pytest.mark.parametrize("activation", [None, "relu", "leaky_relu", "elu", "sigmoid", "tanh"])
+@pytest.mark.parametrize("activation", [None, "relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh"])
 def test_conv_activation(activation: str | None) -> None:
     x, w, b = draw(2, 3, 6), draw(3, 3, 3), draw(3)
     function = getattr(F, activation) if activation else (lambda y: y)

@@ -19,6 +19,8 @@ __all__ = [
     "log_softmax",
     "log_softmax_backward",
     "relu",
+    "relu6",
+    "relu6_backward",
     "relu_backward",
     "sigmoid",
     "sigmoid_backward",
@@ -78,6 +80,56 @@ def relu_backward(grad_y: Array, y: Array, *, out: Array | None = None) -> Array
         The arrays differ in shape or dtype, or out does not fit them.
     """
     return _activate_backward(rowwise.RELU, 0.0, grad_y, y, "y", out)
+
+
+def relu6(x: Array, *, out: Array | None = None) -> Array:
+    """Rectified linear unit that saturates at 6.
+
+    ``y = min(max(x, 0), 6)``; NaN stays NaN.
+
+    Parameters
+    ----------
+    x : array of any shape, float32 or float64
+    out : array like x, default None
+
+    Returns
+    -------
+    array
+        y, shape and dtype of x.
+
+    Raises
+    ------
+    TypeError, ValueError
+        x or out as in `relu`.
+
+    Source
+    ------
+    Krizhevsky: Convolutional Deep Belief Networks on CIFAR-10 (2010).
+    """
+    return _activate(rowwise.RELU6, 0.0, x, out)
+
+
+def relu6_backward(grad_y: Array, y: Array, *, out: Array | None = None) -> Array:
+    """Gradient of `relu6` from its output.
+
+    ``grad_x = grad_y where 0 < y < 6, else 0``. Since 0 < y < 6 exactly where 0 < x < 6, x serves as well as y.
+
+    Parameters
+    ----------
+    grad_y, y : arrays of one shape and dtype
+    out : array like y, default None
+
+    Returns
+    -------
+    array
+        grad_x, shape and dtype of y.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The arrays differ in shape or dtype, or out does not fit them.
+    """
+    return _activate_backward(rowwise.RELU6, 0.0, grad_y, y, "y", out)
 
 
 def leaky_relu(x: Array, negative_slope: float = 0.01, *, out: Array | None = None) -> Array:

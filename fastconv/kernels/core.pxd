@@ -30,6 +30,7 @@ cdef extern from "table.h" nogil:
         FASTCONV_LIST_SLACK
         FASTCONV_MAX_ROWS
         FASTCONV_RELU
+        FASTCONV_RELU6
         FASTCONV_LEAKY_RELU
         FASTCONV_ELU
         FASTCONV_SIGMOID

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 RELU: int
+RELU6: int
 LEAKY_RELU: int
 ELU: int
 SIGMOID: int

@@ -12,6 +12,7 @@ from fastconv.kernels.core cimport (
     FASTCONV_ELU,
     FASTCONV_LEAKY_RELU,
     FASTCONV_RELU,
+    FASTCONV_RELU6,
     FASTCONV_SIGMOID,
     FASTCONV_TANH,
     fastconv_kernels,
@@ -24,7 +25,8 @@ from fastconv.kernels.core cimport (
 
 cnp.import_array()
 
-RELU, LEAKY_RELU, ELU, SIGMOID, TANH = FASTCONV_RELU, FASTCONV_LEAKY_RELU, FASTCONV_ELU, FASTCONV_SIGMOID, FASTCONV_TANH
+RELU, RELU6, LEAKY_RELU = FASTCONV_RELU, FASTCONV_RELU6, FASTCONV_LEAKY_RELU
+ELU, SIGMOID, TANH = FASTCONV_ELU, FASTCONV_SIGMOID, FASTCONV_TANH
 
 cdef enum:
     BLOCK = 8192       # elements that a thread takes at a time: a source and a destination of doubles fill half of L2
@@ -36,7 +38,7 @@ cdef inline const fastconv_kernels *table(cnp.ndarray array) noexcept:
 
 
 cdef inline double cost(int kind) noexcept:
-    return 1 if kind == FASTCONV_RELU or kind == FASTCONV_LEAKY_RELU else EXP_WORK
+    return 1 if kind in (FASTCONV_RELU, FASTCONV_RELU6, FASTCONV_LEAKY_RELU) else EXP_WORK
 
 
 def activate(int kind, double alpha, cnp.ndarray x, cnp.ndarray out):
@@ -59,7 +61,7 @@ def activate(int kind, double alpha, cnp.ndarray x, cnp.ndarray out):
 
 
 def activate_backward(int kind, double alpha, cnp.ndarray grad_y, cnp.ndarray saved, cnp.ndarray out):
-    """out = grad_y * f', from y for relu, sigmoid and tanh, from x for leaky_relu and elu."""
+    """out = grad_y * f', from y for relu, relu6, sigmoid and tanh, from x for leaky_relu and elu."""
     cdef const fastconv_kernels *k = table(saved)
     cdef Py_ssize_t n = cnp.PyArray_SIZE(saved), size = k.storage_bytes, start
     cdef char *dst = data(out)

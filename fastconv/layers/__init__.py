@@ -6,7 +6,7 @@
     pool.py        MaxPool, AvgPool, LPPool, their adaptive and global forms, MaxUnpool
     dense.py       Linear
     norm.py        BatchNorm1d-3d, LocalResponseNorm, Dropout
-    activation.py  ReLU, LeakyReLU, ELU, Sigmoid, Tanh, Softmax, LogSoftmax
+    activation.py  ReLU, ReLU6, LeakyReLU, ELU, Sigmoid, Tanh, Softmax, LogSoftmax
     shape.py       Flatten, the pads, Identity
     fold.py        Unfold, Fold
     loss.py        CrossEntropyLoss, MSELoss
@@ -16,7 +16,7 @@
 Layers call `fastconv.functional` and nothing below it.
 """
 
-from fastconv.layers.activation import ELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
+from fastconv.layers.activation import ELU, LeakyReLU, LogSoftmax, ReLU, ReLU6, Sigmoid, Softmax, Tanh
 from fastconv.layers.base import Layer
 from fastconv.layers.container import Parallel, Residual, Sequential
 from fastconv.layers.conv import (
@@ -119,6 +119,7 @@ __all__ = [
     "MaxUnpool3d",
     "Parallel",
     "ReLU",
+    "ReLU6",
     "ReflectionPad1d",
     "ReflectionPad2d",
     "ReflectionPad3d",

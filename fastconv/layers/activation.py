@@ -17,20 +17,10 @@ def _elu_backward(grad_y: Array, y: Array) -> Array:
     return grad_y * (np.minimum(y, 0) + 1)
 
 
-def _relu6(x: Array) -> Array:
-    return np.clip(x, 0, 6)
-
-
-def _relu6_backward(grad_y: Array, y: Array) -> Array:
-    grad_x = F.relu_backward(grad_y, y)
-    grad_x[y >= 6] = 0
-    return grad_x
-
-
 # name -> (y from x, gradient of x from grad_y and y): only y is at hand after a fused activation.
 _FROM_OUTPUT: dict[str, tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]] = {
     "relu": (F.relu, F.relu_backward),
-    "relu6": (_relu6, _relu6_backward),
+    "relu6": (F.relu6, F.relu6_backward),
     "leaky_relu": (F.leaky_relu, F.leaky_relu_backward),  # y has the sign of x
     "elu": (F.elu, _elu_backward),
     "sigmoid": (F.sigmoid, F.sigmoid_backward),
@@ -68,6 +58,22 @@ class ReLU(Layer):
     def backward(self, grad_y: Array) -> Array:
         (y,) = self.restore()
         return F.relu_backward(grad_y, y)
+
+
+class ReLU6(Layer):
+    """y = min(max(x, 0), 6), of any shape. `inplace` as in `ReLU`."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        pass
+
+    def forward(self, x: Array) -> Array:
+        y = F.relu6(x)
+        self.save(y)
+        return y
+
+    def backward(self, grad_y: Array) -> Array:
+        (y,) = self.restore()
+        return F.relu6_backward(grad_y, y)
 
 
 class LeakyReLU(Layer):

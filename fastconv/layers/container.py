@@ -65,7 +65,7 @@ class Residual(Layer):
     body, shortcut
         Layers whose outputs have one shape; the shortcut is the identity by default.
     activation
-        None (default), "relu", "leaky_relu", "elu", "sigmoid" or "tanh".
+        None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid" or "tanh".
 
     Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2016, section 3.1.
     """

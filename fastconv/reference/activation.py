@@ -15,6 +15,16 @@ def relu_backward(grad_y: Array, y: Array) -> Array:
     return np.where(y <= 0, 0, grad_y)
 
 
+def relu6(x: Array) -> Array:
+    """min(max(x, 0), 6)."""
+    return np.clip(x, 0, 6)
+
+
+def relu6_backward(grad_y: Array, y: Array) -> Array:
+    """Gradient of `relu6` by x, from its result (or from x)."""
+    return np.where((y <= 0) | (y >= 6), 0, grad_y)
+
+
 def leaky_relu(x: Array, negative_slope: float = 0.01) -> Array:
     """x where x > 0, else negative_slope * x."""
     return np.where(x > 0, x, negative_slope * x)
@@ -79,5 +89,7 @@ def log_softmax_backward(grad_y: Array, y: Array, axis: int = -1) -> Array:
 
 
 def activate(y: Array, activation: str | None) -> Array:
-    functions = {"relu": relu, "leaky_relu": leaky_relu, "elu": elu, "sigmoid": sigmoid, "tanh": tanh}
+    functions = {
+        "relu": relu, "relu6": relu6, "leaky_relu": leaky_relu, "elu": elu, "sigmoid": sigmoid, "tanh": tanh
+    }  # fmt: skip
     return y if activation is None else functions[activation](y)

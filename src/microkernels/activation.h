@@ -25,6 +25,8 @@ INLINE vec NAME(activated)(const int kind, vec alpha, vec x) {
   switch (kind) {
     case FASTCONV_RELU:
       return NAME(at_least)(x, zero);
+    case FASTCONV_RELU6:
+      return NAME(at_most)(NAME(at_least)(x, zero), NAME(splat)(6));
     case FASTCONV_LEAKY_RELU:
       return NAME(select)(x > 0, x, x * alpha);
     case FASTCONV_ELU:
@@ -36,12 +38,14 @@ INLINE vec NAME(activated)(const int kind, vec alpha, vec x) {
   }
 }
 
-/* grad_y times the derivative; saved is y for relu, sigmoid and tanh, x for leaky_relu and elu. */
+/* grad_y times the derivative; saved is y for relu, relu6, sigmoid and tanh, x for leaky_relu and elu. */
 INLINE vec NAME(activated_backward)(const int kind, vec alpha, vec grad_y, vec saved) {
   const vec zero = {0};
   switch (kind) {
     case FASTCONV_RELU:
       return NAME(select)(saved <= 0, zero, grad_y);
+    case FASTCONV_RELU6:
+      return NAME(select)((saved <= 0) | (saved >= 6), zero, grad_y);
     case FASTCONV_LEAKY_RELU:
       return NAME(select)(saved > 0, grad_y, grad_y * alpha);
     case FASTCONV_ELU:
@@ -73,7 +77,8 @@ INLINE void NAME(activate_backward_row)(const int kind, real alpha, real *dst, c
 }
 
 #define EACH_ACTIVATION(CASE) \
-  CASE(FASTCONV_RELU) CASE(FASTCONV_LEAKY_RELU) CASE(FASTCONV_ELU) CASE(FASTCONV_SIGMOID) CASE(FASTCONV_TANH)
+  CASE(FASTCONV_RELU)         \
+  CASE(FASTCONV_RELU6) CASE(FASTCONV_LEAKY_RELU) CASE(FASTCONV_ELU) CASE(FASTCONV_SIGMOID) CASE(FASTCONV_TANH)
 
 static void NAME(activate)(int kind, double alpha, char *dst, const char *src, ptrdiff_t n) {
 #define CASE(KIND)                                                            \
