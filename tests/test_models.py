@@ -27,6 +27,7 @@ PARAMETERS = {
     "resnet18": 11_689_512,
     "resnet50": 25_557_032,
     "googlenet": 6_624_904,
+    "mobilenet-v2": 3_504_872,
 }
 SMALL = [name for name, network in models.NETWORKS.items() if network.size <= 32]
 
@@ -73,8 +74,19 @@ TORCHVISION = {
         "inception5b.branch4.1.conv.weight": (128, 832, 1, 1),
         "fc.weight": (1000, 1024),
     },
+    "mobilenet-v2": {
+        "features.0.0.weight": (32, 3, 3, 3),
+        "features.1.conv.0.0.weight": (32, 1, 3, 3),
+        "features.1.conv.1.weight": (16, 32, 1, 1),
+        "features.2.conv.0.1.running_mean": (96,),
+        "features.14.conv.1.0.weight": (576, 1, 3, 3),
+        "features.17.conv.2.weight": (320, 960, 1, 1),
+        "features.17.conv.3.bias": (320,),
+        "features.18.1.num_batches_tracked": (),
+        "classifier.1.weight": (1000, 1280),
+    },
 }
-TENSORS = {"alexnet": 16, "vgg16": 32, "resnet18": 122, "resnet50": 320, "googlenet": 344}
+TENSORS = {"alexnet": 16, "vgg16": 32, "resnet18": 122, "resnet50": 320, "googlenet": 344, "mobilenet-v2": 314}
 
 
 @pytest.mark.parametrize("name", models.NETWORKS)
@@ -109,11 +121,11 @@ def test_both_layouts_are_one_network(name):
     np.testing.assert_allclose(last.eval()(_picture(name, 2, "channels_last", np.float64)), y, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_the_small_networks_learn_a_batch(name):
-    model, loss = models.create(name, rng=0), CrossEntropyLoss()
+@pytest.mark.parametrize("name", [*SMALL, "mobilenet-v2"])
+def test_small_pictures_are_learned(name):
+    model, loss = models.create(name, num_classes=10, rng=0), CrossEntropyLoss()
     optimizer = SGD(model.parameters(), lr=0.01, momentum=0.9)
-    x, target = _picture(name, 4), np.arange(4)
+    x, target = _picture(name, 4)[..., :64, :64], np.arange(4)
     losses = []
     for _ in range(6):
         losses.append(float(loss(model(x), target)))
@@ -182,7 +194,7 @@ def test_outputs_and_gradients_are_torchs(name):
     model.zero_grad()
 
 
-@pytest.mark.parametrize("name", ["resnet50", "googlenet"])
+@pytest.mark.parametrize("name", ["resnet50", "googlenet", "mobilenet-v2"])
 def test_small_pictures_go_through_the_large_networks_and_back(name):
     model = models.create(name, num_classes=3, rng=0)
     x = np.random.default_rng(0).standard_normal((2, 3, 40, 40)).astype(np.float32)

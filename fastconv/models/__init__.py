@@ -17,6 +17,7 @@ from fastconv.models.fashion import fashion_1x1, fashion_7x7, fashion_maxpool, f
 from fastconv.models.googlenet import googlenet
 from fastconv.models.kit import Kit
 from fastconv.models.lenet import lenet5
+from fastconv.models.mobilenet import mobilenet_v2
 from fastconv.models.resnet import resnet18, resnet50
 from fastconv.models.vgg import vgg16
 
@@ -46,6 +47,7 @@ NETWORKS: dict[str, Network] = {
     "resnet18": Network(resnet18, 3, 224, 1000),
     "resnet50": Network(resnet50, 3, 224, 1000),
     "googlenet": Network(googlenet, 3, 224, 1000),
+    "mobilenet-v2": Network(mobilenet_v2, 3, 224, 1000),
 }
 
 
