@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnx import TensorProto, helper, numpy_helper
+from onnx import GraphProto, TensorProto, helper, numpy_helper
 
 from ..layer import Layer
 from ..shapes import out_shape
@@ -32,7 +32,11 @@ def model(task: Task, operands: Operands) -> bytes:
     node = helper.make_node(OPERATORS[layer.operator], ["x", *(c.name for c in constants)], ["y"], **_attributes(layer))
     x = helper.make_tensor_value_info("x", element, layer.x_shape)
     y = helper.make_tensor_value_info("y", element, out_shape(layer))
-    graph = helper.make_graph([node], "layer", [x], [y], constants)
+    return serialise(helper.make_graph([node], "layer", [x], [y], constants))
+
+
+def serialise(graph: GraphProto) -> bytes:
+    """The model of a graph."""
     opset = helper.make_opsetid("", OPSET)
     serialised: bytes = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION).SerializeToString()
     return serialised

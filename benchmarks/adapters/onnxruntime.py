@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
-import numpy as np
 import onnxruntime as ort
 
 from fastconv.kernels.memory import empty
 
+from ..layer import Array
 from ..shapes import out_shape
 from ..task import Operands, Task
 from . import Prepared, Unsupported
@@ -30,19 +31,21 @@ def prepare(task: Task, operands: Operands, data_format: str) -> Prepared:
     x, serialised = operands.x, model(task, operands)
     y = empty(out_shape(task.layer), x.dtype)
 
-    def build() -> Callable[[], np.ndarray]:
-        try:
-            session = ort.InferenceSession(serialised, _options, providers=["CPUExecutionProvider"])
-        except ort.capi.onnxruntime_pybind11_state.NotImplemented as error:
-            raise Unsupported(str(error)) from None
-        binding = session.io_binding()
-        binding.bind_input("x", "cpu", 0, x.dtype, x.shape, x.ctypes.data)
-        binding.bind_output("y", "cpu", 0, y.dtype, y.shape, y.ctypes.data)
+    return Prepared(partial(bound, serialised, x, y), lambda y: (y,))
 
-        def call() -> np.ndarray:
-            session.run_with_iobinding(binding)
-            return y
 
-        return call
+def bound(serialised: bytes, x: Array, y: Array) -> Callable[[], Array]:
+    """The call of a model x -> y on these very arrays."""
+    try:
+        session = ort.InferenceSession(serialised, _options, providers=["CPUExecutionProvider"])
+    except ort.capi.onnxruntime_pybind11_state.NotImplemented as error:
+        raise Unsupported(str(error)) from None
+    binding = session.io_binding()
+    binding.bind_input("x", "cpu", 0, x.dtype, x.shape, x.ctypes.data)
+    binding.bind_output("y", "cpu", 0, y.dtype, y.shape, y.ctypes.data)
 
-    return Prepared(build, lambda y: (y,))
+    def call() -> Array:
+        session.run_with_iobinding(binding)
+        return y
+
+    return call

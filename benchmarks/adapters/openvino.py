@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,27 +38,33 @@ def prepare(task: Task, operands: Operands, data_format: str) -> Prepared:
     if last:
         x, y = channels_last(x), channels_last(y)
 
-    def build() -> Callable[[], Array]:
-        graph = _core.read_model(serialised)
-        if last:
-            graph = _laid_out_last(graph, SPATIAL[layer.ndim])
-        request = _core.compile_model(graph, "CPU", _settings).create_infer_request()
-        request.set_input_tensor(ov.Tensor(x, shared_memory=True))
-        request.set_output_tensor(ov.Tensor(y, shared_memory=True))
-
-        def call() -> Array:
-            request.infer(share_outputs=True)  # else it copies y
-            return y
-
-        return call
-
+    build = partial(bound, serialised, x, y, SPATIAL[layer.ndim] if last else None)
     return Prepared(build, lambda y: (channels_first(y) if last else y,))
 
 
+def bound(serialised: bytes, x: Array, y: Array, last: str | None) -> Callable[[], Array]:
+    """The call of a model x -> y on these very arrays; `last` names the spatial axes of those with channels last."""
+    graph = _core.read_model(serialised)
+    if last:
+        graph = _laid_out_last(graph, last)
+    request = _core.compile_model(graph, "CPU", _settings).create_infer_request()
+    request.set_input_tensor(ov.Tensor(x, shared_memory=True))
+    request.set_output_tensor(ov.Tensor(y, shared_memory=True))
+
+    def call() -> Array:
+        request.infer(share_outputs=True)  # else it copies y
+        return y
+
+    return call
+
+
 def _laid_out_last(graph: Any, spatial: str) -> Any:
-    """The same model for x and y with channels last; its convolutions then take them as they are."""
+    """The same model for x, and a y that has these axes, with channels last; convolutions take them as they are."""
     layouts = ov.preprocess.PrePostProcessor(graph)
-    for end in (layouts.input(), layouts.output()):
+    ends = [layouts.input()]
+    if graph.output().partial_shape.rank == graph.input().partial_shape.rank:
+        ends.append(layouts.output())
+    for end in ends:
         end.tensor().set_layout(ov.Layout(f"N{spatial}C"))
         end.model().set_layout(ov.Layout(f"NC{spatial}"))
     return layouts.build()

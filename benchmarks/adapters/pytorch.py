@@ -81,7 +81,7 @@ def _around(layer: Layer) -> list[int]:
 def _quickest(layer: Layer, x: Any, weight: Any, bias: Any) -> Call:
     """The quickest of the functional call and of those with weights that are packed ahead."""
     calls = [_functional(layer, x, weight, bias), *_packed(layer, x, weight, bias)]
-    return min(calls, key=_tried) if len(calls) > 1 else calls[0]
+    return min(calls, key=tried) if len(calls) > 1 else calls[0]
 
 
 def _packed(layer: Layer, x: Any, weight: Any, bias: Any) -> Iterator[Call]:
@@ -98,7 +98,7 @@ def _packed(layer: Layer, x: Any, weight: Any, bias: Any) -> Iterator[Call]:
         yield lambda: convolve(x, ready, bias, *parameters, "none", [], "")
 
 
-def _tried(call: Call, times: int = 3) -> float:
+def tried(call: Call, times: int = 3) -> float:
     """The least seconds of a few calls."""
     call()
     taken = []
