@@ -3,12 +3,14 @@
     shapes.py           layers of real networks, by name; what each has to multiply and to move at least
     layer.py            one such layer
     task.py             what engines are asked to do with one, and the arrays for it
-    adapters/           how an engine runs a task: fastconv itself, and each peer
+    networks.py         whole networks, their weights and the pictures for them
+    steps.py            what a network does, step by step, from which each peer's form of it is made
+    adapters/           how an engine runs a task or, in networks/, a whole network: fastconv itself, and each peer
     worker.py           the process that an engine lives in
     engines.py          those processes seen from outside: one awake at a time, rounds in turn
     timing.py           seconds of one call, medians of many, cold calls
     ceilings.py         what this machine can do at most: multiply-adds and copies
-    groups.py           which rows a run has, and the families of layers that its summary tells apart
+    groups.py           which rows a run has, and the families that its summary tells apart
     bench.py            `python -m fastconv bench`, whose command line is options.py
     summary.py          what the times say: ratios to the best peer, a line a family
     board.py, tables.py, chart.py, compare.py   the same live, as tables, as a picture, and against an older run

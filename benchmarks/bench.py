@@ -23,6 +23,7 @@ from .ceilings import Ceilings
 from .engines import Contestant, Engine, EngineError, race, started
 from .groups import Section, sections
 from .layer import LAYOUTS
+from .networks import Job
 from .report import console, environment, write_json
 from .shapes import conv
 from .summary import Row, coarse, lines, row_of
@@ -89,7 +90,7 @@ class Run:
             ours = [Contestant(engine, layout) for engine, layout in zip(engines, self.layouts, strict=True)]
             self._warm(ours, section.kind)
             for task in section.tasks:
-                board.begin(task.layer.name)
+                board.begin(task.label)
                 row = self._row(section.group, task, [*ours, *peers])
                 self.measured.rows.append(row)
                 board.add(row)
@@ -103,19 +104,19 @@ class Run:
 
     def _peers_of(self, section: Section) -> list[str]:
         widest = self.isa in (None, runtime.available_isas()[0])
-        return adapters.taking_part(self.peers, section.kind, [task.layer for task in section.tasks], widest)
+        return adapters.taking_part(self.peers, section.kind, section.tasks, widest)
 
     def _engine(self, name: str) -> Engine:
         return Engine(name, self.threads, self.isa, self.algorithm)
 
-    def _row(self, group: str, task: Task, contestants: Sequence[Contestant]) -> Row:
+    def _row(self, group: str, task: Job, contestants: Sequence[Contestant]) -> Row:
         effort, ceilings = self.effort, self.measured.ceilings
         assert ceilings is not None
         before = self._peak(contestants[0].engine, task.dtype)
         results, wrong = race(contestants, task, effort.rounds, effort.seconds, effort.cold)
         peak = max(before, self._peak(contestants[0].engine, task.dtype))
         errors = {}
-        if task.dtype == "float32" and not task.layer.pools:
+        if isinstance(task, Task) and task.dtype == "float32" and not task.pools:
             ours = [c for c in contestants if c.engine.name == OURS]
             errors = {c.data_format: c.engine.run("adapters.ours:error_ratios", task, c.data_format) for c in ours}
         return row_of(group, task, results, ceilings.floor(task, peak), peak, errors, wrong)

@@ -22,8 +22,8 @@ from rich.table import Table
 from fastconv import runtime
 
 from .engines import Engine, started
+from .networks import Job
 from .report import console, environment, write_json
-from .task import Task
 from .worker import Session
 
 FOOTPRINTS = tuple(1 << power for power in (15, 17, 19, 21, 23, 25, 27, 29))  # bytes read and written
@@ -138,10 +138,10 @@ class Ceilings:
             for rates in self.copies.values()
         )
 
-    def floor(self, task: Task, flops: float | None = None) -> float:
+    def floor(self, task: Job, flops: float | None = None) -> float:
         """The least seconds of a task that does all products of the definition, at a peak of its own if given."""
         moved = task.compulsory_bytes / self.copy_rate(task.compulsory_bytes)
-        return moved if task.layer.pools else max(moved, 2 * task.multiply_adds / (flops or self.flops[task.dtype]))
+        return moved if task.pools else max(moved, 2 * task.multiply_adds / (flops or self.flops[task.dtype]))
 
 
 def size_name(count: int) -> str:

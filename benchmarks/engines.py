@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from .layer import Array
-from .task import Task
+from .networks import Job
 from .timing import Spread, Timing
+from .worker import First
 
 # glibc takes and keeps everything on one heap, in huge pages where the system has them to give.
 MEMORY = {
@@ -173,10 +174,12 @@ class Result:
     """Planning, packing, compiling and running."""
     cold: float | None
     """With nothing in the caches; None if not asked for."""
+    how: str = ""
+    """Which of its own ways the engine found to be the quickest, if it has several."""
 
 
 def race(
-    contestants: Sequence[Contestant], task: Task, rounds: int, seconds: float, cold: int = 0
+    contestants: Sequence[Contestant], task: Job, rounds: int, seconds: float, cold: int = 0
 ) -> tuple[dict[str, Result], dict[str, str]]:
     """Results by contestant, without those that do not have the task; and of peers that failed or were wrong, why.
 
@@ -194,16 +197,15 @@ def race(
     firsts = {c: first for c, first in answers.items() if first is not None}
     answers.clear()
     out |= _disagreeing(task, {c: first.arrays for c, first in firsts.items()})
-    latencies = {c: (first.seconds, first.ran) for c, first in firsts.items()}
-    firsts.clear()
-    timings = {c: [Timing(ran, 0)] for c, (_, ran) in latencies.items()}
-    able = _worth_timing({c: ran for c, (_, ran) in latencies.items() if c not in out})
+    firsts = {c: first._replace(arrays=()) for c, first in firsts.items()}
+    timings = {c: [Timing(first.ran, 0)] for c, first in firsts.items()}
+    able = _worth_timing({c: first.ran for c, first in firsts.items() if c not in out})
     timings |= {c: [] for c in able}
     for _ in range(rounds):
         for c, timing in _each(able, out, lambda c: c.engine.run("worker:time_round", seconds)).items():
             timings[c].append(timing)
     colds = _each(able, out, lambda c: c.engine.run("worker:time_cold", cold) if cold else None)
-    results = {c.name: _result(timings[c], first, colds.get(c)) for c, (first, _) in latencies.items() if c not in out}
+    results = {c.name: _result(timings[c], first, colds.get(c)) for c, first in firsts.items() if c not in out}
     return results, {c.name: why for c, why in out.items()}
 
 
@@ -230,11 +232,12 @@ def _each(
     return answers
 
 
-def _result(timings: list[Timing], first: float, cold: float | None) -> Result:
-    return Result(Spread.of(t.seconds for t in timings), statistics.median(t.faults for t in timings), first, cold)
+def _result(timings: list[Timing], first: First, cold: float | None) -> Result:
+    faults = statistics.median(t.faults for t in timings)
+    return Result(Spread.of(t.seconds for t in timings), faults, first.seconds, cold, first.how)
 
 
-def _disagreeing(task: Task, results: dict[Contestant, Any]) -> dict[Contestant, str]:
+def _disagreeing(task: Job, results: dict[Contestant, Any]) -> dict[Contestant, str]:
     """Who differs from the first contestant, and by how much.
 
     Raises
@@ -258,13 +261,13 @@ def _disagreeing(task: Task, results: dict[Contestant, Any]) -> dict[Contestant,
 
 
 def check_agreement(
-    task: Task, name: str, result: Sequence[Array | None], other_name: str, other: Sequence[Array | None]
+    task: Job, name: str, result: Sequence[Array | None], other_name: str, other: Sequence[Array | None]
 ) -> None:
     """Raise EngineError unless two engines' results are the same but for rounding.
 
-    Relative L2 distance, with room for what Winograd's transforms lose.
+    Relative L2 distance, as many roundings as the task allows.
     """
-    limit = 100 * float(np.finfo(task.dtype).eps)
+    limit = task.tolerance * float(np.finfo(task.dtype).eps)
     for a, b in zip(result, other, strict=True):
         if a is None or b is None:
             if a is not b:

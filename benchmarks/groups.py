@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from . import networks
 from .layer import Layer
+from .networks import Inference, Job
 from .shapes import find
 from .task import KINDS, Task
 
@@ -15,6 +17,7 @@ PLAIN = "1x1, strided, first layers"
 NARROW = "k > 1, stride 1, fewer"
 GROUPED = "depthwise, few a group"
 TRANSPOSED, POOLS, FILTERS = "transposed", "pools", "filters"
+NETWORKS = "all networks"
 
 FEW = 32  # channels in or out of a group, below which a vector or a tile is not filled
 FIRST = 4  # channels in, as of pictures
@@ -32,12 +35,33 @@ class Group:
     """None for the one that is asked for."""
     backward: bool = False
 
+    def tasks(self, kind: str, dtype: str, pattern: str | None, quick: bool) -> tuple[Job, ...]:
+        """Those whose name or operator a regular expression is found in."""
+        layers = [layer for layer in find(pattern) if self.has(layer)]
+        if quick:
+            layers = find(self.quick, layers)
+        return tuple(Task(layer, self.dtype or dtype, kind, self.backward) for layer in layers)
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Whole networks, in evaluation mode and float32."""
+
+    quick: str
+    """As of a `Group`."""
+    kinds: tuple[str, ...] = (Inference.kind,)
+
+    def tasks(self, kind: str, dtype: str, pattern: str | None, quick: bool) -> tuple[Job, ...]:
+        """Those whose name a regular expression is found in."""
+        found = networks.find(pattern)
+        return tuple(networks.find(self.quick, found) if quick else found)
+
 
 def _convolves(layer: Layer) -> bool:
     return layer.operator == "conv" and not layer.filters_images
 
 
-GROUPS = {
+GROUPS: dict[str, Group | Networks] = {
     "forward": Group(
         _convolves,
         r"^(alexnet/conv[12]|vgg16/conv[135]_[12]|resnet50/(conv1|conv4_1[abc])|resnext50/conv3_2b|mobilenetv2/block4_"
@@ -54,6 +78,7 @@ GROUPS = {
         kinds=("functional",),
         backward=True,
     ),
+    "networks": Networks("/b1$"),
 }
 
 
@@ -63,7 +88,7 @@ class Section:
 
     group: str
     kind: str
-    tasks: tuple[Task, ...]
+    tasks: tuple[Job, ...]
 
     @property
     def title(self) -> str:
@@ -77,18 +102,19 @@ def sections(
     found = []
     for name in groups:
         group = GROUPS[name]
-        layers = [layer for layer in find(pattern) if group.has(layer)]
-        if quick:
-            layers = find(group.quick, layers)
         for kind in group.kinds:
-            if layers and kind in kinds:
-                tasks = (Task(layer, group.dtype or dtype, kind, group.backward) for layer in layers)
-                found.append(Section(name, kind, tuple(tasks)))
+            tasks = group.tasks(kind, dtype, pattern, quick) if kind in kinds else ()
+            if tasks:
+                found.append(Section(name, kind, tasks))
     return found
 
 
-def families(layer: Layer) -> tuple[str, ...]:
-    """The families whose lines of the summary count a layer."""
+def families(job: Job) -> tuple[str, ...]:
+    """The families whose lines of the summary count a layer or network."""
+    return (NETWORKS, job.network) if isinstance(job, Inference) else _families_of_layer(job.layer)
+
+
+def _families_of_layer(layer: Layer) -> tuple[str, ...]:
     if layer.pools:
         return (POOLS,)
     if layer.operator == "conv_transpose":

@@ -13,8 +13,8 @@ from .adapters import OURS
 from .engines import Result
 from .groups import families
 from .layer import LAYOUTS
+from .networks import Job
 from .report import geometric_mean
-from .task import Task
 
 Row = dict[str, Any]
 ERROR_LIMIT = 4.0  # times the direct kernel's
@@ -22,7 +22,7 @@ ERROR_LIMIT = 4.0  # times the direct kernel's
 
 def row_of(
     group: str,
-    task: Task,
+    task: Job,
     results: Mapping[str, Result],
     floor: float,
     peak: float,
@@ -39,8 +39,8 @@ def row_of(
     best = min(peers, key=lambda name: peers[name], default=None)
     same = {layout: [seconds for name, seconds in peers.items() if name.endswith(layout)] for layout in ours}
     return {
-        "group": group, "kind": task.kind, "dtype": task.dtype, "layer": task.layer.name, "batch": task.layer.batch,
-        "families": families(task.layer), "operations": 2 * task.multiply_adds, "bytes": task.compulsory_bytes,
+        "group": group, "kind": task.kind, "dtype": task.dtype, "layer": task.label, "batch": task.batch,
+        "families": families(task), "operations": 2 * task.multiply_adds, "bytes": task.compulsory_bytes,
         "floor": floor, "peak": peak, "best_peer": best,
         "timings": {name: _timing(result) for name, result in results.items()},
         "ratio": {layout: peers[best] / seconds for layout, seconds in ours.items()} if best else {},
@@ -49,8 +49,9 @@ def row_of(
     }  # fmt: skip
 
 
-def _timing(result: Result) -> dict[str, float | None]:
-    return {**result.spread._asdict(), "faults": result.faults, "first": result.first, "cold": result.cold}
+def _timing(result: Result) -> dict[str, Any]:
+    timing = {**result.spread._asdict(), "faults": result.faults, "first": result.first, "cold": result.cold}
+    return timing | ({"how": result.how} if result.how else {})
 
 
 def ours_best(row: Row) -> Row:
@@ -68,11 +69,11 @@ def key_of(row: Row) -> tuple[str, ...]:
 def lines(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Geometric mean and minimum of the ratios, and how many layers are ahead.
 
-    A line a group, kind, family, batch (1, or that of training) and layout of fastconv's.
+    A line a group, kind, family, batch (1, or larger) and layout of fastconv's.
     """
     members: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        batch = "1" if row["batch"] == 1 else "training"
+        batch = "1" if row["batch"] == 1 else "larger"
         for family in row["families"]:
             for layout in row["ratio"]:
                 members.setdefault((row["group"], row["kind"], family, batch, layout), []).append(row)

@@ -69,11 +69,18 @@ def _cells(row: Row) -> list[str]:
         timing = row["timings"].get(f"{OURS} {layout}")
         cells += [duration(timing["median"]) if timing else "-", ratio(row["ratio"].get(layout))]
     best, ours = row["best_peer"], ours_best(row)
-    name, layout = best.split() if best else ("-", "")
-    cells += [duration(row["timings"][best]["median"]) if best else "-", f"{name} {SHORT.get(layout, '')}"]
+    cells += [duration(row["timings"][best]["median"]) if best else "-", _named(row)]
     cells += [duration(ours["first"]), duration(ours["cold"]) if ours["cold"] else "-"]
     cells += [f"{row['floor'] / ours['median']:.0%}", f"{row['operations'] / ours['median'] / 1e9:.0f}"]
     return [*cells, _error(row)]
+
+
+def _named(row: Row) -> str:
+    """The best peer, its layout, and its way if it has several."""
+    if not row["best_peer"]:
+        return "-"
+    name, layout = row["best_peer"].split()
+    return " ".join((name, SHORT[layout], row["timings"][row["best_peer"]].get("how", ""))).rstrip()
 
 
 def ratio(value: float | None) -> str:

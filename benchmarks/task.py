@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -29,9 +29,25 @@ class Task:
     kind: str = "functional"
     backward: bool = False
 
+    tolerance: ClassVar[float] = 100.0
+    """Roundings that results may be apart: room for what Winograd's transforms lose."""
+
+    @property
+    def label(self) -> str:
+        """What tables and filters call it."""
+        return self.layer.name
+
     @property
     def name(self) -> str:
-        return f"{self.layer.name}{' backward' if self.backward else ''}, {self.dtype}, {self.kind}"
+        return f"{self.label}{' backward' if self.backward else ''}, {self.dtype}, {self.kind}"
+
+    @property
+    def batch(self) -> int:
+        return self.layer.batch
+
+    @property
+    def pools(self) -> bool:
+        return self.layer.pools
 
     @property
     def multiply_adds(self) -> int:

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 from . import adapters
 from .layer import Array
-from .task import Task, operands
+from .networks import Inference, Job, pictures
+from .task import operands
 from .timing import Timing, cold_call, time_calls
 
 
@@ -31,7 +32,7 @@ class Session:
     def __init__(self, engine: str, threads: int) -> None:
         if hasattr(os, "sched_setaffinity"):  # so many threads means as many CPUs, for every engine
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-        self.adapter = adapters.load(engine)
+        self.engine, self.adapter = engine, adapters.load(engine)
         self.versions: dict[str, str] = self.adapter.start(threads)
         self.call: Callable[[], Any] = lambda: None
 
@@ -45,6 +46,8 @@ class First(NamedTuple):
     """What it takes, with planning, compiling and packing."""
     ran: float
     """What it takes without."""
+    how: str = ""
+    """Which way of the engine's own turned out to be the quickest."""
 
 
 def versions(session: Session) -> dict[str, str]:
@@ -52,11 +55,11 @@ def versions(session: Session) -> dict[str, str]:
     return session.versions
 
 
-def prepare(session: Session, task: Task, data_format: str) -> First | None:
+def prepare(session: Session, task: Job, data_format: str) -> First | None:
     """Get a task ready and run it once; None where the engine does not have it."""
     session.call = lambda: None  # lets go of the arrays of the task before
     try:
-        prepared = session.adapter.prepare(task, operands(task), data_format)
+        prepared = _prepared(session, task, data_format)
         start = time.perf_counter()
         session.call = prepared.build()
     except adapters.Unsupported:
@@ -64,7 +67,16 @@ def prepare(session: Session, task: Task, data_format: str) -> First | None:
     built = time.perf_counter()
     result = session.call()
     end = time.perf_counter()
-    return First(prepared.arrays(result), end - start, end - built)
+    return First(prepared.arrays(result), end - start, end - built, getattr(session.call, "how", ""))
+
+
+def _prepared(session: Session, task: Job, data_format: str) -> adapters.Prepared:
+    if isinstance(task, Inference):
+        prepare_network = adapters.load_for_networks(session.engine).prepare
+        prepared: adapters.Prepared = prepare_network(task, pictures(task), data_format)
+    else:
+        prepared = session.adapter.prepare(task, operands(task), data_format)
+    return prepared
 
 
 def time_round(session: Session, seconds: float) -> Timing:

@@ -10,15 +10,16 @@ loaded beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from ..layer import LAYOUTS, Array, Layer
-from ..task import KINDS
+from ..layer import LAYOUTS, Array
+from ..networks import Inference, Job
+from ..task import KINDS, Task
 
 
 class Unsupported(Exception):
@@ -35,6 +36,17 @@ class Prepared(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Way:
+    """The call that was the quickest of several ways, by name."""
+
+    how: str
+    call: Callable[[], Any]
+
+    def __call__(self) -> Any:
+        return self.call()
+
+
+@dataclass(frozen=True)
 class Adapter:
     """Where an engine is found, and which rows it takes part in."""
 
@@ -44,15 +56,16 @@ class Adapter:
     kinds: tuple[str, ...] = KINDS
     any_isa: bool = False  # can be held to an ISA below the machine's widest
     images_only: bool = False
+    networks: bool = False  # has a module of the same name in networks/, which runs whole ones
 
 
 FIRST = LAYOUTS[:1]
 OURS = "fastconv"
 ENGINES = {
-    OURS: Adapter("ours", (), any_isa=True),
-    "torch": Adapter("pytorch", ("torch",), any_isa=True),
-    "onnxruntime": Adapter("onnxruntime", ("onnxruntime", "onnx"), FIRST, ("layer",)),
-    "openvino": Adapter("openvino", ("openvino", "onnx"), kinds=("layer",)),
+    OURS: Adapter("ours", (), any_isa=True, networks=True),
+    "torch": Adapter("pytorch", ("torch",), any_isa=True, networks=True),
+    "onnxruntime": Adapter("onnxruntime", ("onnxruntime", "onnx"), FIRST, ("layer",), networks=True),
+    "openvino": Adapter("openvino", ("openvino", "onnx"), kinds=("layer",), networks=True),
     "jax": Adapter("jax", ("jax",), any_isa=True),
     "scipy": Adapter("scipy", ("scipy",), FIRST, any_isa=True, images_only=True),
     "opencv": Adapter("opencv", ("cv2",), FIRST, images_only=True),
@@ -65,17 +78,26 @@ def load(engine: str) -> ModuleType:
     return import_module(f".{ENGINES[engine].module}", __package__)
 
 
+def load_for_networks(engine: str) -> ModuleType:
+    """What runs whole networks beside it."""
+    return import_module(f".networks.{ENGINES[engine].module}", __package__)
+
+
 def missing(engine: str) -> list[str]:
     """Packages of an engine that are not installed; none is imported."""
     return [package for package in ENGINES[engine].packages if find_spec(package) is None]
 
 
-def taking_part(engines: Iterable[str], kind: str, layers: Iterable[Layer], widest_isa: bool = True) -> list[str]:
-    """Those of the engines that have rows of this kind, ISA and these layers."""
-    images = any(layer.filters_images for layer in layers)
+def taking_part(engines: Iterable[str], kind: str, tasks: Sequence[Job], widest_isa: bool = True) -> list[str]:
+    """Those of the engines that have rows of this kind, ISA and these tasks."""
+    networks = any(isinstance(task, Inference) for task in tasks)
+    images = any(isinstance(task, Task) and task.layer.filters_images for task in tasks)
     entries = [(engine, ENGINES[engine]) for engine in engines]
     return [
         name
         for name, entry in entries
-        if kind in entry.kinds and (images or not entry.images_only) and (widest_isa or entry.any_isa)
+        if kind in entry.kinds
+        and (images or not entry.images_only)
+        and (entry.networks or not networks)
+        and (widest_isa or entry.any_isa)
     ]

@@ -1,0 +1,129 @@
+"""Whole networks, in evaluation mode: what engines are asked to do with one, its weights and the pictures for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from math import prod
+from typing import ClassVar
+
+import numpy as np
+
+import fastconv
+from fastconv import init, models
+from fastconv.layers import BatchNorm2d, Linear, Sequential
+
+from . import shapes
+from .layer import Array, Size
+from .task import Task, on_cache_lines
+
+# Names as in shapes.py, and in `fastconv.models`.
+MODELS = {"resnet50": "resnet50", "vgg16": "vgg16", "mobilenetv2": "mobilenet-v2"}
+BATCHES = (1, 8)
+SETTLING = (4, 3, 96, 96)  # shape of the pictures whose statistics batch normalizations have
+SPREAD = 0.1  # of biases, and of the weights of batch normalizations around 1
+
+
+@dataclass(frozen=True)
+class Inference:
+    """The forward pass of a network, float32, its weights packed ahead as far as an engine can."""
+
+    network: str
+    batch: int
+
+    dtype: ClassVar[str] = "float32"
+    kind: ClassVar[str] = "layer"
+    tolerance: ClassVar[float] = 1000.0
+    """Roundings that results may be apart: dozens of layers add up what one has."""
+
+    @property
+    def label(self) -> str:
+        """What tables and filters call it, as `resnet50/b8`."""
+        return f"{self.network}/b{self.batch}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.label}, {self.dtype}"
+
+    @property
+    def model(self) -> models.Network:
+        return models.NETWORKS[MODELS[self.network]]
+
+    @property
+    def x_shape(self) -> Size:
+        """Channels first."""
+        return (self.batch, self.model.in_channels, self.model.size, self.model.size)
+
+    @property
+    def y_shape(self) -> Size:
+        return (self.batch, self.model.classes)
+
+    @property
+    def pools(self) -> bool:
+        return False
+
+    @property
+    def multiply_adds(self) -> int:
+        """Products that convolutions and linear layers need, taps in the padding left out."""
+        rows = [row for row in shapes.NETWORKS[self.network] if not row.pools]
+        return self.batch * (sum(row.times * shapes.multiply_adds(row) for row in rows) + _sizes(self.network)[0])
+
+    @property
+    def compulsory_bytes(self) -> int:
+        """Pictures and parameters read and logits written once."""
+        itemsize = np.dtype(self.dtype).itemsize
+        return itemsize * (prod(self.x_shape) + _sizes(self.network)[1] + prod(self.y_shape))
+
+
+Job = Task | Inference
+
+
+@cache
+def _sizes(network: str) -> tuple[int, int]:
+    """Parameters of the linear layers but for biases, and of all layers."""
+    model = models.create(MODELS[network], initializer=init.zeros)
+    linear = sum(layer.weight.size for _, layer in model.named_layers() if isinstance(layer, Linear))
+    return linear, model.parameter_count()
+
+
+def find(pattern: str | None, rows: Sequence[Inference] | None = None) -> list[Inference]:
+    """The networks, each at both batches, whose label a regular expression is found in."""
+    rows = [Inference(*row) for row in product(MODELS, BATCHES)] if rows is None else rows
+    return [row for row in rows if pattern is None or re.search(pattern, row.label)]
+
+
+def built(network: str, data_format: str = "channels_first") -> Sequential:
+    """A network in evaluation mode, with the same weights and statistics in every process and layout."""
+    first = models.create(MODELS[network], rng=0)
+    settle(first)
+    if data_format == "channels_first":
+        return first.eval()
+    last = models.create(MODELS[network], data_format=data_format, initializer=init.zeros)
+    last.load_state_dict(first.state_dict())
+    return last.eval()
+
+
+def settle(network: Sequential, shape: Size = SETTLING) -> None:
+    """Draw what begins as zeros or ones, and give batch normalizations the statistics of a few pictures."""
+    rng = np.random.default_rng(0)
+    for _, parameter in network.named_parameters():
+        if parameter.ndim == 1:
+            parameter += SPREAD * rng.standard_normal(parameter.shape, np.float32)
+    normalizations = [layer for _, layer in network.named_layers() if isinstance(layer, BatchNorm2d)]
+    if not normalizations:
+        return
+    for normalization in normalizations:
+        normalization.momentum = None  # the mean of all batches, which is one
+    threads = fastconv.get_num_threads()
+    fastconv.set_num_threads(1)  # threads of ours would disturb a peer in whose process this is
+    network(rng.standard_normal(shape, np.float32))
+    fastconv.set_num_threads(threads)
+
+
+def pictures(inference: Inference) -> Array:
+    """Those of a task, channels first: the same in every process."""
+    rng = np.random.default_rng([len(inference.network), *inference.x_shape])
+    return on_cache_lines(rng.standard_normal(inference.x_shape, np.float32))
