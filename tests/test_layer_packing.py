@@ -122,3 +122,28 @@ def test_an_evaluated_convolution_refuses_what_it_refuses_in_training(pack):
     ):
         with pytest.raises(kind, match=message):
             layer(x)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(31,), (1, 31), (7, 31), (2, 3, 31), (0, 31), (2, 0, 31)])
+def test_an_evaluated_linear_layer_is_a_packed_convolution(plans_made, shape, dtype):
+    layer = layers.Linear(31, 18, activation="relu", dtype=dtype, rng=0)
+    x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    expected = layer(x)
+    for pack in (True, False):
+        y = layer.eval(pack=pack)(x)
+        assert y.dtype == dtype
+        np.testing.assert_allclose(y, expected, rtol=0, atol=100 * np.finfo(dtype).eps)
+    assert len(plans_made) == (x.size > 0)
+
+
+def test_a_packed_linear_layer_follows_its_weight_and_refuses_what_linear_refuses(plans_made):
+    layer, x = layers.Linear(3, 2), np.ones((4, 3), np.float32)
+    before = layer.eval()(x)
+    layer.load_state_dict({key: array + 1 for key, array in layer.state_dict().items()})
+    np.testing.assert_allclose(layer(x), before + 4, rtol=1e-6)
+    np.testing.assert_allclose(copy.deepcopy(layer)(x[0]), layer.train()(x[0]), rtol=1e-6)
+    layer.eval()
+    for bad, kind in ((x.astype(float), TypeError), (x[:, :2], ValueError), ([[1.0, 2.0, 3.0]], TypeError)):
+        with pytest.raises(kind):
+            layer(bad)

@@ -177,8 +177,8 @@ class Layer(ABC):
     def eval(self, pack: bool = True) -> Self:
         """Enter evaluation mode: nothing is saved, and the parameters are read-only, so that changing them raises.
 
-        Convolutions then keep their weights packed, from the first forward of each of the last few shapes of x on,
-        until `train` or `load_state_dict`; with pack=False they save that memory and pack at every call.
+        Convolutions and linear layers then keep their weights packed, from the first forward of each of the last few
+        shapes of x on, until `train` or `load_state_dict`; with pack=False they save that memory.
         """
         return self._enter_all(False, pack)
 

@@ -1,4 +1,8 @@
-"""The fully connected layer."""
+"""The fully connected layer.
+
+In evaluation mode it is a convolution of one tap on packed weights: BLAS's threads, which spin for a while after every
+product, would take the CPUs from those of the layers around it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from numpy.typing import DTypeLike
 
 from fastconv import functional as F
 from fastconv import init
+from fastconv.functional import planned
+from fastconv.functional.planned import PlansByShape
 from fastconv.geometry import as_int
 from fastconv.layers.activation import activate, activation_backward, check_activation
 from fastconv.layers.base import Array, Layer
@@ -30,6 +36,7 @@ class Linear(Layer):
 
     weight: Array
     bias: Array | None
+    _packed: PlansByShape | None = None  # what runs forward in evaluation mode, with the weight packed
 
     def __init__(
         self,
@@ -50,9 +57,19 @@ class Linear(Layer):
         add_weights(self, shape, self.out_features if bias else None, initializer, dtype, rng)
 
     def forward(self, x: Array) -> Array:
+        if self._packed and _has_rows(x, self.weight):
+            return self._convolve(x, self._packed)
         y = activate(F.linear(x, self.weight, self.bias), self.activation)
         self.save(x, y if self.activation else None)
         return y
+
+    def _convolve(self, x: Array, packed: PlansByShape) -> Array:
+        """Rows of x as pixels of one line."""
+        y = packed(
+            x.reshape(1, -1, self.in_features), self.weight[..., None], self.bias, data_format="channels_last",
+            activation=self.activation, algorithm=None,
+        )  # fmt: skip
+        return y.reshape(*x.shape[:-1], self.out_features)
 
     def backward(self, grad_y: Array) -> Array:
         return self._backward(grad_y, need_x=True)
@@ -68,6 +85,19 @@ class Linear(Layer):
         self.accumulate(weight=grad_weight, bias=grad_bias)
         return grad_x
 
+    def _unlock(self, writeable: bool) -> None:
+        super()._unlock(writeable)
+        self._packed = PlansByShape(planned.plan_conv1d) if self._pack and not writeable else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_packed": None}  # packs are neither copied nor pickled but made anew
+
     def extra_repr(self) -> str:
         shown = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
         return shown + (f", activation={self.activation}" if self.activation else "")
+
+
+def _has_rows(x: Any, weight: Array) -> bool:
+    """Whether x is an array of one row or more that weight can be multiplied with; errors are left to `linear`."""
+    fits = isinstance(x, np.ndarray) and x.dtype == weight.dtype and x.shape[-1:] == weight.shape[-1:]
+    return fits and x.size > 0
