@@ -9,6 +9,8 @@ imported to name it; its first argument is the `Session` of this process.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import pickle
 import signal
@@ -67,6 +69,8 @@ def prepare(session: Session, task: Job, data_format: str) -> First | None:
     built = time.perf_counter()
     result = session.call()
     end = time.perf_counter()
+    if isinstance(task, Inference):
+        _give_memory_back()
     return First(prepared.arrays(result), end - start, end - built, getattr(session.call, "how", ""))
 
 
@@ -74,9 +78,16 @@ def _prepared(session: Session, task: Job, data_format: str) -> adapters.Prepare
     if isinstance(task, Inference):
         prepare_network = adapters.load_for_networks(session.engine).prepare
         prepared: adapters.Prepared = prepare_network(task, pictures(task), data_format)
+        _give_memory_back()
     else:
         prepared = session.adapter.prepare(task, operands(task), data_format)
     return prepared
+
+
+def _give_memory_back() -> None:
+    """Of what is free, where there is glibc: making a large network's weights takes several times their memory."""
+    with contextlib.suppress(AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def time_round(session: Session, seconds: float) -> Timing:
