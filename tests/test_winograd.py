@@ -223,6 +223,13 @@ def test_error_is_within_four_times_the_direct_kernels(size, channels, kernel, r
         assert size_of(errors["winograd"]) <= 4 * size_of(errors["direct"])
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_empty_batch(layout):
+    x = laid_out(np.empty((0, 3, 8, 9)), layout, "float32")
+    y = ff.conv2d(x, np.ones((4, 3, 3, 3), np.float32), data_format=layout, algorithm="winograd")
+    assert y.shape == ((0, 4, 6, 7) if layout == "channels_first" else (0, 6, 7, 4))
+
+
 def chosen(x, weight, prepared=False, **options):
     """The kernel of a convolution's forward."""
     x, weight = (np.broadcast_to(np.float32(0), shape) for shape in (x, weight))

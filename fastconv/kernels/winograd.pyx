@@ -163,7 +163,7 @@ cdef Cut cut_for(const Problem *p, const Phase *f, int threads) noexcept nogil:
     cut.together = threads > 1 and p.groups * ceil_div(all, most) < 2 * threads
     if cut.together:
         most = max(FEWEST_TILES, min(4 * MOST_TILES, SHARED_BYTES // (2 * bytes)))
-    cut.tiles = even_batch(p, all, most)
+    cut.tiles = even_batch(p, max(1, all), most)  # an empty batch has none
     cut.batches = ceil_div(all, cut.tiles)
     cut.stride = cut.tiles * max(p.kin, p.kout) * p.itemsize + LINE
     cut.buffers = (2 * f.points if cut.together else f.points + 1) * cut.stride
