@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 
 from fastconv import functional, geometry, runtime
 from fastconv.functional import *  # noqa: F403
+from fastconv.functional.explain import PlanExplanation, explain_plan
 from fastconv.functional.planned import (
     PlannedConv,
     plan_conv1d,
@@ -26,10 +27,12 @@ from fastconv.geometry import (
 from fastconv.runtime import algorithm, get_num_threads, set_num_threads
 
 __all__ = [
+    "PlanExplanation",
     "PlannedConv",
     "algorithm",
     "conv_output_size",
     "conv_transpose_output_size",
+    "explain_plan",
     "functional",
     "geometry",
     "get_num_threads",

@@ -1,4 +1,4 @@
-"""Which algorithm pays for a convolution: what each must do, in multiply-adds of the direct kernel's inner loop.
+"""Which algorithm runs a convolution, and why: what each must do, in multiply-adds of the direct kernel's inner loop.
 
 The weights of a cost were fitted by hand to some twenty layers timed on a Cascade Lake core with AVX-512, that of
 gathers to four. They decide between algorithms that are far apart for most layers. A choice depends on geometry and
@@ -8,7 +8,9 @@ policy alone, never on the number of threads.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,26 +40,153 @@ FEW_CHANNELS = 8  # a group, in and out: then packed lines always pay
 NARROW = 14  # outputs of a line below which the microkernel takes two vectors of channels
 GROUPED_BYTES = 4 << 20  # of workspace a thread, above which the lines are too long to be packed
 
+ASKED = "asked for"
 
-def grouped_pays(sources: Sources, groups: int, kin: int, kout: int, vlen: int) -> bool:
-    """Whether packed lines are faster in channels_last than the direct kernel, whose tiles few channels leave empty.
+
+class Costs(NamedTuple):
+    """What the direct kernel and Winograd's filtering must do, in multiply-adds of the direct kernel's inner loop."""
+
+    direct: float
+    winograd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The algorithm of a convolution and why it is that one, with the costs if they were compared.
+
+    It is `coarse` where the rounding error is not held to four times that of the direct kernel.
+    """
+
+    algorithm: str
+    reason: str
+    costs: Costs | None = None
+    coarse: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A convolution that is not depthwise, as choices see it.
+
+    `kin` and `kout` are source and destination channels a group, `size` the destination's; `prepared` if the weight is
+    packed ahead of the call, `packs_lines` unless the lines of the grouped kernel turned out too long for it.
+    """
+
+    sources: Sources
+    size: tuple[int, ...]
+    batch: int
+    groups: int
+    kin: int
+    kout: int
+    channels_last: bool
+    vlen: int
+    prepared: bool
+    packs_lines: bool = True
+
+
+def choose_depthwise(in_channels: int, out_channels: int, groups: int, policy: str) -> Choice | None:
+    """The kernel of one input channel a group, or None; a channel with several outputs is dense work for "auto"."""
+    if groups != in_channels or policy not in ("auto", "depthwise"):
+        return None
+    if policy == "depthwise":
+        return Choice("depthwise", ASKED)
+    if groups > 1:
+        return Choice("depthwise", "one input channel a group")
+    return Choice("depthwise", "one channel in and out") if out_channels == 1 else None
+
+
+def choose_dense(task: Dense, policy: str) -> Choice:
+    """The kernel of any other convolution."""
+    if policy == "direct":
+        return Choice("direct", ASKED)
+    if policy == "depthwise":
+        return Choice("direct", '"depthwise" was asked for, but a group has several input channels')
+    if policy == "grouped":
+        refused = grouped_refused(task)
+        return Choice("direct", f'"grouped" was asked for, but {refused}') if refused else Choice("grouped", ASKED)
+    if policy == "winograd":
+        if refused := winograd_refused(task):
+            return Choice("direct", f'"winograd" was asked for, but {refused}')
+        return Choice("winograd", ASKED, coarse=bool(too_coarse(task)))
+    return _choose_quickest(task)
+
+
+def choose_backward_weight(policy: str) -> Choice:
+    """The weight gradient's kernel, where it is not depthwise."""
+    if policy in ("auto", "direct"):
+        return Choice("direct", ASKED if policy == "direct" else "the only algorithm of dense weight gradients")
+    return Choice("direct", f'"{policy}" was asked for, but this weight gradient is only summed directly')
+
+
+def _choose_quickest(task: Dense) -> Choice:
+    """The policy "auto"."""
+    if not grouped_refused(task) and (gain := grouped_gain(task)):
+        return Choice("grouped", gain)
+    if refused := winograd_refused(task) or too_coarse(task):
+        return Choice("direct", f"no Winograd: {refused}")
+    costs = costs_of(task)
+    if costs.winograd < MARGIN * costs.direct:
+        return Choice("winograd", f"it costs less than {MARGIN:g} times what direct does", costs)
+    return Choice("direct", f"Winograd does not cost less than {MARGIN:g} times what direct does", costs)
+
+
+def is_covered(task: Dense) -> bool:
+    """Whether every output meets a tap."""
+    return sum(prod(axis.count for axis in axes) for axes in task.sources) == prod(task.size)
+
+
+def grouped_refused(task: Dense) -> str | None:
+    """Why packed lines of few channels cannot run, or None if they can."""
+    if not task.channels_last:
+        return "channels_first packs lines in the direct kernel"
+    if not is_covered(task):
+        return "some outputs meet no tap"
+    return None if task.packs_lines else f"lines would take more than {GROUPED_BYTES >> 20} MB a thread"
+
+
+def grouped_gain(task: Dense) -> str | None:
+    """Why packed lines are faster in channels_last than the direct kernel, whose tiles few channels leave empty.
 
     They are where groups share a vector, or fill one: two are half of the direct kernel's tile.
     Timed on Cascade Lake with AVX-512 and AVX2, 2 to 64 channels, 1, 9 and 25 taps.
     """
-    if groups == 1:
-        return False
+    sources, kin, kout, vlen = task.sources, task.kin, task.kout, task.vlen
+    if task.groups == 1:
+        return None
     taps = max(prod(len(a.taps) for a in axes) for axes in sources)
-    if max(kin, kout) <= FEW_CHANNELS or (kout == vlen and kin <= 2 * vlen):
-        return True
+    if max(kin, kout) <= FEW_CHANNELS:
+        return "groups of few channels share vectors"
+    if kout == vlen and kin <= 2 * vlen:
+        return "the channels of a group fill a vector"
     dense = all(a.stride == 1 for axes in sources for a in axes)
     narrow = all(axes[-1].count < NARROW for axes in sources)
-    return taps > 1 and kout == 2 * vlen and kin <= kout and (dense or narrow)
+    if taps > 1 and kout == 2 * vlen and kin <= kout and (dense or narrow):
+        return "the channels of a group fill two vectors"
+    return None
 
 
-def winograd_fits(sources: Sources) -> bool:
-    """Whether every phase has 2 to 5 taps an axis."""
-    return all(len(axis.taps) in TAPS and axis.stride == 1 for axes in sources for axis in axes)
+def winograd_refused(task: Dense) -> str | None:
+    """Why Winograd's filtering cannot run, or None if every phase has stride 1 and 2 to 5 taps an axis."""
+    if not is_covered(task):
+        return "some outputs meet no tap"
+    axes = [axis for phase in task.sources for axis in phase]
+    if any(axis.stride != 1 for axis in axes):
+        return "an axis has a stride"
+    if any(len(axis.taps) not in TAPS for axis in axes):
+        return f"an axis has not {TAPS[0]} to {TAPS[-1]} taps"
+    return None
+
+
+def too_coarse(task: Dense) -> str | None:
+    """Why Winograd's errors may not be within four times the direct kernel's, or what they would gain is little."""
+    if min(task.kin, task.kout) < LEAST_CHANNELS:
+        return f"fewer than {LEAST_CHANNELS} channels a group"
+    for axes in task.sources:
+        taps = [len(axis.taps) for axis in axes]
+        if len(taps) == 3 and task.kin * prod(taps) < FEWEST_TERMS_3D:
+            return f"it rounds too coarsely in 3-D for sums of fewer than {FEWEST_TERMS_3D} terms"
+        if len(taps) == 3 and max(taps) > MOST_TAPS_3D:
+            return f"it rounds too coarsely in 3-D for more than {MOST_TAPS_3D} taps an axis"
+    return None
 
 
 def products_along(axis: AxisSources, channels_last: bool) -> int:
@@ -88,25 +217,18 @@ def winograd_points(axes: Sequence[AxisSources], kin: int) -> list[int]:
     return points
 
 
-def rounds_coarsely(sources: Sources, kin: int) -> bool:
-    """Whether Winograd's errors are not within four times the direct kernel's."""
-    taps = [[len(axis.taps) for axis in axes] for axes in sources]
-    return any(len(t) == 3 and (kin * prod(t) < FEWEST_TERMS_3D or max(t) > MOST_TAPS_3D) for t in taps)
-
-
-def winograd_pays(sources: Sources, channels_last: bool, batch: int, kin: int, kout: int, prepared: bool) -> bool:
-    """Whether it is faster than the direct kernel; `prepared` if the weight is transformed ahead of the call."""
-    if min(kin, kout) < LEAST_CHANNELS or not winograd_fits(sources) or rounds_coarsely(sources, kin):
-        return False
+def costs_of(task: Dense) -> Costs:
+    """What both algorithms must do, where Winograd's filtering fits."""
     direct = winograd = 0.0
-    for axes in sources:
+    kin, kout, prepared, channels_last = task.kin, task.kout, task.prepared, task.channels_last
+    for axes in task.sources:
         taps = prod(len(a.taps) for a in axes)
-        products = batch * prod(products_along(a, channels_last) for a in axes)
+        products = task.batch * prod(products_along(a, channels_last) for a in axes)
         along = winograd_points(axes, kin)
         points = prod(along)
-        tiles = batch * prod(tiles_along(a, n) for a, n in zip(axes, along, strict=True))
+        tiles = task.batch * prod(tiles_along(a, n) for a, n in zip(axes, along, strict=True))
         direct += kin * kout * (products + taps * (READ + (0 if prepared else PACKED)))
         winograd += kin * kout * points * (tiles * SHORT_SUMS + READ + (0 if prepared else TRANSFORMED))
         split = channels_last or len(axes[-1].taps) == LINE_TAPS
         winograd += tiles * points * (kin + kout) * INPUT_OUTPUT[channels_last] * (1 if split else GATHERED)
-    return winograd < MARGIN * direct
+    return Costs(direct, winograd)

@@ -7,17 +7,24 @@ number of times, from any thread.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastconv.choice import GROUPED_BYTES, grouped_pays, winograd_fits, winograd_pays
+from fastconv.choice import (
+    GROUPED_BYTES,
+    Choice,
+    Dense,
+    choose_backward_weight,
+    choose_dense,
+    choose_depthwise,
+)
 from fastconv.geometry import ConvGeometry
 from fastconv.kernels.backward_weight import BackwardWeightPlan
-from fastconv.kernels.core import register_tile
+from fastconv.kernels.core import current_isa, register_tile
 from fastconv.kernels.deformable import DeformablePlan
 from fastconv.kernels.deformable_backward import DeformableGradients
 from fastconv.kernels.depthwise import DepthwiseLines, DepthwiseWeight
@@ -58,6 +65,14 @@ class PlanCache(Generic[Plan]):
             return self._plans.setdefault(key, plan)
 
 
+class Planned(NamedTuple):
+    """A macro-kernel bound to a geometry, why it is that one, and the ISA whose microkernels it calls."""
+
+    kernel: Any
+    choice: Choice
+    isa: str
+
+
 @dataclass(frozen=True)
 class ConvPlan:
     """Forward and both backward passes of one geometry; each macro-kernel is planned when it is first needed.
@@ -70,14 +85,7 @@ class ConvPlan:
     dtype: np.dtype[Any]
     padding_mode: str = "zeros"
     algorithm: str = "auto"
-
-    @cached_property
-    def is_depthwise(self) -> bool:
-        """Whether each channel is convolved by itself; one channel with several outputs is dense work for `auto`."""
-        g = self.geometry
-        if g.groups != g.in_channels or self.algorithm not in ("auto", "depthwise"):
-            return False
-        return self.algorithm == "depthwise" or g.groups > 1 or g.out_channels == 1
+    _planned: dict[tuple[str, bool], Planned] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @cached_property
     def y_shape(self) -> tuple[int, ...]:
@@ -101,42 +109,26 @@ class ConvPlan:
     @cached_property
     def forward(self) -> Kernel:
         """y from (x, weight, bias)."""
-        return self._forward(prepared=False)
+        return self.planned("forward").kernel
 
     @cached_property
     def prepared_forward(self) -> Kernel:
         """The same for a weight packed ahead, which makes more algorithms pay."""
-        return self._forward(prepared=True)
+        return self.planned("forward", prepared=True).kernel
 
     @cached_property
     def backward_input(self) -> Kernel:
         """grad_x from (grad_y, weight, None) where padding is zeros; a transposed y from (x, weight, bias)."""
-        return self._backward_input(prepared=False)
+        return self.planned("backward_input").kernel
 
     @cached_property
     def prepared_backward_input(self) -> Kernel:
         """The same for a weight packed ahead."""
-        return self._backward_input(prepared=True)
-
-    def _forward(self, prepared: bool) -> Kernel:
-        g = self.geometry
-        if self.is_depthwise:
-            return DepthwiseLines(g, self.dtype, self.padding_mode, backward=False)
-        sources = forward_sources(g, self.padding_mode)
-        return self._dense(prepared, False, g.in_channels, g.out_channels, g.in_size, g.out_size, sources)
-
-    def _backward_input(self, prepared: bool) -> Kernel:
-        g = self.geometry
-        if self.is_depthwise:
-            return DepthwiseLines(g, self.dtype, "zeros", backward=True)
-        sources = backward_input_sources(g)
-        return self._dense(prepared, True, g.out_channels, g.in_channels, g.out_size, g.in_size, sources)
+        return self.planned("backward_input", prepared=True).kernel
 
     @cached_property
     def _backward_weight(self) -> BackwardWeightPlan | DepthwiseWeight:
-        if self.is_depthwise:
-            return DepthwiseWeight(self.geometry, self.dtype, self.padding_mode)
-        return BackwardWeightPlan(self.geometry, self.dtype, self.padding_mode)
+        return self.planned("backward_weight").kernel
 
     def backward_weight(
         self, grad_y: Array, x: Array, weight: bool = True, bias: bool = True
@@ -147,41 +139,68 @@ class ConvPlan:
         self._backward_weight(grad_y, x, grad_weight, grad_bias)
         return grad_weight, grad_bias
 
+    def planned(self, direction: str, prepared: bool = False) -> Planned:
+        """The kernel of "forward", "backward_input" or "backward_weight" and why it is that one."""
+        key = direction, prepared
+        if key not in self._planned:
+            plan = {"forward": self._forward, "backward_input": self._backward_input}.get(direction)
+            kernel, choice = plan(prepared) if plan else self._weight_gradient()
+            self._planned[key] = Planned(kernel, choice, current_isa())
+        return self._planned[key]
+
+    @property
+    def _depthwise(self) -> Choice | None:
+        g = self.geometry
+        return choose_depthwise(g.in_channels, g.out_channels, g.groups, self.algorithm)
+
+    def _forward(self, prepared: bool) -> tuple[Kernel, Choice]:
+        g = self.geometry
+        if choice := self._depthwise:
+            return DepthwiseLines(g, self.dtype, self.padding_mode, backward=False), choice
+        sources = forward_sources(g, self.padding_mode)
+        return self._dense(prepared, False, g.in_channels, g.out_channels, g.in_size, g.out_size, sources)
+
+    def _backward_input(self, prepared: bool) -> tuple[Kernel, Choice]:
+        g = self.geometry
+        if choice := self._depthwise:
+            return DepthwiseLines(g, self.dtype, "zeros", backward=True), choice
+        sources = backward_input_sources(g)
+        return self._dense(prepared, True, g.out_channels, g.in_channels, g.out_size, g.in_size, sources)
+
+    def _weight_gradient(self) -> tuple[BackwardWeightPlan | DepthwiseWeight, Choice]:
+        if choice := self._depthwise:
+            return DepthwiseWeight(self.geometry, self.dtype, self.padding_mode), choice
+        return BackwardWeightPlan(self.geometry, self.dtype, self.padding_mode), choose_backward_weight(self.algorithm)
+
     def _dense(
         self, prepared: bool, backward: bool, source: int, destination: int, source_size: Any, size: Any, sources: Any
-    ) -> Kernel:
+    ) -> tuple[Kernel, Choice]:
         g = self.geometry
+        kin, kout = source // g.groups, destination // g.groups
         problem = {
             "dtype": int(self.dtype == np.float64),
             "backward": backward,
             "batch": g.batch,
             "groups": g.groups,
-            "kin": source // g.groups,
-            "kout": destination // g.groups,
+            "kin": kin,
+            "kout": kout,
             "source_size": source_size,
             "destination_size": size,
             "sources": sources,
             "kernel": g.kernel,
         }
-        direct = DirectPlan(channels_last=g.channels_last, **problem)
-        kin, kout = source // g.groups, destination // g.groups
-        if direct.covered and g.channels_last and self._groups(sources, kin, kout):
-            grouped = GroupedPlan(**problem)
-            if grouped.workspace_bytes(1) <= GROUPED_BYTES:
-                return grouped
-        fits = direct.covered and winograd_fits(sources)
-        if self.algorithm == "auto":
-            fits = fits and winograd_pays(sources, g.channels_last, g.batch, kin, kout, prepared)
-        if fits and self.algorithm in ("auto", "winograd"):
-            return WinogradPlan(direct, channels_last=g.channels_last, **problem)
-        return direct
-
-    def _groups(self, sources: Any, kin: int, kout: int) -> bool:
-        """Whether to try the kernel of few channels a group."""
-        if self.algorithm != "auto":
-            return self.algorithm == "grouped"
         vlen = register_tile(self.dtype.name)["vlen"]
-        return grouped_pays(sources, self.geometry.groups, kin, kout, vlen)
+        task = Dense(sources, size, g.batch, g.groups, kin, kout, g.channels_last, vlen, prepared)
+        choice = choose_dense(task, self.algorithm)
+        if choice.algorithm == "grouped":
+            grouped = GroupedPlan(**problem)
+            if grouped.workspace_bytes(1)[0] <= GROUPED_BYTES:
+                return grouped, choice
+            choice = choose_dense(replace(task, packs_lines=False), self.algorithm)
+        direct = DirectPlan(channels_last=g.channels_last, **problem)
+        if choice.algorithm == "winograd":
+            return WinogradPlan(direct, channels_last=g.channels_last, **problem), choice
+        return direct, choice
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,9 @@ def test_later_values_of_weight_and_bias_do_not_count(read_only, kernel_packs):
     assert plan.packed_bytes >= weight.nbytes
     if not kernel_packs:
         kernel = plan._kernel
-        plan = planned.PlannedConv(lambda *arguments: kernel(*arguments), weight, bias, x.shape, plan.y_shape, None)
+        plan = planned.PlannedConv(
+            lambda *arguments: kernel(*arguments), weight, bias, x.shape, plan.y_shape, None, plan.explain
+        )
         assert plan.packed_bytes == 0
     weight.flags.writeable = bias.flags.writeable = True
     weight[...] = bias[...] = 7

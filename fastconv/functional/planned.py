@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from fastconv.functional._convolution import check_operands, documented, epilogu
 from fastconv.functional._output import check_like, output_array
 from fastconv.functional._pooling import as_x_shape
 from fastconv.functional.conv import conv_plan
+from fastconv.functional.explain import PlanExplanation, explanation
 from fastconv.functional.transposed import conv_transpose_plan
 from fastconv.geometry import check_array
 from fastconv.geometry.arguments import IntOrTuple, Padding
@@ -51,12 +53,15 @@ class PlannedConv:
     packed_bytes : memory that the packed weight takes; 0 where the algorithm reads the weight as it is
     """
 
-    __slots__ = ("_bias", "_curve", "_kernel", "_options", "_weight", "dtype", "packed_bytes", "x_shape", "y_shape")
+    __slots__ = (
+        "_bias", "_curve", "_explain", "_kernel", "_options", "_weight", "dtype", "packed_bytes", "x_shape", "y_shape",
+    )  # fmt: skip
 
     def __init__(
-        self, kernel: Any, weight: Array, bias: Array | None, x_shape: Shape, y_shape: Shape, activation: str | None
-    ) -> None:
-        self._kernel, self._curve = kernel, epilogue(activation)
+        self, kernel: Any, weight: Array, bias: Array | None, x_shape: Shape, y_shape: Shape, activation: str | None,
+        explain: Callable[[], PlanExplanation],
+    ) -> None:  # fmt: skip
+        self._kernel, self._curve, self._explain = kernel, epilogue(activation), explain
         self.x_shape, self.y_shape, self.dtype = x_shape, y_shape, weight.dtype
         self._bias = None if bias is None else bias.copy()
         if hasattr(kernel, "pack"):
@@ -80,6 +85,10 @@ class PlannedConv:
         y = output_array(out, self.y_shape, self.dtype, x)
         self._kernel(x, self._weight, self._bias, y, *self._curve, **self._options)
         return y
+
+    def explain(self) -> PlanExplanation:
+        """Which algorithm it takes, why, and every budget in bytes, with the threads now in force."""
+        return self._explain()
 
     def _check(self, x: Any) -> None:
         check_array(x, "x")
@@ -127,7 +136,8 @@ def _plan_conv(
     x = _stand_in(ndim, x_shape, weight, bias)
     plan = conv_plan(ndim, x, weight, bias, stride, padding, dilation, groups, padding_mode, data_format, algorithm)
     y_shape = plan.y_shape if x.ndim == ndim + 2 else plan.y_shape[1:]
-    return PlannedConv(plan.prepared_forward, flip(weight, flip_kernel), bias, x.shape, y_shape, activation)
+    explain = partial(explanation, plan, "forward", "forward", prepared=True)
+    return PlannedConv(plan.prepared_forward, flip(weight, flip_kernel), bias, x.shape, y_shape, activation, explain)
 
 
 def _plan_conv_transpose(
@@ -139,7 +149,8 @@ def _plan_conv_transpose(
         ndim, x, weight, bias, stride, padding, output_padding, groups, dilation, data_format, algorithm
     )
     y_shape = plan.x_shape if x.ndim == ndim + 2 else plan.x_shape[1:]
-    return PlannedConv(plan.prepared_backward_input, weight, bias, x.shape, y_shape, activation)
+    explain = partial(explanation, plan, "forward", "backward_input", prepared=True)
+    return PlannedConv(plan.prepared_backward_input, weight, bias, x.shape, y_shape, activation, explain)
 
 
 _CONV = """Plan `conv{ndim}d` for one weight and one shape of x; see `PlannedConv`.

@@ -88,7 +88,8 @@ cdef class BackwardWeightPlan:
 
     cdef Problem problem
     cdef double work
-    cdef Py_ssize_t thread_bytes, partial_bytes
+    cdef Py_ssize_t thread_bytes
+    cdef readonly Py_ssize_t partial_bytes
     cdef readonly object blocks
     cdef list keep             # arrays that pointers look into
 
@@ -171,9 +172,28 @@ cdef class BackwardWeightPlan:
         p.pieces = <const fastconv_piece *> self._table(np.concatenate(pieces))
 
     @property
-    def workspace_bytes(self):
-        """Scratch memory a thread, and the partial sums that the team shares."""
-        return self.thread_bytes, self.partial_bytes
+    def threads(self):
+        """How many a call takes now."""
+        return self._threads()
+
+    cdef int _threads(self) noexcept:
+        return <int> min(<Py_ssize_t> team(self.work), self.problem.tasks * self.problem.parts)
+
+    @property
+    def packing(self):
+        """What fills vectors: "channels" of x, "patches" of it, or channels of several groups, a "bundle"."""
+        return ("patches" if self.blocks.patches else "bundle" if self.blocks.bundle > 1 else "channels",)
+
+    def task_count(self, int threads):
+        return self.problem.tasks * self.problem.parts
+
+    @property
+    def multiply_adds(self):
+        return self.work
+
+    def workspace_bytes(self, int threads):
+        """Scratch memory of a call with so many threads: of each, and what they share beside partial sums."""
+        return self.thread_bytes, 0
 
     def __call__(self, cnp.ndarray grad_y, cnp.ndarray x, cnp.ndarray out_weight, cnp.ndarray out_bias):
         """Write the weight gradient and the bias gradient, or only one of them if the other is None.
@@ -183,7 +203,7 @@ cdef class BackwardWeightPlan:
         cdef Problem *p = &self.problem
         cdef Call call
         cdef char *memory = NULL
-        cdef int threads = <int> min(<Py_ssize_t> team(self.work), p.tasks * p.parts)
+        cdef int threads = self._threads()
         grad_y, x = contiguous(grad_y), contiguous(x)
         call.y, call.x, call.weight, call.bias = data(grad_y), data(x), data(out_weight), data(out_bias)
         memory = acquire(threads * self.thread_bytes + self.partial_bytes, 1)

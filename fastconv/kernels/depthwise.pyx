@@ -61,6 +61,7 @@ from fastconv.kernels.depthwise_rows cimport (
     unpack_weights,
 )
 
+from fastconv.kernels.plan import sizes_of_parts
 from fastconv.sliding import backward_axis, forward_axis, lattice, links
 
 cnp.import_array()
@@ -87,6 +88,26 @@ cdef class DepthwisePass:
     def form(self):
         """How the arrays are gone through: "rows", "turned" or "planes"."""
         return ("rows", "turned", "planes")[<int> self._form]
+
+    @property
+    def packing(self):
+        return (self.form,)
+
+    @property
+    def multiply_adds(self):
+        return self.work
+
+    @property
+    def threads(self):
+        """How many a call takes now."""
+        return team(self.work)
+
+    def task_count(self, int threads):
+        return self.problem.tasks
+
+    def workspace_bytes(self, int threads):
+        """Scratch memory of a call with so many threads: of each, and what they share."""
+        return self.problem.workspace, 0
 
     cdef _describe(self, geometry, dtype, padding_mode, bint backward):
         cdef Problem *p = &self.problem
@@ -255,6 +276,8 @@ cdef class DepthwisePass:
 cdef class DepthwiseLines(DepthwisePass):
     """forward (from x to y) or, for zeros as padding, backward_input (from grad_y to grad_x)."""
 
+    cdef readonly Py_ssize_t packed_bytes  # of weight and bias in whole vectors, in every call
+
     def __init__(self, geometry, dtype, padding_mode, bint backward):
         cdef Problem *p = &self.problem
         self._describe(geometry, dtype, padding_mode, backward)
@@ -269,6 +292,7 @@ cdef class DepthwiseLines(DepthwisePass):
         else:
             self._cut_turned()
         p.workspace = rows_workspace(p, self._form == TURNED)
+        self.packed_bytes = p.outs * (p.taps + 1) * p.padded
 
     cdef _cut_rows(self):
         """Rows whose sources stay in L2 while the channels pass over them, and chunks of channels."""
@@ -297,6 +321,22 @@ cdef class DepthwiseLines(DepthwisePass):
         p.chunks = ceil_div(p.channels, p.chunk)
         p.tasks = p.batch * p.chunks
 
+    def tasks(self, int threads):
+        """As `ConvolutionPlan.tasks`: one step, cut by the geometry alone."""
+        cdef const Problem *p = &self.problem
+        cdef Py_ssize_t rows = p.axis[0].size * p.axis[1].size
+        cdef double each = <double> p.ways * p.taps
+        channels = sizes_of_parts(p.channels, p.chunk)
+        if self._form == PLANES:
+            lengths = (p.axis[0].size, p.axis[1].longest, p.axis[2].longest)
+            d, h, w = (sizes_of_parts(n, p.block[i]) for i, n in enumerate(lengths))
+            outputs = np.outer(channels, np.outer(np.outer(d, h), w)) * (p.axis[1].step * p.axis[2].step)
+        elif self._form == ROWS:
+            outputs = np.outer(sizes_of_parts(rows, p.rows), channels) * p.axis[2].size
+        else:
+            outputs = channels * (rows * p.axis[2].size)
+        return [np.tile(outputs.ravel() * each, p.batch)]
+
     def __call__(self, cnp.ndarray source, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray destination,
                  double lower=-INFINITY, double upper=INFINITY, int activation=-1, double alpha=0):
         """destination = activation(clamp(sums + bias, lower, upper)).
@@ -316,7 +356,7 @@ cdef class DepthwiseLines(DepthwisePass):
         call.threads = threads
         try:
             if self._form != PLANES:
-                packed = acquire(p.outs * (p.taps + 1) * p.padded, 1)
+                packed = acquire(self.packed_bytes, 1)
                 pack_weights(p, call.weight, call.shift, packed)
                 call.weight, call.shift = packed, packed + p.outs * p.taps * p.padded if bias is not None else NULL
             workspace = acquire(p.workspace, threads)
@@ -380,6 +420,11 @@ cdef class DepthwiseWeight(DepthwisePass):
             p.chunk = round_up(ceil_div(p.channels, ceil_div(self.many_tasks, p.parts)), 2 * vlen)
         p.chunks = ceil_div(p.channels, p.chunk)
         p.tasks = p.parts * p.chunks
+
+    @property
+    def partial_bytes(self):
+        """Of all partial sums."""
+        return self.problem.parts * self.problem.part_bytes
 
     def __call__(self, cnp.ndarray grad_y, cnp.ndarray x, cnp.ndarray weight, cnp.ndarray bias):
         """Write the gradients of the weight and the bias, both C-contiguous, or None where not wanted."""

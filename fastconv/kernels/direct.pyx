@@ -43,7 +43,9 @@ from fastconv.kernels.direct_planes cimport (
 )
 from fastconv.kernels.direct_pixels cimport copies_taps, pack_weights as pack_weight_panel, pixels_task, rows_bytes
 from fastconv.kernels.direct_problem cimport Cut, Lines, Part, PartSegment, Phase, Problem, Segment
-from fastconv.kernels.plan cimport Call, ConvolutionPlan, place_sizes
+from fastconv.kernels.plan cimport Call, ConvolutionPlan, Scratch, place_sizes, scratch_bytes
+
+from fastconv.kernels.plan import sizes_of_parts
 
 cnp.import_array()
 
@@ -94,9 +96,9 @@ cdef class DirectPlan(ConvolutionPlan):
             f = &p.phase[i]
             self._describe(f, sources[i], kernel)
             self._block(f, sources[i])
-            self.work += <double> batch * groups * kout * kin * f.pixels * f.all_taps
+            self.multiply_adds += <double> batch * groups * kout * kin * f.pixels * f.all_taps
             covered += f.pixels
-        self.covered = covered == p.destination_plane
+        self.work, self.covered = self.multiply_adds, covered == p.destination_plane
         if not self.covered:
             self.work += <double> batch * groups * kout * p.destination_plane
 
@@ -204,13 +206,49 @@ cdef class DirectPlan(ConvolutionPlan):
         part[0] = <const Part *> self._hold(np.array(parts, np.intp))
         return parts, shift
 
-    cdef Py_ssize_t _workspace(self, int threads) noexcept nogil:
-        cdef Py_ssize_t i, most = 0
+    cdef Scratch _scratch(self, int threads) noexcept nogil:
+        cdef Py_ssize_t i
         cdef Cut cut
+        cdef Scratch most = [0, 0], phase
         for i in range(self.problem.phases):
             cut = cut_for(&self.problem, &self.problem.phase[i], self.channels_last, threads)
-            most = max(most, cut.shared + threads * cut.workspace)
+            phase = [cut.workspace, cut.shared]
+            if scratch_bytes(phase, threads) > scratch_bytes(most, threads):
+                most = phase
         return most
+
+    def tasks(self, int threads):
+        """See `ConvolutionPlan.tasks`; a team that shares panels packs a stretch of blocks, then sums over it."""
+        cdef const Problem *p = &self.problem
+        cdef const Phase *f
+        cdef Cut cut
+        cdef Py_ssize_t i, first
+        steps = []
+        for i in range(p.phases):
+            f = &p.phase[i]
+            cut = cut_for(p, f, self.channels_last, threads)
+            rows = sizes_of_parts(p.kout, cut.part)
+            blocks = self._block_outputs(f) * <double> (f.all_taps * p.kin)
+            for first in range(0, len(blocks), max(1, cut.stretch or len(blocks))):
+                stretch = blocks[first:first + (cut.stretch or len(blocks))]
+                if cut.stretch:
+                    steps.append(np.tile(self._packing_costs(f), len(stretch)))
+                steps.append(np.outer(stretch, rows).ravel())
+        return steps
+
+    cdef _block_outputs(self, const Phase *f):
+        """Outputs, of one destination channel, of every block or chunk of blocks, in the order of tasks."""
+        cdef const Problem *p = &self.problem
+        if f.as_lines:
+            places = np.outer(sizes_of_parts(f.count[1], f.lines.high), sizes_of_parts(f.count[2], f.lines.wide))
+            return np.outer(np.tile(places.ravel(), f.count[0]), sizes_of_parts(f.slices, f.chunk)).ravel()
+        return np.tile(sizes_of_parts(f.pixels * p.batch * p.groups // max(1, f.slices), f.block), f.slices)
+
+    cdef _packing_costs(self, const Phase *f):
+        """Of the panels of one block, in multiply-adds: a cycle does two vectors of them."""
+        cdef const Problem *p = &self.problem
+        cdef double panel = <double> f.plane / f.panels if f.as_lines else f.plane
+        return np.repeat(sizes_of_parts(p.kin, f.kc), f.panels) * (panel * 2 * PACKED[min(f.stride[2], 3)])
 
     cdef void _pack(self, const char *weight, char *packed) except *:
         cdef const Problem *p = &self.problem

@@ -37,8 +37,8 @@ from fastconv.kernels.core cimport (
     team,
 )
 from fastconv.kernels.grouped_pixels cimport pixels_task, pixels_weights, pixels_workspace
-from fastconv.kernels.grouped_problem cimport Axis, Part, Phase, Problem, Run
-from fastconv.kernels.plan cimport Call, ConvolutionPlan, place_sizes
+from fastconv.kernels.grouped_problem cimport Axis, Part, Phase, Problem, Run, Task, task_of
+from fastconv.kernels.plan cimport Call, ConvolutionPlan, Scratch, place_sizes
 
 cdef enum:
     LINE_BYTES = 16 * 1024      # packed lines that a call of the microkernel reads: most of L1
@@ -78,8 +78,9 @@ cdef class GroupedPlan(ConvolutionPlan):
             self._cut_pixels(f)
             f.weight_offset = self.packed_bytes
             self.packed_bytes += f.units * f.unit_bytes
-            self.work += <double> batch * groups * kout * kin * f.all_taps * f.axis[0].count * f.axis[1].count \
-                * f.axis[2].count
+            self.multiply_adds += <double> batch * groups * kout * kin * f.all_taps * f.axis[0].count \
+                * f.axis[1].count * f.axis[2].count
+        self.work = self.multiply_adds
 
     cdef _choose_kind(self):
         """Which source channels the lanes of each vector meet, counted from the first lane's group on."""
@@ -158,8 +159,28 @@ cdef class GroupedPlan(ConvolutionPlan):
         f.chunk = even_part(f.units, f.chunk, 1)
         f.chunks = ceil_div(f.units, f.chunk)
 
-    cdef Py_ssize_t _workspace(self, int threads) noexcept nogil:
-        return threads * workspace(&self.problem)
+    @property
+    def packing(self):
+        return ("lines",) * self.problem.phases
+
+    cdef Scratch _scratch(self, int threads) noexcept nogil:
+        return [workspace(&self.problem), 0]
+
+    def tasks(self, int threads):
+        """See `ConvolutionPlan.tasks`: a step a phase, cut by the geometry alone."""
+        cdef const Problem *p = &self.problem
+        cdef const Phase *f
+        cdef Task t
+        cdef Py_ssize_t i, index
+        steps = []
+        for i in range(p.phases):
+            f = &p.phase[i]
+            outputs = np.zeros(tasks_of(p, f))
+            for index in range(len(outputs)):
+                t = task_of(f, index)
+                outputs[index] = (t.stop - t.row) * (t.right - t.left) * (t.end - t.unit)
+            steps.append(outputs * (f.vectors * p.kernels.vlen * p.kin * f.all_taps))
+        return steps
 
     cdef void _pack(self, const char *weight, char *packed) except *:
         cdef const Problem *p = &self.problem

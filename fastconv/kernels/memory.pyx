@@ -11,6 +11,11 @@ cdef enum:
     POOLED = 32 * 1024  # bytes from which on a block of the workspace is worth its own object
 
 
+def is_pooled(Py_ssize_t bytes) -> bool:
+    """Whether the memory of a result of so many bytes is kept for the next one."""
+    return bytes >= POOLED
+
+
 cdef class Block:
     """Keeps its memory while an array looks into it, and then gives it back to the workspace."""
 

@@ -17,19 +17,28 @@ cdef struct Call:
     double alpha
     int *wrong                 # where to note that an output is not finite
 
+cdef struct Scratch:           # memory that a call works in, in bytes
+    Py_ssize_t own             # a thread
+    Py_ssize_t shared          # of the whole team
+
 
 cdef class ConvolutionPlan:
     cdef list keep             # arrays that pointers look into
     cdef const char *zeros     # see Call; of kernels that read them
-    cdef double work           # multiply-adds
+    cdef double work           # multiply-adds, and outputs that are only filled
+    cdef readonly double multiply_adds
     cdef readonly bint channels_last
     cdef readonly Py_ssize_t packed_bytes
 
     cdef void *_hold(self, array) except NULL
-    cdef Py_ssize_t _workspace(self, int threads) noexcept nogil
+    cdef Scratch _scratch(self, int threads) noexcept nogil
     cdef void _pack(self, const char *weight, char *packed) except *
     cdef void _run(self, const Call *call, char *scratch, int threads) noexcept nogil
     cdef int _convolve(self, Call *call) except -1
+
+
+cdef inline Py_ssize_t scratch_bytes(Scratch s, int threads) noexcept nogil:
+    return s.shared + threads * s.own
 
 
 cdef Py_ssize_t place_sizes(Py_ssize_t *to, sizes) except -1

@@ -1,5 +1,7 @@
 """A planned convolution as its callers see it, whichever kernel runs it."""
 
+import numpy as np
+
 from libc.math cimport INFINITY
 from libc.string cimport memset
 cimport numpy as cnp
@@ -16,6 +18,11 @@ cdef class ConvolutionPlan:
     A kernel's plan says how it packs, how much memory it works in and how it runs. It is made of `sources`, the phases
     of fastconv.sources; of `kin` and `kout`, source and destination channels a group; and of `backward`, whether the
     weight's first axis is the source's channels (backward_input).
+
+    Attributes
+    ----------
+    multiply_adds : those of the algorithm's sums of products
+    packed_bytes : of the packed weight
     """
 
     def __cinit__(self):
@@ -25,8 +32,8 @@ cdef class ConvolutionPlan:
         """Where the array's elements, in C order, lie as long as the plan lives."""
         return hold(self.keep, array)
 
-    cdef Py_ssize_t _workspace(self, int threads) noexcept nogil:
-        """Bytes of scratch memory of a call with so many threads, all together."""
+    cdef Scratch _scratch(self, int threads) noexcept nogil:
+        """Scratch memory of a call with so many threads."""
 
     cdef void _pack(self, const char *weight, char *packed) except *:
         """Put the weight, of PyTorch's shape, in the order in which the kernel reads it."""
@@ -34,9 +41,25 @@ cdef class ConvolutionPlan:
     cdef void _run(self, const Call *call, char *scratch, int threads) noexcept nogil:
         """The convolution, all phases."""
 
+    @property
+    def threads(self):
+        """How many a call takes now."""
+        return team(self.work)
+
     def workspace_bytes(self, int threads):
-        """Scratch memory of a call with so many threads, all together."""
-        return self._workspace(threads)
+        """Scratch memory of a call with so many threads: of each, and what they share."""
+        cdef Scratch s = self._scratch(threads)
+        return s.own, s.shared
+
+    def tasks(self, int threads):
+        """What so many threads share out: an array for each step that all must end before the next one begins.
+
+        It holds the cost, in multiply-adds, of every task, in the order in which threads take them one by one.
+        """
+        raise NotImplementedError
+
+    def task_count(self, int threads):
+        return sum(map(len, self.tasks(threads)))
 
     def pack(self, cnp.ndarray weight):
         """The weight, of PyTorch's shape, in the order in which the kernel reads it."""
@@ -75,7 +98,7 @@ cdef class ConvolutionPlan:
                 own = acquire(self.packed_bytes + 64, 1)
                 self._pack(call.unpacked, own)
                 call.weight = own
-            scratch = acquire(self._workspace(threads), 1)
+            scratch = acquire(scratch_bytes(self._scratch(threads), threads), 1)
             with nogil:
                 self._run(call, scratch, threads)
         finally:
@@ -88,3 +111,8 @@ cdef Py_ssize_t place_sizes(Py_ssize_t *to, sizes) except -1:
     """The sizes of D, H and W, missing leading ones 1; returns their product."""
     to[0], to[1], to[2] = (1,) * (3 - len(sizes)) + tuple(sizes)
     return to[0] * to[1] * to[2]
+
+
+def sizes_of_parts(Py_ssize_t total, Py_ssize_t part):
+    """The sizes of parts of `part` each, the last one smaller, that make up `total`."""
+    return np.minimum(part, total - np.arange(0, total, part))

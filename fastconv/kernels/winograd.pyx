@@ -32,7 +32,7 @@ import numpy as np
 from cython.parallel cimport parallel, prange, threadid
 from libc.stdint cimport int64_t
 
-from fastconv.choice import winograd_points
+from fastconv.choice import INPUT_OUTPUT, winograd_points
 
 from fastconv.kernels.core cimport (
     CACHE_LINE,
@@ -47,7 +47,7 @@ from fastconv.kernels.core cimport (
     round_up,
     team,
 )
-from fastconv.kernels.plan cimport Call, ConvolutionPlan, place_sizes
+from fastconv.kernels.plan cimport Call, ConvolutionPlan, Scratch, place_sizes, scratch_bytes
 from fastconv.kernels.winograd_pixels cimport pixels_in, pixels_out, tiles_by_panels
 from fastconv.kernels.winograd_planes cimport planes_in, planes_out, rows_by_tiles
 from fastconv.kernels.winograd_problem cimport (
@@ -67,6 +67,8 @@ from fastconv.kernels.winograd_problem cimport (
     TileAxis,
     weight_stride,
 )
+
+from fastconv.kernels.plan import sizes_of_parts
 
 cdef enum:
     OWN_BYTES = 400 * 1024        # points, then sums of a batch of one thread: L2 keeps them beside some weights
@@ -97,6 +99,11 @@ cdef inline Py_ssize_t rows_of_part(const Problem *p, Py_ssize_t parts) noexcept
     """Rows, or columns in whole panels, that one of so many parts of a product has."""
     cdef Py_ssize_t unit = p.kernels.nr if p.channels_last else p.kernels.mr
     return round_up(ceil_div(p.kout, parts), unit)
+
+
+cdef inline Py_ssize_t parts_of_product(const Problem *p, const Phase *f, int threads) noexcept nogil:
+    """Parts of the product of one point, so that a team finds four units a thread among all points."""
+    return ceil_div(p.kout, rows_of_part(p, min(ceil_div(4 * threads, f.points), ceil_div(p.kout, CHUNK))))
 
 
 cdef void product_unit(const Problem *p, const Phase *f, const Cut *cut, const Call *call, const Batch *b,
@@ -202,7 +209,7 @@ cdef void run(const Problem *p, const Call *call, char *shared, int threads) noe
                 for unit in prange(p.groups * cut.batches, schedule="dynamic"):
                     run_batch(p, f, &cut, call, unit, shared + threadid() * (cut.buffers + cut.own))
             lists = shared + cut.buffers + threadid() * cut.own
-            parts = ceil_div(p.kout, rows_of_part(p, min(ceil_div(4 * threads, f.points), ceil_div(p.kout, CHUNK))))
+            parts = parts_of_product(p, f, threads)
             for index in range(p.groups * cut.batches if cut.together else 0):
                 b = batch_of(p, f, &cut, index, shared)
                 for unit in prange(input_units(p, &b), schedule="dynamic"):
@@ -265,7 +272,8 @@ cdef class WinogradPlan(ConvolutionPlan):
         self.zeros = <const char *> self._hold(np.zeros(groups * kin * p.itemsize if channels_last else 0, np.uint8))
         for i in range(p.phases):
             self._describe(&p.phase[i], sources[i], kernel)
-            self.work += <double> groups * kin * kout * p.phase[i].points * batch * p.phase[i].tiles
+            self.multiply_adds += <double> groups * kin * kout * p.phase[i].points * batch * p.phase[i].tiles
+        self.work = self.multiply_adds
 
     cdef _describe(self, Phase *f, axes, kernel):
         cdef int i, missing = 3 - len(axes)
@@ -295,13 +303,60 @@ cdef class WinogradPlan(ConvolutionPlan):
         f.weight_offset = self.packed_bytes
         self.packed_bytes += self.problem.groups * f.points * weight_stride(&self.problem)
 
-    cdef Py_ssize_t _workspace(self, int threads) noexcept nogil:
-        cdef Py_ssize_t i, most = 0
+    @property
+    def packing(self):
+        return ("tiles",) * self.problem.phases
+
+    @property
+    def points(self):
+        """Of a tile along each axis, phase by phase."""
+        cdef int axes = self.problem.axes
+        return tuple(tuple(self.problem.phase[i].axis[a].points for a in range(3 - axes, 3))
+                     for i in range(self.problem.phases))
+
+    cdef Scratch _scratch(self, int threads) noexcept nogil:
+        cdef Py_ssize_t i
         cdef Cut cut
+        cdef Scratch most = [0, 0], phase
         for i in range(self.problem.phases):
             cut = cut_for(&self.problem, &self.problem.phase[i], threads)
-            most = max(most, (1 if cut.together else threads) * cut.buffers + threads * cut.own)
+            phase = [cut.own, cut.buffers] if cut.together else [cut.own + cut.buffers, 0]
+            if scratch_bytes(phase, threads) > scratch_bytes(most, threads):
+                most = phase
         return most
+
+    def tasks(self, int threads):
+        """See `ConvolutionPlan.tasks`: all batches are a step, or those of a team three each."""
+        cdef const Problem *p = &self.problem
+        cdef const Phase *f
+        cdef Cut cut
+        cdef Py_ssize_t i
+        cdef double each
+        steps = []
+        for i in range(p.phases):
+            f = &p.phase[i]
+            cut = cut_for(p, f, threads)
+            batches = np.tile(sizes_of_parts(f.tiles * p.batch, cut.tiles), p.groups)
+            if cut.together:
+                for tiles in batches:
+                    steps += self._steps_of_batch(f, tiles, parts_of_product(p, f, threads))
+            else:
+                each = <double> p.kin * p.kout + INPUT_OUTPUT[p.channels_last] * (p.kin + p.kout)
+                steps.append(batches * (f.points * each))
+        return steps
+
+    cdef _steps_of_batch(self, const Phase *f, Py_ssize_t tiles, Py_ssize_t parts):
+        """The costs of units of work on its input, products and output."""
+        cdef const Problem *p = &self.problem
+        cdef double point = f.points * <double> INPUT_OUTPUT[p.channels_last]
+        products = sizes_of_parts(p.kout, rows_of_part(p, parts)) * (<double> tiles * p.kin)
+        lanes = np.ones(tiles) if p.channels_last else sizes_of_parts(tiles, p.kernels.vlen)
+        inputs, outputs = ([n] if p.channels_last else sizes_of_parts(n, CHUNK) for n in (p.kin, p.kout))
+        return [
+            np.outer(inputs, lanes).ravel() * point,
+            np.tile(products, f.points),
+            np.outer(outputs, lanes).ravel() * point,
+        ]
 
     cdef void _pack(self, const char *weight, char *packed) except *:
         cdef const Problem *p = &self.problem
