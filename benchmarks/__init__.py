@@ -15,6 +15,7 @@
     summary.py          what the times say: ratios to the best peer, a line a family
     board.py, tables.py, chart.py, compare.py   the same live, as tables, as a picture, and against an older run
     floors.py           how near the large layers come to the ceilings, on every ISA
+    tasks.py            what the cut into tasks leaves idle of many threads; nothing is run
     test_regressions.py a few operators for pytest-benchmark
 
 `fastconv.benchmarks` is a link to this folder, which an installed fastconv has as a subpackage. The extra `[bench]` is
