@@ -1,10 +1,11 @@
-"""fastconv itself: a network of `fastconv.models` after eval()."""
+"""fastconv itself: a network of `fastconv.models` after eval(), its layers fused if `fastconv.layers` can."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 
+from fastconv import layers
 from fastconv.layers import Layer
 
 from ...layer import Array
@@ -20,4 +21,5 @@ def prepare(inference: Inference, x: Array, data_format: str) -> Prepared:
 
 
 def _ready(network: Layer, x: Array) -> Callable[[], Array]:
-    return lambda: network(x)
+    ready = getattr(layers, "fuse", Layer.eval)(network)
+    return lambda: ready(x)
