@@ -1,8 +1,8 @@
 """Which algorithm runs a convolution, and why: what each must do, in multiply-adds of the direct kernel's inner loop.
 
 The weights of a cost were fitted by hand to some twenty layers timed on a Cascade Lake core with AVX-512, that of
-gathers to four. They decide between algorithms that are far apart for most layers. A choice depends on geometry and
-policy alone, never on the number of threads.
+lines of 5 taps to seven of their own. They decide between algorithms that are far apart for most layers. A choice
+depends on geometry and policy alone, never on the number of threads.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ POINTS = 6  # of Winograd's filtering along an axis
 DEPTH_POINTS = 4  # along the first of three axes, where six round too coarsely or are no fewer
 DEPTH_CHANNELS = 128  # a group, up to which six do not
 TAPS = range(2, 6)
-LINE_TAPS = 3  # along the lines of channels_first, where shuffles split the four outputs of a tile
+LINE_TAPS = 3  # along the lines of channels_first, whose tiles have four outputs
 
 # Multiply-adds that cost as much as
 READ = 16  # one element or point of the weight brought from memory while the products run
 PACKED = 40  # one element of the weight packed for the direct kernel
 TRANSFORMED = 70  # one point of the weight transformed: it is written to memory
 INPUT_OUTPUT = {True: 25, False: 36}  # one point of the input or output transformed, by channels_last
-GATHERED = 1.3  # times that, where lines are gathered
+OTHER_TAPS = 0.85  # times that, with other taps along the lines
 SHORT_SUMS = 1.15  # times a multiply-add of a product of points, whose sums are short
 MARGIN = 0.95  # of the direct cost, above which nothing is won for the coarser rounding
 LEAST_CHANNELS = 16  # in and out, a group
@@ -229,6 +229,6 @@ def costs_of(task: Dense) -> Costs:
         tiles = task.batch * prod(tiles_along(a, n) for a, n in zip(axes, along, strict=True))
         direct += kin * kout * (products + taps * (READ + (0 if prepared else PACKED)))
         winograd += kin * kout * points * (tiles * SHORT_SUMS + READ + (0 if prepared else TRANSFORMED))
-        split = channels_last or len(axes[-1].taps) == LINE_TAPS
-        winograd += tiles * points * (kin + kout) * INPUT_OUTPUT[channels_last] * (1 if split else GATHERED)
+        others = not channels_last and len(axes[-1].taps) != LINE_TAPS
+        winograd += tiles * points * (kin + kout) * INPUT_OUTPUT[channels_last] * (OTHER_TAPS if others else 1)
     return Costs(direct, winograd)

@@ -304,7 +304,6 @@ cdef extern from "table.h" nogil:
         const fastconv_run *runs
         Py_ssize_t count
         const Py_ssize_t *whole
-        const int64_t *columns
         char *points
         Py_ssize_t point_stride
         Py_ssize_t channel_stride

@@ -30,7 +30,6 @@ Source: Lavin, Gray, "Fast algorithms for convolutional neural networks", 2016, 
 import numpy as np
 
 from cython.parallel cimport parallel, prange, threadid
-from libc.stdint cimport int64_t
 
 from fastconv.choice import INPUT_OUTPUT, winograd_points
 
@@ -56,7 +55,7 @@ from fastconv.kernels.winograd_problem cimport (
     CHAIN_SIX,
     IN_VECTORS,
     LINE,
-    MOST_LANES,
+    MOST_PARTS,
     MOST_VALUES,
     POINTS,
     Axis,
@@ -176,7 +175,7 @@ cdef Cut cut_for(const Problem *p, const Phase *f, int threads) noexcept nogil:
     cut.buffers = (2 * f.points if cut.together else f.points + 1) * cut.stride
     cut.own = 0
     if not p.channels_last:
-        cut.own = MOST_LANES * sizeof(int64_t) + 2 * MOST_VALUES // POINTS * sizeof(Py_ssize_t)
+        cut.own = MOST_PARTS * MOST_VALUES // POINTS * sizeof(Py_ssize_t)
         cut.own += f.points // POINTS * IN_VECTORS * p.kernels.vlen * <Py_ssize_t> sizeof(fastconv_run)
         cut.own = round_up(cut.own, CACHE_LINE)
     return cut

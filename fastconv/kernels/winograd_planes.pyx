@@ -1,6 +1,5 @@
 """Winograd's steps for channels_first: lanes are tiles that follow each other along lines of planes."""
 
-from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from fastconv.kernels.core cimport (
@@ -13,8 +12,8 @@ from fastconv.kernels.core cimport (
 )
 from fastconv.kernels.plan cimport Call
 from fastconv.kernels.winograd_problem cimport (
-    IN_VECTORS,
     MOST_LANES,
+    MOST_PARTS,
     MOST_VALUES,
     POINTS,
     Axis,
@@ -31,14 +30,8 @@ from fastconv.kernels.winograd_problem cimport (
     weight_point,
 )
 
-cdef enum:
-    QUARTERS = 4                  # outputs of a tile along a line of channels_first that shuffles split
-    OUT_VECTORS = 5
-
-
 cdef struct Stretch:              # tiles of one line and sub-grid
     Py_ssize_t lane, length
-    Py_ssize_t column             # of the first lane in the input's buffer
     Tile at
 
 
@@ -48,7 +41,6 @@ cdef int stretches_of(const Phase *f, Py_ssize_t q, Py_ssize_t lanes, Stretch *s
     while lane < lanes:
         stretches[count].lane, stretches[count].at = lane, tile_at(f, q + lane)
         stretches[count].length = min(1 + f.axis[2].tile[stretches[count].at.w].more, lanes - lane)
-        stretches[count].column = lane * f.axis[2].outputs + (count * POINTS if f.axis[2].outputs != QUARTERS else 0)
         lane += stretches[count].length
         count += 1
     return count
@@ -62,12 +54,10 @@ cdef Py_ssize_t source_line(const Problem *p, const Phase *f, const Tile *at, in
     return at.n * p.groups * p.kin * p.source_plane + (row_d * p.source_size[1] + row_h) * p.source_size[2]
 
 
-cdef Py_ssize_t line_runs(const Axis *w, const Stretch *s, Py_ssize_t half, fastconv_run *runs) noexcept nogil:
-    """Runs of a stretch's columns, from a line's first element, to its place in the buffer's line."""
+cdef Py_ssize_t line_runs(const Axis *w, const Stretch *s, Py_ssize_t part, fastconv_run *runs) noexcept nogil:
+    """Runs of a stretch's columns, from a line's first element, to its place in the buffer's part of the line."""
     cdef Py_ssize_t length = s.length * w.outputs, i = 0, begin, source, count = 0
-    cdef const Py_ssize_t *table = w.table + w.tile[s.at.w].input + half * QUARTERS * w.dilation
-    if w.outputs != QUARTERS:
-        length += POINTS - w.outputs
+    cdef const Py_ssize_t *table = w.table + w.tile[s.at.w].input + part * w.outputs * w.dilation
     while i < length:
         source, begin = table[i * w.dilation], i
         i += 1
@@ -75,40 +65,33 @@ cdef Py_ssize_t line_runs(const Axis *w, const Stretch *s, Py_ssize_t half, fast
             continue
         while i < length and table[i * w.dilation] == source + (i - begin) * w.dilation:
             i += 1
-        runs[count] = fastconv_run(source, s.column + begin, i - begin, w.dilation, False)
+        runs[count] = fastconv_run(source, s.lane * w.outputs + begin, i - begin, w.dilation, False)
         count += 1
     return count
 
 
 cdef Py_ssize_t input_runs(const Problem *p, const Phase *f, Py_ssize_t q, Py_ssize_t lanes, fastconv_run *runs,
-                           Py_ssize_t *whole, int64_t *columns) noexcept nogil:
+                           Py_ssize_t *whole) noexcept nogil:
     """How the buffer of VLEN tiles' lines is filled for any channel; see table.h."""
     cdef Stretch stretches[MOST_LANES]
     cdef int used = stretches_of(f, q, lanes, stretches), d, h, s
-    cdef bint quarters = f.axis[2].outputs == QUARTERS
-    cdef Py_ssize_t length = (QUARTERS if quarters else IN_VECTORS) * p.kernels.vlen
-    cdef Py_ssize_t half, line = 0, count = 0, first, i, base
-    for i in range(p.kernels.vlen):
-        columns[i] = 0
-    for s in range(used):
-        for i in range(stretches[s].length):
-            columns[stretches[s].lane + i] = stretches[s].column + i * f.axis[2].outputs
+    cdef Py_ssize_t length = f.axis[2].outputs * p.kernels.vlen, line = 0, count = 0, part, first, i, base
     for d in range(f.axis[0].points):
         for h in range(f.axis[1].points):
-            for half in range(2 if quarters else 1):
+            for part in range(ceil_div(POINTS, f.axis[2].outputs)):
                 first = count
                 for s in range(used):
                     base = source_line(p, f, &stretches[s].at, d, h)
                     if base < 0:
                         continue
                     i = count
-                    count += line_runs(&f.axis[2], &stretches[s], half, runs + count)
+                    count += line_runs(&f.axis[2], &stretches[s], part, runs + count)
                     while i < count:
                         runs[i].start += base
                         runs[i].to += line * length
                         i += 1
                 whole[line] = -1
-                if quarters and count == first + 1 and runs[first].length == length and runs[first].step == 1:
+                if count == first + 1 and runs[first].length == length and runs[first].step == 1:
                     whole[line], count = runs[first].start, first
                 line += 1
     return count
@@ -121,8 +104,7 @@ cdef Py_ssize_t output_runs(const Problem *p, const Phase *f, Py_ssize_t q, Py_s
     cdef int used = stretches_of(f, q, lanes, stretches), d, h, s
     cdef const Axis *axis = &f.axis[0]
     cdef Py_ssize_t outputs = axis[2].outputs, line = 0, count = 0, first, base
-    cdef bint quarters = outputs == QUARTERS
-    cdef Py_ssize_t length = (QUARTERS if quarters else OUT_VECTORS) * p.kernels.vlen
+    cdef Py_ssize_t length = outputs * p.kernels.vlen
     cdef const TileAxis *last
     for d in range(axis[0].outputs):
         for h in range(axis[1].outputs):
@@ -138,7 +120,7 @@ cdef Py_ssize_t output_runs(const Problem *p, const Phase *f, Py_ssize_t q, Py_s
                     (stretches[s].length - 1) * outputs + last.outputs, axis[2].step, False)
                 count += 1
             whole[line] = -1
-            if quarters and count == first + 1 and runs[first].length == length and runs[first].step == 1:
+            if count == first + 1 and runs[first].length == length and runs[first].step == 1:
                 whole[line], count = runs[first].start, first
             line += 1
     return count
@@ -151,9 +133,8 @@ cdef fastconv_winograd_planes planes_of(const Problem *p, const Phase *f, Py_ssi
     t.axes, t.depth, t.lanes = p.axes, f.axis[0].points, lanes
     for i in range(3):
         t.outputs[i] = f.axis[i].outputs
-    t.columns = <const int64_t *> lists
-    t.whole = <const Py_ssize_t *> (t.columns + MOST_LANES)
-    t.runs = <const fastconv_run *> (t.whole + 2 * MOST_VALUES // POINTS)
+    t.whole = <const Py_ssize_t *> lists
+    t.runs = <const fastconv_run *> (t.whole + MOST_PARTS * MOST_VALUES // POINTS)
     return t
 
 
@@ -161,8 +142,7 @@ cdef void planes_in(const Problem *p, const Phase *f, const Cut *cut, const Call
                     Py_ssize_t vector, Py_ssize_t channel, Py_ssize_t stop, char *lists) noexcept nogil:
     cdef Py_ssize_t vlen = p.kernels.vlen, isz = p.itemsize, lanes = min(vlen, b.tiles - vector * vlen)
     cdef fastconv_winograd_planes t = planes_of(p, f, lanes, lists)
-    t.count = input_runs(p, f, b.first + vector * vlen, lanes, <fastconv_run *> t.runs, <Py_ssize_t *> t.whole,
-                         <int64_t *> t.columns)
+    t.count = input_runs(p, f, b.first + vector * vlen, lanes, <fastconv_run *> t.runs, <Py_ssize_t *> t.whole)
     t.channels, t.plane_stride = stop - channel, p.source_plane
     t.source = call.source + (b.group * p.kin + channel) * p.source_plane * isz
     t.point_stride, t.channel_stride = cut.stride, cut.tiles * isz

@@ -16,7 +16,8 @@ from fastconv.kernels.plan cimport Call
 
 cdef enum:
     POINTS = 6                    # along an axis
-    IN_VECTORS = 11               # of a line of any other number of outputs, see table.h
+    MOST_PARTS = 3                # of an input line of channels_first, see table.h
+    IN_VECTORS = 10               # and of all its parts
     MOST_VALUES = 216
     MOST_LANES = 16               # no ISA has longer vectors
     LINE = 64                     # bytes between the ends of points, so that they do not meet in one set of L1

@@ -281,11 +281,9 @@ typedef struct {
 /* As many tiles of channels_first as a vector has elements, `lanes` of them in use. Their lines lie in a buffer, where
  * `runs` bring the source's elements to (or take the destination's from).
  *
- * Four outputs a tile along lines: buffer [lines][halves][4 vectors]; a line that is one run of the plane is used in
- * place: it begins at whole[line], else -1. Input lines have two halves, the tiles' first four columns and those four
- * columns on; output lines have one.
- * Any other number: input lines [lines][11 vectors], a tile's first column at columns[lane]; output lines [lines][5
- * vectors], where tiles follow each other. `whole` is not used. */
+ * With m outputs a tile along lines: buffer [lines][parts][m vectors], in which tiles follow each other. Input lines
+ * have as many parts as six columns take: the tiles' first m columns, the next m and, if m is 2, the last two. Output
+ * lines have one. A part that is one run of the plane is used in place: it begins at whole[line][part], else -1. */
 typedef struct {
   int axes, depth, outputs[3];
   ptrdiff_t channels, lanes;
@@ -295,7 +293,6 @@ typedef struct {
   const fastconv_run *runs;
   ptrdiff_t count;
   const ptrdiff_t *whole;
-  const int64_t *columns; /* [vlen] */
   char *points;
   ptrdiff_t point_stride, channel_stride;
 } fastconv_winograd_planes;

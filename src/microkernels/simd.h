@@ -328,6 +328,66 @@ INLINE vec NAME(even_lanes)(vec a, vec b) { return SHUFFLE(a, b, LANES_EVEN); }
 INLINE vec NAME(odd_lanes)(vec a, vec b) { return SHUFFLE(a, b, LANES_ODD); }
 INLINE vec NAME(next_lanes)(vec a, vec b) { return SHUFFLE(a, b, LANES_NEXT); }
 
+INLINE void NAME(split_in_two)(vec *v, const real *p) {
+  v[0] = NAME(even_lanes)(NAME(load)(p), NAME(load)(p + VLEN));
+  v[1] = NAME(odd_lanes)(NAME(load)(p), NAME(load)(p + VLEN));
+}
+
+/* v[k] = p[k], p[k + ways], p[k + 2 * ways], ... for k < ways <= 5. */
+INLINE void NAME(split)(const int ways, vec *v, const real *p) {
+  if (ways == 2) {
+    NAME(split_in_two)(v, p);
+  } else if (ways == 4) {
+    vec low[2], high[2];
+    NAME(split_in_two)(low, p);
+    NAME(split_in_two)(high, p + 2 * VLEN);
+    UNROLL for (int i = 0; i < 2; i++) {
+      v[i] = NAME(even_lanes)(low[i], high[i]);
+      v[i + 2] = NAME(odd_lanes)(low[i], high[i]);
+    }
+  } else {
+#if VEC_BYTES >= 32
+    UNROLL for (int k = 0; k < ways; k++) {
+      const ivec from = NAME(lane_numbers)() * ways + k;
+      v[k] = (vec){0};
+      UNROLL for (int j = 0; j < ways; j++) {
+        const ivec here = (from >= j * VLEN) & (from < (j + 1) * VLEN);
+        v[k] = NAME(select)(here, NAME(permute)(NAME(load)(p + j * VLEN), from & (VLEN - 1)), v[k]);
+      }
+    }
+#else
+    UNROLL for (int k = 0; k < ways; k++) UNROLL for (int i = 0; i < VLEN; i++) v[k][i] = p[i * ways + k];
+#endif
+  }
+}
+
+INLINE void NAME(join_two)(real *p, vec even, vec odd) {
+  NAME(store)(p, NAME(interleave_low)(even, odd));
+  NAME(store)(p + VLEN, NAME(interleave_high)(even, odd));
+}
+
+/* p[i * ways + k] = lane i of v[k] for k < ways <= 5. */
+INLINE void NAME(join)(const int ways, real *p, const vec *v) {
+  if (ways == 2) {
+    NAME(join_two)(p, v[0], v[1]);
+  } else if (ways == 4) {
+    NAME(join_two)(p, NAME(interleave_low)(v[0], v[2]), NAME(interleave_low)(v[1], v[3]));
+    NAME(join_two)(p + 2 * VLEN, NAME(interleave_high)(v[0], v[2]), NAME(interleave_high)(v[1], v[3]));
+  } else {
+#if VEC_BYTES >= 32
+    UNROLL for (int j = 0; j < ways; j++) {
+      ivec way = {0}, lane = {0};
+      UNROLL for (int i = 0; i < VLEN; i++) way[i] = (j * VLEN + i) % ways, lane[i] = (j * VLEN + i) / ways;
+      vec line = {0};
+      UNROLL for (int k = 0; k < ways; k++) line = NAME(select)(way == k, NAME(permute)(v[k], lane), line);
+      NAME(store)(p + j * VLEN, line);
+    }
+#else
+    UNROLL for (int k = 0; k < ways; k++) UNROLL for (int i = 0; i < VLEN; i++) p[i * ways + k] = v[k][i];
+#endif
+  }
+}
+
 /* Indices of arrays are int64_t whatever the dtype; ours keep their low REAL_BITS. */
 INLINE ivec NAME(load_index)(const int64_t *p) {
 #if REAL_BITS == 32

@@ -280,31 +280,29 @@ static int NAME(winograd_output_pixels)(const fastconv_winograd_pixels *t, const
 /* --------------------------------------------------------------------------------------------------------- planes */
 
 #ifndef QUARTERS
-#define QUARTERS 4    /* outputs of a tile along a line, and vectors of a line of VLEN tiles */
-#define IN_VECTORS 11 /* of a line with any other number: VLEN tiles' outputs, and the columns behind each stretch */
-#define OUT_VECTORS 5
+#define MOST_PARTS 3
+#define IN_VECTORS 10    /* of a line's parts: 3 * 2, 2 * 3, 2 * 4 or 2 * 5 */
+#define OUT_VECTORS 5    /* the most outputs of a tile along a line */
 #define BRING_BYTES 2048 /* of a plane, from which on its next lines are asked for */
 #endif
 
-/* VLEN tiles' six columns: the first four from `line`, the other two from `next`, four columns on. */
-INLINE void NAME(columns)(vec *v, const real *line, const real *next) {
-  vec x[QUARTERS];
-  UNROLL for (int i = 0; i < QUARTERS; i++) x[i] = NAME(load)(line + i * VLEN);
-  const vec even_low = NAME(even_lanes)(x[0], x[1]), even_high = NAME(even_lanes)(x[2], x[3]);
-  const vec odd_low = NAME(odd_lanes)(x[0], x[1]), odd_high = NAME(odd_lanes)(x[2], x[3]);
-  v[0] = NAME(even_lanes)(even_low, even_high);
-  v[1] = NAME(even_lanes)(odd_low, odd_high);
-  v[2] = NAME(odd_lanes)(even_low, even_high);
-  v[3] = NAME(odd_lanes)(odd_low, odd_high);
-  UNROLL for (int i = 0; i < QUARTERS; i++) x[i] = NAME(load)(next + i * VLEN);
-  v[4] = NAME(even_lanes)(NAME(even_lanes)(x[0], x[1]), NAME(even_lanes)(x[2], x[3]));
-  v[5] = NAME(even_lanes)(NAME(odd_lanes)(x[0], x[1]), NAME(odd_lanes)(x[2], x[3]));
+INLINE int NAME(parts_of)(const int m) { return m == 2 ? 3 : 2; }
+
+/* VLEN tiles' six columns, from parts of m. */
+INLINE void NAME(columns)(const int m, vec *v, const real *const *part) {
+  UNROLL for (int i = 0; i < NAME(parts_of)(m); i++) {
+    vec split[OUT_VECTORS];
+    NAME(split)(m, split, part[i]);
+    UNROLL for (int k = 0; k < m; k++) if (i * m + k < POINTS) v[i * m + k] = split[k];
+  }
 }
 
 /* The lines that the next channel's plane is read from, or written to: where planes are large, each has pages of its
- * own, and no hardware looks ahead. An input line's second half is in the same cache lines as its first. */
-INLINE void NAME(bring_lines)(const fastconv_winograd_planes *t, const real *plane, ptrdiff_t lines, const int write) {
-  const ptrdiff_t line = 64 / (ptrdiff_t)sizeof(real), length = QUARTERS * VLEN, halves = write ? 1 : 2;
+ * own, and no hardware looks ahead. An input line's other parts are in the same cache lines as its first. */
+INLINE void NAME(bring_lines)(const fastconv_winograd_planes *t, const int m, const real *plane, ptrdiff_t lines,
+                              const int write) {
+  const int parts = write ? 1 : NAME(parts_of)(m);
+  const ptrdiff_t line = 64 / (ptrdiff_t)sizeof(real), length = m * VLEN;
   if (t->plane_stride * (ptrdiff_t)sizeof(real) < BRING_BYTES) return;
 #define BRING(FROM, LENGTH)                               \
   for (ptrdiff_t i = 0; i < (LENGTH) + line; i += line) { \
@@ -312,9 +310,9 @@ INLINE void NAME(bring_lines)(const fastconv_winograd_planes *t, const real *pla
     else PREFETCH(plane + (FROM) + i);                    \
   }
   for (const fastconv_run *run = t->runs; run < t->runs + t->count; run++)
-    if (run->to / length % halves == 0) BRING(run->from, run->length * run->step)
+    if (run->to / length % parts == 0) BRING(run->from, run->length * run->step)
   for (ptrdiff_t l = 0; l < lines; l++)
-    if (t->whole[l * halves] >= 0) BRING(t->whole[l * halves], length)
+    if (t->whole[l * parts] >= 0) BRING(t->whole[l * parts], length)
 #undef BRING
 }
 
@@ -334,25 +332,19 @@ INLINE void NAME(fill_run)(real *dst, const real *plane, const fastconv_run *run
 }
 
 /* The six columns of every tile of a channel's lines, transformed. */
-INLINE void NAME(quarter_columns)(vec *v, ptrdiff_t lines, const real *buffer, const real *plane,
-                                  const ptrdiff_t *whole) {
+INLINE void NAME(line_columns)(const fastconv_winograd_planes *t, const int m, vec *v, ptrdiff_t lines, real *buffer,
+                               const real *plane) {
+  const int parts = NAME(parts_of)(m);
+  for (ptrdiff_t r = 0; r < t->count; r++) NAME(fill_run)(buffer, plane, &t->runs[r]);
+  NAME(bring_lines)(t, m, plane + t->plane_stride, lines, 0);
   for (ptrdiff_t l = 0; l < lines; l++) {
-    const real *starts[2];
+    const real *part[MOST_PARTS] = {0};
     vec d[POINTS];
-    UNROLL for (int half = 0; half < 2; half++) {
-      const ptrdiff_t at = 2 * l + half;
-      starts[half] = whole[at] < 0 ? buffer + at * QUARTERS * VLEN : plane + whole[at];
+    UNROLL for (int i = 0; i < parts; i++) {
+      const ptrdiff_t at = parts * l + i;
+      part[i] = t->whole[at] < 0 ? buffer + at * m * VLEN : plane + t->whole[at];
     }
-    NAME(columns)(d, starts[0], starts[1]);
-    NAME(input_axis)(d, 1);
-    UNROLL for (int i = 0; i < POINTS; i++) v[l * POINTS + i] = d[i];
-  }
-}
-
-INLINE void NAME(gathered_columns)(vec *v, ptrdiff_t lines, const real *buffer, ivec first) {
-  for (ptrdiff_t l = 0; l < lines; l++) {
-    vec d[POINTS];
-    UNROLL for (int i = 0; i < POINTS; i++) d[i] = NAME(gather)(buffer + l * IN_VECTORS * VLEN + i, first);
+    NAME(columns)(m, d, part);
     NAME(input_axis)(d, 1);
     UNROLL for (int i = 0; i < POINTS; i++) v[l * POINTS + i] = d[i];
   }
@@ -360,17 +352,25 @@ INLINE void NAME(gathered_columns)(vec *v, ptrdiff_t lines, const real *buffer, 
 
 INLINE void NAME(input_planes)(const int axes, const int depth, const fastconv_winograd_planes *t) {
   const ptrdiff_t lines = NAME(values)(axes, depth) / POINTS;
-  const int quarters = t->outputs[2] == QUARTERS;
-  const ivec first = quarters ? (ivec){0} : NAME(load_index)(t->columns);
+  const int m = t->outputs[2];
   real buffer[MOST_VALUES / POINTS * IN_VECTORS * VLEN + VLEN];
   vec v[MOST_VALUES];
-  memset(buffer, 0, (size_t)(lines * (quarters ? 2 * QUARTERS : IN_VECTORS) * VLEN) * sizeof(real));
+  memset(buffer, 0, (size_t)(lines * NAME(parts_of)(m) * m * VLEN) * sizeof(real));
   for (ptrdiff_t c = 0; c < t->channels; c++) {
     const real *plane = (const real *)t->source + c * t->plane_stride;
-    for (ptrdiff_t r = 0; r < t->count; r++) NAME(fill_run)(buffer, plane, &t->runs[r]);
-    NAME(bring_lines)(t, plane + t->plane_stride, quarters ? lines : 0, 0);
-    if (quarters) NAME(quarter_columns)(v, lines, buffer, plane, t->whole);
-    else NAME(gathered_columns)(v, lines, buffer, first);
+    switch (m) {
+      case 2:
+        NAME(line_columns)(t, 2, v, lines, buffer, plane);
+        break;
+      case 3:
+        NAME(line_columns)(t, 3, v, lines, buffer, plane);
+        break;
+      case 4:
+        NAME(line_columns)(t, 4, v, lines, buffer, plane);
+        break;
+      default:
+        NAME(line_columns)(t, 5, v, lines, buffer, plane);
+    }
     NAME(input_rest)(axes, depth, v, t->points + c * t->channel_stride, t->point_stride, VLEN);
   }
 }
@@ -397,22 +397,20 @@ INLINE void NAME(drain_run)(real *plane, const real *src, const fastconv_run *ru
   if (i < run->length) NAME(store_tail)(dst + i, NAME(load)(src + i), run->length - i);
 }
 
-/* Four columns of VLEN tiles as a line. */
-INLINE void NAME(line)(real *to, const vec *v) {
-  const vec even_low = NAME(interleave_low)(v[0], v[2]), even_high = NAME(interleave_high)(v[0], v[2]);
-  const vec odd_low = NAME(interleave_low)(v[1], v[3]), odd_high = NAME(interleave_high)(v[1], v[3]);
-  NAME(store)(to, NAME(interleave_low)(even_low, odd_low));
-  NAME(store)(to + VLEN, NAME(interleave_high)(even_low, odd_low));
-  NAME(store)(to + 2 * VLEN, NAME(interleave_low)(even_high, odd_high));
-  NAME(store)(to + 3 * VLEN, NAME(interleave_high)(even_high, odd_high));
-}
-
 /* m columns of VLEN tiles as a line. */
-INLINE void NAME(line_of)(real *to, const vec *v, int m) {
-  for (int k = 0; k < m; k++) {
-    real lanes[VLEN];
-    NAME(store)(lanes, v[k]);
-    for (int i = 0; i < VLEN; i++) to[i * m + k] = lanes[i];
+INLINE void NAME(line_of)(int m, real *to, const vec *v) {
+  switch (m) {
+    case 2:
+      NAME(join)(2, to, v);
+      break;
+    case 3:
+      NAME(join)(3, to, v);
+      break;
+    case 4:
+      NAME(join)(4, to, v);
+      break;
+    default:
+      NAME(join)(5, to, v);
   }
 }
 
@@ -420,14 +418,13 @@ INLINE int NAME(output_planes)(const int axes, const int depth, const fastconv_w
                                const fastconv_epilogue *e) {
   const int *m = t->outputs;
   const ptrdiff_t lines = (ptrdiff_t)m[0] * m[1];
-  const int quarters = m[2] == QUARTERS;
   const vec lower = NAME(splat)((real)e->lower), upper = NAME(splat)((real)e->upper);
   real buffer[MOST_VALUES / POINTS * OUT_VECTORS * VLEN];
   vec v[MOST_VALUES], wrong = {0};
   for (ptrdiff_t c = 0; c < t->channels; c++) {
     const char *from = t->points + c * t->channel_stride;
     real *plane = (real *)t->destination + c * t->plane_stride;
-    NAME(bring_lines)(t, plane + t->plane_stride, quarters ? lines : 0, 1);
+    NAME(bring_lines)(t, m[2], plane + t->plane_stride, lines, 1);
     NAME(output_first)(axes, depth, m, v, from, t->point_stride, VLEN);
     const vec shift = NAME(splat)(e->shift ? ((const real *)e->shift)[c] : 0);
     for (ptrdiff_t l = 0; l < lines; l++) {
@@ -438,8 +435,7 @@ INLINE int NAME(output_planes)(const int axes, const int depth, const fastconv_w
         wrong += y[i] * 0;
         y[i] = NAME(at_most)(NAME(at_least)(y[i], lower), upper);
       }
-      if (!quarters) NAME(line_of)(buffer + l * OUT_VECTORS * VLEN, y, m[2]);
-      else NAME(line)(t->whole[l] < 0 ? buffer + l * QUARTERS * VLEN : plane + t->whole[l], y);
+      NAME(line_of)(m[2], t->whole[l] < 0 ? buffer + l * m[2] * VLEN : plane + t->whole[l], y);
     }
     for (ptrdiff_t r = 0; r < t->count; r++) NAME(drain_run)(plane, buffer, &t->runs[r]);
   }
