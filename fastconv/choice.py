@@ -7,6 +7,7 @@ depends on geometry and policy alone, never on the number of threads.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -35,6 +36,9 @@ MARGIN = 0.95  # of the direct cost, above which nothing is won for the coarser 
 LEAST_CHANNELS = 16  # in and out, a group
 FEWEST_TERMS_3D = 512  # of a sum in 3-D, below which the direct kernel rounds less than a quarter as much
 MOST_TAPS_3D = 4  # along an axis, above which it does
+
+ZONED = 0.65  # of the products of all taps, above which zones are not worth their smaller tiles
+ZONED_CHANNELS = 64  # a group, below which a tap's sums are too short to be added up tap by tap
 
 FEW_CHANNELS = 8  # a group, in and out: then packed lines always pay
 NARROW = 14  # outputs of a line below which the microkernel takes two vectors of channels
@@ -164,6 +168,21 @@ def grouped_gain(task: Dense) -> str | None:
     return None
 
 
+def zoned(sources: Sources, batch: int, kin: int, vlen: int) -> Sources:
+    """The one phase of a convolution cut into zones without taps that meet nothing but padding there, if that pays.
+
+    Far dilation makes it pay: taps 12 apart on 33 x 33 pixels read padding for 43 % of their products.
+    """
+    if len(sources) > 1 or kin < ZONED_CHANNELS:
+        return sources
+    zones = list(itertools.product(*(axis.zones() for axis in sources[0])))
+    whole, cut = (
+        sum(-(-batch * prod(a.count for a in axes) // vlen) * prod(len(a.taps) for a in axes) for axes in phases)
+        for phases in (sources, zones)
+    )
+    return zones if cut < ZONED * whole else sources
+
+
 def winograd_refused(task: Dense) -> str | None:
     """Why Winograd's filtering cannot run, or None if every phase has stride 1 and 2 to 5 taps an axis."""
     if not is_covered(task):
@@ -219,16 +238,23 @@ def winograd_points(axes: Sequence[AxisSources], kin: int) -> list[int]:
 
 def costs_of(task: Dense) -> Costs:
     """What both algorithms must do, where Winograd's filtering fits."""
-    direct = winograd = 0.0
-    kin, kout, prepared, channels_last = task.kin, task.kout, task.prepared, task.channels_last
+    return Costs(_direct_cost(task), _winograd_cost(task))
+
+
+def _direct_cost(task: Dense) -> float:
+    phases = task.sources if task.channels_last else zoned(task.sources, task.batch, task.kin, task.vlen)
+    products = task.batch * sum(prod(products_along(a, task.channels_last) for a in axes) for axes in phases)
+    taps = sum(prod(len(a.taps) for a in axes) for axes in phases)
+    return float(task.kin * task.kout * (products + taps * (READ + (0 if task.prepared else PACKED))))
+
+
+def _winograd_cost(task: Dense) -> float:
+    kin, kout, cost = task.kin, task.kout, 0.0
     for axes in task.sources:
-        taps = prod(len(a.taps) for a in axes)
-        products = task.batch * prod(products_along(a, channels_last) for a in axes)
         along = winograd_points(axes, kin)
         points = prod(along)
         tiles = task.batch * prod(tiles_along(a, n) for a, n in zip(axes, along, strict=True))
-        direct += kin * kout * (products + taps * (READ + (0 if prepared else PACKED)))
-        winograd += kin * kout * points * (tiles * SHORT_SUMS + READ + (0 if prepared else TRANSFORMED))
-        others = not channels_last and len(axes[-1].taps) != LINE_TAPS
-        winograd += tiles * points * (kin + kout) * INPUT_OUTPUT[channels_last] * (OTHER_TAPS if others else 1)
-    return Costs(direct, winograd)
+        cost += kin * kout * points * (tiles * SHORT_SUMS + READ + (0 if task.prepared else TRANSFORMED))
+        others = not task.channels_last and len(axes[-1].taps) != LINE_TAPS
+        cost += tiles * points * (kin + kout) * INPUT_OUTPUT[task.channels_last] * (OTHER_TAPS if others else 1)
+    return cost

@@ -8,7 +8,7 @@ same line, each shifted: a table is as long as the padded axis, whatever the ker
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 from typing import TypeAlias
 
@@ -57,6 +57,26 @@ class AxisSources:
                     rows.append((begin, end, int(self.table[at + begin * self.stride]), step))
             first.append(len(rows))
         return np.array(rows, np.intp).reshape(-1, 4), np.array(first, np.intp)
+
+    def zones(self) -> list[AxisSources]:
+        """The axis cut where a tap enters or leaves the padding, each stretch with the taps that meet some of x."""
+        reads = self.first + np.arange(len(self.taps))[:, None] * self.tap_step + np.arange(self.count) * self.stride
+        met = self.table[reads] != PADDING
+        cuts = np.flatnonzero((met[:, 1:] != met[:, :-1]).any(axis=0)) + 1
+        zones = []
+        for start, stop in itertools.pairwise([0, *cuts.tolist(), self.count]):
+            taps = np.flatnonzero(met[:, start]) if met[:, start].any() else [0]
+            low, high = int(taps[0]), int(taps[-1]) + 1
+            zones.append(
+                replace(
+                    self,
+                    start=self.start + start * self.step,
+                    count=stop - start,
+                    taps=self.taps[low:high],
+                    first=self.first + low * self.tap_step + start * self.stride,
+                )
+            )
+        return zones
 
     def part_segments(self, part: Part) -> list[list[int]]:
         """The same rows for the positions of one of `parts_of`, counted from the lowest tap's for the first output."""

@@ -43,10 +43,29 @@ COLUMNS = {
     "blocks-of-channels": Conv((1, 120, 9, 9), (200, 120, 5, 5), padding=2),
     "threaded-stretch": Conv((2, 60, 14, 14), (200, 60, 3, 3), padding=1),
 }
+ZONES = {
+    "far": Conv((6, 64, 14, 15), (30, 64, 3, 3), padding=6, dilation=6),
+    "as-far-as-the-picture": Conv((3, 64, 9, 9), (10, 64, 3, 3), padding=9, dilation=9),
+    "stride-2": Conv((4, 64, 29, 28), (20, 64, 3, 3), stride=2, padding=12, dilation=(12, 11)),
+    "one-sided-padding": Conv((2, 64, 12, 12), (20, 64, 3, 3), padding=((8, 0), (0, 8)), dilation=5),
+    "blocks-of-channels": Conv((3, 130, 12, 13), (70, 130, 3, 3), padding=6, dilation=6),
+    "groups": Conv((4, 128, 12, 12), (22, 64, 3, 3), padding=6, dilation=6, groups=2),
+    "1d": Conv((8, 64, 40), (9, 64, 5), padding=28, dilation=14),
+    "3d": Conv((1, 64, 5, 6, 7), (6, 64, 3, 3, 3), padding=3, dilation=3),
+    "threaded": Conv((2, 64, 33, 33), (64, 64, 3, 3), padding=12, dilation=12),
+}
 CASES = {**{f"lines: {name}": case for name, case in LINES.items()},
-         **{f"columns: {name}": case for name, case in COLUMNS.items()}}  # fmt: skip
+         **{f"columns: {name}": case for name, case in COLUMNS.items()},
+         **{f"zones: {name}": case for name, case in ZONES.items()}}  # fmt: skip
 THREADED = [name for name in CASES if "threaded" in name or "chunks" in name]
-FEW = ("lines: wide", "lines: narrow", "lines: stride-2", "lines: chunks-of-groups", "columns: across-images")
+FEW = (
+    "lines: wide",
+    "lines: narrow",
+    "lines: stride-2",
+    "lines: chunks-of-groups",
+    "columns: across-images",
+    "zones: far",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +84,24 @@ def test_forward(name, dtype, isa, threads):
 def test_it_is_packed_as_the_case_says(name):
     plan = ConvPlan(CASES[name].geometry, np.dtype("float32"), CASES[name].padding_mode, "direct").forward
     assert isinstance(plan, DirectPlan)
-    assert plan.packing == (name.split(":")[0],)
+    if name.startswith("zones"):
+        assert plan.zoned
+        assert set(plan.packing) == {"columns"}
+    else:
+        assert not plan.zoned
+        assert plan.packing == (name.split(":")[0],)
+
+
+def test_zones_share_their_weights():
+    case = ZONES["threaded"]
+    plan = ConvPlan(case.geometry, np.dtype("float32"), "zeros", "direct").forward
+    assert len(plan.packing) == 9
+    assert plan.pack(np.zeros(case.weight, np.float32)).nbytes < 4 * np.prod(case.weight) + 1000
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_zones_of_a_transposed_convolution(dtype, isa, threads):
+    check_forward(ConvTranspose((6, 64, 14, 15), (64, 7, 3, 3), padding=6, dilation=6), dtype, "channels_first")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -73,6 +73,28 @@ def test_forward(axis, mode):
     assert_segments_say_the_same(sources)
 
 
+@given(axis=axes(), backward=st.booleans())
+def test_zones_leave_out_nothing_but_padding(axis, backward):
+    for (whole,) in (backward_input_sources if backward else forward_sources)(geometry(axis)):
+        met = {}
+        for zone in whole.zones():
+            assert_segments_say_the_same(zone)
+            rows = map_of(zone)
+            assert len(zone.taps) == 1 or (rows[[0, -1]] != PADDING).all()
+            for tap, row in zip(zone.taps, rows, strict=True):
+                for j, source in enumerate(row):
+                    key = (tap, zone.start + j * zone.step)
+                    assert key not in met
+                    met[key] = source
+        expected = {
+            (tap, whole.start + j * whole.step): source
+            for tap, row in zip(whole.taps, map_of(whole), strict=True)
+            for j, source in enumerate(row)
+        }
+        assert all(expected.pop(key) == source for key, source in met.items())
+        assert set(expected.values()) <= {PADDING}
+
+
 @given(axis=axes())
 def test_backward_holds_each_pair_of_positions_once(axis):
     g = geometry(axis)

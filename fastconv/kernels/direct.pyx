@@ -20,6 +20,7 @@ from cython.parallel cimport parallel, prange, threadid
 from libc.string cimport memcpy
 cimport numpy as cnp
 
+from fastconv.choice import zoned
 from fastconv.sources import AxisSources, parts_of, places_of, shared_padding
 
 from fastconv.kernels.core cimport (
@@ -76,6 +77,7 @@ cdef class DirectPlan(ConvolutionPlan):
     cdef Problem problem
     cdef readonly bint backward
     cdef readonly bint covered  # whether every destination pixel belongs to a phase
+    cdef readonly bint zoned    # whether phases are zones of a larger one, see fastconv.choice.zoned
     rereads_weight = False
 
     def __init__(self, int dtype, bint channels_last, bint backward, Py_ssize_t batch, Py_ssize_t groups,
@@ -89,6 +91,8 @@ cdef class DirectPlan(ConvolutionPlan):
         p.source_plane = place_sizes(p.source_size, source_size)
         p.destination_plane = place_sizes(p.destination_size, destination_size)
         p.kernel_taps = np.prod(kernel)
+        zones = sources if channels_last else zoned(sources, batch, kin, p.kernels.vlen)
+        self.zoned, sources = zones is not sources, zones
         p.phases, p.phase = len(sources), <Phase *> self._hold(np.zeros(len(sources) * sizeof(Phase), np.uint8))
         self.zeros = <const char *> self._hold(np.zeros(groups * kin * p.itemsize if channels_last else 0, np.uint8))
         covered = 0
@@ -133,6 +137,9 @@ cdef class DirectPlan(ConvolutionPlan):
         f.weight_offset = self.packed_bytes
         if self.channels_last:
             self._block_pixels(f)
+        elif self.zoned:
+            f.apart = True
+            self._block_columns(f)
         else:
             self._block_columns(f)
             self._block_lines(f, axes)
@@ -158,10 +165,14 @@ cdef class DirectPlan(ConvolutionPlan):
         tiles = max(1, min(<Py_ssize_t> BLOCK_TILES, BLOCK_BYTES // (taps * f.kc * nr * p.itemsize)))
         f.block = min(tiles, ceil_div(max(1, columns), nr)) * nr
         f.blocks, f.slices = ceil_div(columns, f.block), p.groups * (1 if f.scratch else p.batch)
-        f.plane, f.scratch_columns, f.most_runs = taps * nr, f.block, min(taps, <Py_ssize_t> TAPS_AT_ONCE) * nr
+        f.plane, f.scratch_columns = nr * (1 if f.apart else taps), f.block
+        f.most_runs = min(taps, <Py_ssize_t> TAPS_AT_ONCE) * nr
         f.panels, f.panel_bytes = f.block // nr, (taps * f.kc * nr + p.kernels.vlen) * p.itemsize
-        self._block_rows(f, np.arange(taps) * nr)
-        self.packed_bytes += p.groups * p.kout * taps * p.kin * p.itemsize
+        self._block_rows(f, np.arange(1 if f.apart else taps) * nr)
+        if f.apart:
+            f.weight_offset, self.packed_bytes = 0, p.groups * p.kout * p.kernel_taps * p.kin * p.itemsize
+        else:
+            self.packed_bytes += p.groups * p.kout * taps * p.kin * p.itemsize
 
     cdef _block_rows(self, Phase *f, offsets):
         """Destination channels of tiles and of scratch; and where the taps of a channel are in a panel."""
@@ -256,7 +267,7 @@ cdef class DirectPlan(ConvolutionPlan):
         cdef int i, threads = team(<double> self.packed_bytes / 4)
         cdef Py_ssize_t unit, units
         cdef bint channels_last = self.channels_last, backward = self.backward
-        for i in range(p.phases):
+        for i in range(1 if self.zoned else p.phases):
             f = &p.phase[i]
             units = ceil_div(p.kout, p.kernels.nr if channels_last else f.tile_rows)
             if threads == 1:

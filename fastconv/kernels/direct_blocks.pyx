@@ -9,6 +9,7 @@ lines    Padded lines of the source follow each other, `pitch` elements apart, s
          on across them and compute some junk, which is left behind when the sums are copied out.
 columns  Nothing but the tile's own columns, tap by tap: [tile][channel][tap][NR]. Each source element is copied once a
          tap, but no junk is computed, and columns run on across lines and, in small planes, across images.
+         In zones of few taps: [tile][tap][channel][NR].
 """
 
 from libc.string cimport memset
@@ -168,19 +169,20 @@ cdef Py_ssize_t line_runs(const Lines *s, const Block *b, Py_ssize_t part, Py_ss
 cdef void pack_columns(const Problem *p, const Phase *f, const Block *b, Py_ssize_t first, Py_ssize_t channel,
                        char *panel, fastconv_run *runs) noexcept nogil:
     """panel[channel][tap][NR] for the block's columns from `first` on; some taps at once, so that the source is read
-    from L1 by all but one."""
+    from L1 by all but one. Taps apart are panel[tap][channel][NR]."""
     cdef Py_ssize_t nr = p.kernels.nr, tap = 0, taps, i, count, columns = min(nr, b.columns - first)
+    cdef Py_ssize_t channels = min(f.kc, p.kin - channel), tap_size = nr * (channels if f.apart else 1)
     cdef Position at = position_of(f, b.q + first)
     cdef char *mask = <char *> (runs + f.most_runs)
     while tap < f.all_taps:
-        taps = min(<Py_ssize_t> TAPS_AT_ONCE, f.all_taps - tap)
+        taps = 1 if f.apart else min(<Py_ssize_t> TAPS_AT_ONCE, f.all_taps - tap)
         memset(mask, 0, taps * nr * p.itemsize)
         count = 0
         for i in range(taps):
             count = tap_runs(p, f, tap + i, at, columns, i * nr, runs, count, mask)
-        p.kernels.pack_runs(panel + tap * nr * p.itemsize, f.plane, taps * nr,
-                            b.source + channel * p.source_plane * p.itemsize, p.source_plane,
-                            min(f.kc, p.kin - channel), runs, count, mask)
+        p.kernels.pack_runs(panel + tap * tap_size * p.itemsize, f.plane, taps * nr,
+                            b.source + channel * p.source_plane * p.itemsize, p.source_plane, channels, runs, count,
+                            mask)
         tap += taps
 
 

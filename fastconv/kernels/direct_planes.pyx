@@ -1,7 +1,7 @@
 """Direct convolution in channels_first: a tile's rows are destination channels, its columns are pixels.
 
 A block of pixels is packed (direct_blocks) into panels that stay in L2 while the rows pass over them; weights are
-[block of channels][tile of rows][channel][tap][row].
+[block of channels][tile of rows][channel][tap][row], or for zones, which share them, [tile of rows][tap][channel][row].
 """
 
 from fastconv.kernels.core cimport FASTCONV_MAX_ROWS, ceil_div, fastconv_epilogue, fastconv_gemm_tile
@@ -75,33 +75,37 @@ cdef void rows_of_block(const Problem *p, const Phase *f, const Call *call, cons
                         Py_ssize_t sums_row) noexcept nogil:
     """sums[row .. stop][columns of the block] = weight rows x panels, these packed for the first of the rows."""
     cdef Py_ssize_t channel = 0, kc, step = f.panels * f.panel_bytes
-    cdef const char *weight = call.weight + f.weight_offset + b.group * p.kout * f.all_taps * p.kin * p.itemsize
+    cdef const char *weight = call.weight + f.weight_offset
+    weight += b.group * p.kout * (p.kernel_taps if f.apart else f.all_taps) * p.kin * p.itemsize
     while channel < p.kin:
         kc = min(f.kc, p.kin - channel)
         if shared == NULL and (row == 0 or kc < p.kin):
             pack_panels(p, f, b, layout, 0, f.panels, channel, own)
-        rows_by_panels(p, f, call, b, layout, weight, row, stop, f.all_taps * kc, f.all_taps * channel,
-                       shared + channel // f.kc * step if shared != NULL else own, sums, sums_row,
-                       channel + kc == p.kin)
+        rows_by_panels(p, f, call, b, layout, weight, row, stop, channel, kc,
+                       shared + channel // f.kc * step if shared != NULL else own, sums, sums_row)
         channel += kc
 
 
 cdef void rows_by_panels(const Problem *p, const Phase *f, const Call *call, const Block *b, const Layout *layout,
-                         const char *weight, Py_ssize_t row, Py_ssize_t stop, Py_ssize_t k, Py_ssize_t done,
-                         const char *panels, char *c, Py_ssize_t c_row, bint last) noexcept nogil:
-    """c[row .. stop][columns] (+)= weight rows x panels for one block of k = channels x taps."""
-    cdef Py_ssize_t i, first = row, index, epilogue_row, ahead
+                         const char *weight, Py_ssize_t row, Py_ssize_t stop, Py_ssize_t channel, Py_ssize_t kc,
+                         const char *panels, char *c, Py_ssize_t c_row) noexcept nogil:
+    """c[row .. stop][columns] (+)= weight rows x panels for one block of channels, all taps at once or one by one."""
+    cdef Py_ssize_t i, first = row, index, epilogue_row, ahead, tap, sums = f.all_taps if f.apart else 1
+    cdef Py_ssize_t k = kc if f.apart else kc * f.all_taps
+    cdef bint last = channel + kc == p.kin
+    cdef const char *row_weights
     cdef const char *a
     cdef char *rows[FASTCONV_MAX_ROWS]
     cdef fastconv_epilogue epilogue = call.epilogue
     cdef fastconv_gemm_tile t
     cdef Tile tile
     t.k, t.a, t.a_offset, t.b_offsets, t.c = k, &a, 0, f.b_offsets, rows
-    t.accumulate = done > 0
-    t.epilogue = &epilogue if last else NULL
     while row < stop:
         t.rows = <int> min(f.tile_rows, stop - row)
-        a = weight + (p.kout * done + row * k) * p.itemsize
+        if f.apart:
+            row_weights = weight + (row * p.kernel_taps * p.kin + t.rows * channel) * p.itemsize
+        else:
+            row_weights = weight + (p.kout * f.all_taps * channel + row * k) * p.itemsize
         for i in range(t.rows):
             rows[i] = c + (row + i - first) * c_row
         epilogue_row = (b.group * p.kout + row) * p.itemsize
@@ -109,15 +113,20 @@ cdef void rows_by_panels(const Problem *p, const Phase *f, const Call *call, con
             epilogue.shift = call.epilogue.shift + epilogue_row
         if call.epilogue.scale != NULL:
             epilogue.scale = call.epilogue.scale + epilogue_row
-        t.prefetch, ahead = a + t.rows * k * p.itemsize, t.rows * k * p.itemsize // layout.tiles
+        ahead = t.rows * p.kin * p.kernel_taps if f.apart else t.rows * k
         t.prefetch_step = t.rows * p.itemsize // layout.tiles
         for index in range(layout.tiles):
             tile = layout.tile[index]
-            t.b, t.c_offset, t.columns = panels + tile.b, tile.c, tile.columns
-            p.kernels.gemm_lines(&t)
+            t.c_offset, t.columns = tile.c, tile.columns
+            for tap in range(sums):
+                a = row_weights + (f.weight_taps[tap] * p.kin * t.rows * p.itemsize if f.apart else 0)
+                t.prefetch = a + (ahead + t.rows * k * index // layout.tiles) * p.itemsize
+                t.b = panels + tile.b + tap * k * p.kernels.nr * p.itemsize
+                t.accumulate = channel > 0 or tap > 0
+                t.epilogue = &epilogue if last and tap == sums - 1 else NULL
+                p.kernels.gemm_lines(&t)
             if last and call.activation >= 0:
                 activate_tile(p, call, &t)
-            t.prefetch += ahead
         row += t.rows
 
 
@@ -130,6 +139,12 @@ cdef void pack_weights(const Problem *p, const Phase *f, const char *weight, cha
     cdef const char *source = weight_group(p, weight, group) + row * row_stride * isz
     cdef char *block = packed + f.weight_offset + group * p.kout * p.kin * f.all_taps * isz
     cdef char *to
+    if f.apart:
+        block = packed + (group * p.kout + row) * p.kin * p.kernel_taps * isz
+        for tap in range(p.kernel_taps):
+            p.kernels.copy_matrix(block + tap * p.kin * rows * isz, rows, source + tap * isz, stride, row_stride,
+                                  p.kin, rows)
+        return
     while channel < p.kin:
         kc = min(f.kc, p.kin - channel)
         to = block + row * f.all_taps * kc * isz

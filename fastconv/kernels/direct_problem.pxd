@@ -44,6 +44,7 @@ cdef struct Phase:
     bint as_lines              # blocks are packed line by line, else column by column
     Py_ssize_t chunk           # slices a task, at one place
     Lines lines
+    bint apart                 # taps are packed and summed one by one: another phase, a zone, has but some of them
     bint scratch               # sums are copied out at the end
     bint runs_on               # tiles of lines run on across them, with some junk unless pitch is wide
     Py_ssize_t scratch_columns
