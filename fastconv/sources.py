@@ -58,6 +58,12 @@ class AxisSources:
             first.append(len(rows))
         return np.array(rows, np.intp).reshape(-1, 4), np.array(first, np.intp)
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether every position reads the one of its own index and no other."""
+        alone = len(self.taps) == self.step == 1 and self.start == self.first == 0
+        return alone and self.count == len(self.table) and bool((self.table == np.arange(self.count)).all())
+
     def zones(self) -> list[AxisSources]:
         """The axis cut where a tap enters or leaves the padding, each stretch with the taps that meet some of x."""
         reads = self.first + np.arange(len(self.taps))[:, None] * self.tap_step + np.arange(self.count) * self.stride

@@ -136,7 +136,7 @@ cdef class DirectPlan(ConvolutionPlan):
         """Blocks of channels and of pixels; a function of the geometry and the register tile alone."""
         f.weight_offset = self.packed_bytes
         if self.channels_last:
-            self._block_pixels(f)
+            self._block_pixels(f, axes)
         elif self.zoned:
             f.apart = True
             self._block_columns(f)
@@ -145,12 +145,13 @@ cdef class DirectPlan(ConvolutionPlan):
             self._block_lines(f, axes)
         self.packed_bytes = round_up(self.packed_bytes, CACHE_LINE)
 
-    cdef _block_pixels(self, Phase *f):
+    cdef _block_pixels(self, Phase *f, axes):
         cdef Problem *p = &self.problem
         cdef Py_ssize_t nr = p.kernels.nr, rows = f.pixels * p.batch
         f.kc = p.kin
         if not copies_taps(p, f):
             f.kc = even_part(p.kin, max(1, PANEL_BYTES // (f.all_taps * nr * p.itemsize)), 1)
+        f.pointwise = f.pixels == p.source_plane == p.destination_plane and all(axis.is_identity for axis in axes)
         f.block = even_part(max(1, rows), BLOCK_PIXELS, p.kernels.mr)
         f.blocks, f.slices = ceil_div(rows, f.block), p.groups
         self.packed_bytes += p.groups * round_up(p.kout, nr) * f.all_taps * p.kin * p.itemsize

@@ -51,6 +51,14 @@ cdef void place_rows(const Problem *p, const Phase *f, const Call *call, Positio
             next_line(f, at)
 
 
+cdef inline void place_in_order(const Problem *p, const Call *call, Py_ssize_t q, Rows *r) noexcept nogil:
+    """The same and where they are read, for pixels from the q-th on that read the one of their own index."""
+    cdef Py_ssize_t source = p.groups * p.kin * p.itemsize, destination = p.groups * p.kout * p.itemsize, i
+    r.entries, r.taps[0] = 1, 0
+    for i in range(r.rows):
+        r.a[i], r.c[i] = call.source + (q + i) * source, call.destination + (q + i) * destination
+
+
 cdef inline Py_ssize_t source_line(const Problem *p, const Phase *f, Py_ssize_t td, Py_ssize_t th,
                                    const Position *at) noexcept nogil:
     """Index of the first pixel of the line that a tap reads, counted from the first image, or -1 for padding."""
@@ -182,6 +190,9 @@ cdef void pixels_task(const Problem *p, const Phase *f, Cut cut, const Call *cal
         rows[tile].taps = <Py_ssize_t *> (free + entries * FASTCONV_MAX_ROWS * sizeof(char *))
         free += entries_bytes(entries)
         rows[tile].rows = <int> min(mr, pixels - tile * mr)
+        if f.pointwise:
+            place_in_order(p, call, q + tile * mr, &rows[tile])
+            continue
         place_rows(p, f, call, &at, &rows[tile])
         if few:
             rows[tile].entries, rows[tile].taps[0] = 1, 0

@@ -40,6 +40,7 @@ cdef struct Phase:
     Py_ssize_t weight_offset   # bytes into the packed weights
     Py_ssize_t blocks, slices  # blocks a slice; a slice is an image of a group or, if blocks run across images, a group
     Py_ssize_t block           # rows (channels_last) or columns (channels_first, packed as columns) a block
+    bint pointwise             # every destination pixel reads the one of the same index
     # of channels_first alone:
     bint as_lines              # blocks are packed line by line, else column by column
     Py_ssize_t chunk           # slices a task, at one place
