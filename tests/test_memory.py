@@ -2,14 +2,18 @@
 
 import gc
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 from cases import DTYPES
+from hypothesis import given
 
 from fastconv import runtime
+from fastconv.geometry import check_out
 from fastconv.kernels import core
-from fastconv.kernels.memory import empty
+from fastconv.kernels.memory import empty, fits
 
+BUFFER = np.zeros(1024, np.uint8)
 LARGE = (1 << 14, 3)  # far beyond the size from which on memory is kept
 
 
@@ -57,3 +61,31 @@ def test_small_results_do_not_hold_large_blocks():
 def test_more_than_there_is():
     with pytest.raises(MemoryError):
         empty((1 << 44, 1 << 10), np.dtype(np.float64))
+
+
+@st.composite
+def views(draw):
+    """A view of one shared buffer: any part, step, shape of two axes, order, dtype and offset, writeable or not."""
+    dtype = np.dtype(draw(st.sampled_from(["float32", "float64", ">f4", "int32"])))
+    start = draw(st.sampled_from([0, 8, 16, 64, 66, 128, 192]))
+    step, rows, columns = draw(st.sampled_from([1, 1, 2, -1])), draw(st.integers(0, 4)), draw(st.integers(1, 4))
+    memory = BUFFER[start : start + abs(step) * rows * columns * dtype.itemsize].view(dtype)[::step]
+    array = memory.reshape(rows, columns)
+    array = array.T if draw(st.booleans()) else array
+    array.flags.writeable = draw(st.sampled_from([True, True, False]))
+    return array
+
+
+@given(out=views(), x=views(), shape=st.none() | st.tuples(st.integers(0, 4), st.integers(1, 4)))
+def test_what_fits_at_a_glance_fits(out, x, shape):
+    shape = out.shape if shape is None else shape
+    if fits(out, shape, np.dtype(np.float32), (x, None)):
+        check_out(out, shape, np.dtype(np.float32), (x, None))
+
+
+def test_what_is_made_for_a_result_fits_at_a_glance():
+    both = np.zeros((2, 3, 4), np.float32)
+    assert fits(both[0], (3, 4), both.dtype, (both[1], None))
+    assert not fits(both[0], (3, 4), both.dtype, (both,))
+    assert not fits(both[0], (3, 4), both.dtype, (both[1].T,))  # left to the closer look
+    assert not fits([], (3, 4), both.dtype, ())

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastconv.geometry import check_array, check_out, check_same_dtype
-from fastconv.kernels.memory import empty
+from fastconv.kernels.memory import empty, fits
 
 Array = NDArray[Any]
 
@@ -21,7 +21,8 @@ def output_array(out: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any]
     """`out` once it is known to fit, or a new array; the inputs are those that out may not overlap."""
     if out is None:
         return empty(shape, dtype)
-    check_out(out, shape, dtype, inputs)
+    if not fits(out, shape, dtype, inputs):
+        check_out(out, shape, dtype, inputs)
     return out
 
 

@@ -1,4 +1,7 @@
-"""Arrays for results, in memory that is kept for the next ones: no page faults, and no vector across cache lines."""
+"""Arrays for results: the caller's, or in memory that is kept for the next ones.
+
+Kept memory costs no page faults, and no vector in it lies across cache lines.
+"""
 
 cimport numpy as cnp
 from cpython.ref cimport Py_INCREF
@@ -49,3 +52,37 @@ def empty(tuple shape, cnp.dtype dtype):
     Py_INCREF(block)  # the base that the array takes over
     cnp.PyArray_SetBaseObject(array, block)
     return array
+
+
+def fits(out, tuple shape, cnp.dtype dtype, tuple inputs) -> bool:
+    """Whether `out` is a C array of this shape and dtype beside the inputs, as far as a glance tells.
+
+    False leaves it open: inputs that are not C-contiguous, and classes of arrays, take a closer look.
+    """
+    cdef cnp.ndarray array
+    cdef char *begin
+    cdef char *end
+    cdef char *start
+    cdef int i
+    if not cnp.PyArray_CheckExact(out):
+        return False
+    array = out
+    if not cnp.PyArray_ISCARRAY(array) or cnp.PyArray_TYPE(array) != dtype.type_num:
+        return False
+    if cnp.PyArray_NDIM(array) != len(shape):
+        return False
+    for i in range(cnp.PyArray_NDIM(array)):
+        if cnp.PyArray_DIM(array, i) != <Py_ssize_t> shape[i]:
+            return False
+    begin = <char *> cnp.PyArray_DATA(array)
+    end = begin + cnp.PyArray_NBYTES(array)
+    for other in inputs:
+        if other is None:
+            continue
+        if not cnp.PyArray_CheckExact(other) or not cnp.PyArray_IS_C_CONTIGUOUS(other):
+            return False
+        array = other
+        start = <char *> cnp.PyArray_DATA(array)
+        if start < end and begin < start + cnp.PyArray_NBYTES(array):
+            return False
+    return True
