@@ -66,17 +66,17 @@ def test_more_than_there_is():
 @st.composite
 def views(draw):
     """A view of one shared buffer: any part, step, shape of two axes, order, dtype and offset, writeable or not."""
-    dtype = np.dtype(draw(st.sampled_from(["float32", "float64", ">f4", "int32"])))
-    start = draw(st.sampled_from([0, 8, 16, 64, 66, 128, 192]))
-    step, rows, columns = draw(st.sampled_from([1, 1, 2, -1])), draw(st.integers(0, 4)), draw(st.integers(1, 4))
+    dtype = np.dtype(draw(st.sampled_from(["float32"] * 6 + ["float64", ">f4", "int32"])))
+    start = draw(st.sampled_from([0, 16, 66, 128, 256, 512]))
+    step, rows, columns = draw(st.sampled_from([1, 1, 1, 2, -1])), draw(st.integers(0, 4)), draw(st.integers(1, 4))
     memory = BUFFER[start : start + abs(step) * rows * columns * dtype.itemsize].view(dtype)[::step]
     array = memory.reshape(rows, columns)
-    array = array.T if draw(st.booleans()) else array
-    array.flags.writeable = draw(st.sampled_from([True, True, False]))
+    array = array.T if draw(st.sampled_from([False, False, True])) else array
+    array.flags.writeable = draw(st.sampled_from([True] * 4 + [False]))
     return array
 
 
-@given(out=views(), x=views(), shape=st.none() | st.tuples(st.integers(0, 4), st.integers(1, 4)))
+@given(out=views(), x=views(), shape=st.none() | st.none() | st.tuples(st.integers(0, 4), st.integers(1, 4)))
 def test_what_fits_at_a_glance_fits(out, x, shape):
     shape = out.shape if shape is None else shape
     if fits(out, shape, np.dtype(np.float32), (x, None)):
