@@ -26,6 +26,18 @@ def output_array(out: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any]
     return out
 
 
+def residual_output(
+    out: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any], residual: Any, *inputs: Array | None
+) -> Array:
+    """The same where a residual, which may be None, is added to the result; it may be `out` itself."""
+    if residual is None:
+        return output_array(out, shape, dtype, *inputs)
+    check_array(residual, "residual")
+    check_same_dtype(x=inputs[0], residual=residual)
+    check_like(residual, "residual", shape, "the output")
+    return output_array(out, shape, dtype, *inputs, None if residual is out else residual)
+
+
 def check_like(array: Array, name: str, shape: tuple[int, ...], like: str) -> None:
     """Raise ValueError unless the array has the shape that goes with argument `like`."""
     if array.shape != shape:

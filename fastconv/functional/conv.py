@@ -18,7 +18,7 @@ from fastconv.functional._convolution import (
     exact_tuple,
     flip,
 )
-from fastconv.functional._output import check_gradient, output_array
+from fastconv.functional._output import check_gradient, residual_output
 from fastconv.functional.padding import pad_backward
 from fastconv.geometry import conv_geometry
 from fastconv.geometry.arguments import IntOrTuple, Padding
@@ -61,16 +61,16 @@ def conv_plan(
 
 def _conv(
     ndim: int, x: Array, weight: Array, bias: Array | None, stride: Any, padding: Any, dilation: Any, groups: Any,
-    padding_mode: str, data_format: str, activation: str | None, flip_kernel: bool, algorithm: str | None,
-    out: Array | None,
+    padding_mode: str, data_format: str, activation: str | None, residual: Array | None, flip_kernel: bool,
+    algorithm: str | None, out: Array | None,
 ) -> Array:  # fmt: skip
     if type(x) is not np.ndarray or type(weight) is not np.ndarray or not (bias is None or type(bias) is np.ndarray):
         check_operands(ndim, x, weight, bias)
     plan = conv_plan(ndim, x, weight, bias, stride, padding, dilation, groups, padding_mode, data_format, algorithm)
     weight, curve = flip(weight, flip_kernel), epilogue(activation)
     shape = plan.y_shape if x.ndim == ndim + 2 else plan.y_shape[1:]
-    y = output_array(out, shape, plan.dtype, x, weight, bias)
-    plan.forward(x, weight, bias, y, *curve)
+    y = residual_output(out, shape, plan.dtype, residual, x, weight, bias)
+    plan.forward(x, weight, bias, y, *curve, residual)
     return y
 
 
@@ -100,9 +100,9 @@ def _backward_input(plan: ConvPlan, grad_y: Array, weight: Array) -> Array:
     return pad_backward(grad_x, plan.geometry.padding, plan.padding_mode, data_format=data_format)
 
 
-_FORWARD = """{ndim}-D convolution (cross-correlation), with bias and activation.
+_FORWARD = """{ndim}-D convolution (cross-correlation), with bias, residual and activation.
 
-    ``y[n, f, o] = activation(bias[f] + sum over c, t
+    ``y[n, f, o] = activation(bias[f] + residual[n, f, o] + sum over c, t
     of weight[f, c, t] * x[n, c, o * stride + t * dilation - before])``,
     c running over the C_in / groups channels of f's group and
     ``out = floor((in + before + after - dilation (K - 1) - 1) / stride) + 1``.
@@ -118,11 +118,13 @@ _FORWARD = """{ndim}-D convolution (cross-correlation), with bias and activation
     padding_mode : "zeros" (default), "reflect", "replicate" or "circular"
     data_format : "channels_first" (default) or "channels_last", of x and y
     activation : None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid" or "tanh"
+    residual : array of y's shape, layout and dtype, default None
+        Added before the activation; its gradient is that of the activation's input.
     flip_kernel : bool, default False
         True convolves in the mathematical sense: the kernel is turned about along every axis.
     algorithm : "auto", "direct", "depthwise", "grouped" or "winograd", default None: the policy of `fastconv.algorithm`
     out : array of y's shape and dtype, default None
-        Where to write y; it may not overlap an input.
+        Where to write y; it may not overlap an input, but may be `residual` itself.
 
     Returns
     -------
@@ -141,7 +143,7 @@ _FORWARD = """{ndim}-D convolution (cross-correlation), with bias and activation
     """
 
 
-_BACKWARD = """Gradients of `conv{ndim}d` (without activation) with respect to x, weight and bias.
+_BACKWARD = """Gradients of `conv{ndim}d` (without residual and activation) with respect to x, weight and bias.
 
     ``grad_x[n, c, i] = sum over f, t, o with o * stride + t * dilation - before = i
     of weight[f, c, t] * grad_y[n, f, o]``,
@@ -185,12 +187,13 @@ def conv1d(
     padding_mode: str = "zeros",
     data_format: str = "channels_first",
     activation: str | None = None,
+    residual: Array | None = None,
     flip_kernel: bool = False,
     algorithm: str | None = None,
     out: Array | None = None,
 ) -> Array:
     return _conv(1, x, weight, bias, stride, padding, dilation, groups, padding_mode, data_format, activation,
-                 flip_kernel, algorithm, out)  # fmt: skip
+                 residual, flip_kernel, algorithm, out)  # fmt: skip
 
 
 @documented(_BACKWARD, 1)
@@ -226,12 +229,13 @@ def conv2d(
     padding_mode: str = "zeros",
     data_format: str = "channels_first",
     activation: str | None = None,
+    residual: Array | None = None,
     flip_kernel: bool = False,
     algorithm: str | None = None,
     out: Array | None = None,
 ) -> Array:
     return _conv(2, x, weight, bias, stride, padding, dilation, groups, padding_mode, data_format, activation,
-                 flip_kernel, algorithm, out)  # fmt: skip
+                 residual, flip_kernel, algorithm, out)  # fmt: skip
 
 
 @documented(_BACKWARD, 2)
@@ -267,12 +271,13 @@ def conv3d(
     padding_mode: str = "zeros",
     data_format: str = "channels_first",
     activation: str | None = None,
+    residual: Array | None = None,
     flip_kernel: bool = False,
     algorithm: str | None = None,
     out: Array | None = None,
 ) -> Array:
     return _conv(3, x, weight, bias, stride, padding, dilation, groups, padding_mode, data_format, activation,
-                 flip_kernel, algorithm, out)  # fmt: skip
+                 residual, flip_kernel, algorithm, out)  # fmt: skip
 
 
 @documented(_BACKWARD, 3)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastconv.functional._convolution import check_operands, documented, epilogue, flip
-from fastconv.functional._output import check_like, output_array
+from fastconv.functional._output import check_like, residual_output
 from fastconv.functional._pooling import as_x_shape
 from fastconv.functional.conv import conv_plan
 from fastconv.functional.explain import PlanExplanation, explanation
@@ -54,14 +54,15 @@ class PlannedConv:
     """
 
     __slots__ = (
-        "_bias", "_curve", "_explain", "_kernel", "_options", "_weight", "dtype", "packed_bytes", "x_shape", "y_shape",
+        "_adds", "_bias", "_curve", "_explain", "_kernel", "_options", "_weight", "dtype", "packed_bytes", "x_shape",
+        "y_shape",
     )  # fmt: skip
 
     def __init__(
         self, kernel: Any, weight: Array, bias: Array | None, x_shape: Shape, y_shape: Shape, activation: str | None,
-        explain: Callable[[], PlanExplanation],
+        explain: Callable[[], PlanExplanation], adds: bool = True,
     ) -> None:  # fmt: skip
-        self._kernel, self._curve, self._explain = kernel, epilogue(activation), explain
+        self._kernel, self._curve, self._explain, self._adds = kernel, epilogue(activation), explain, adds
         self.x_shape, self.y_shape, self.dtype = x_shape, y_shape, weight.dtype
         self._bias = None if bias is None else bias.copy()
         if hasattr(kernel, "pack"):
@@ -72,18 +73,24 @@ class PlannedConv:
         read = not self._options or kernel.rereads_weight
         self._weight = np.array(weight, order="C") if read else np.ascontiguousarray(weight)
 
-    def __call__(self, x: Array, *, out: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, residual: Array | None = None, out: Array | None = None) -> Array:
         """Return y, which is `out` if given: an array of y's shape and dtype that does not overlap x.
+
+        A convolution, but no transposed one, adds `residual` before its activation: an array of y's shape and dtype,
+        which may be `out` itself. A copy of it is made if it is not contiguous, or if it is `out` and the algorithm is
+        another than "direct".
 
         Raises
         ------
         TypeError, ValueError
-            If x or out has not the dtype or shape that was planned for.
+            If x, residual or out has not the dtype or shape that was planned for.
         """
         if type(x) is not np.ndarray or x.shape != self.x_shape or x.dtype != self.dtype:
             self._check(x)
-        y = output_array(out, self.y_shape, self.dtype, x)
-        self._kernel(x, self._weight, self._bias, y, *self._curve, **self._options)
+        if residual is not None and not self._adds:
+            raise ValueError("residual must be None for a transposed convolution, got an array")
+        y = residual_output(out, self.y_shape, self.dtype, residual, x)
+        self._kernel(x, self._weight, self._bias, y, *self._curve, residual, **self._options)
         return y
 
     def explain(self) -> PlanExplanation:
@@ -112,13 +119,15 @@ class PlansByShape:
         self._plan = plan
         self._plans: PlanCache[PlannedConv] = PlanCache(SHAPES_KEPT)
 
-    def __call__(self, x: Array, weight: Array, bias: Array | None, **options: Any) -> Array:
+    def __call__(
+        self, x: Array, weight: Array, bias: Array | None, *, residual: Array | None = None, **options: Any
+    ) -> Array:
         check_array(x, "x")
         key = (isa_index(), resolve_algorithm(options["algorithm"]), x.shape, *options.values())
         plan = self._plans.get(key)
         if plan is None:
             plan = self._plans.put(key, self._plan(x.shape, weight, bias, **options))
-        return plan(x)
+        return plan(x) if residual is None else plan(x, residual=residual)
 
 
 def _stand_in(ndim: int, x_shape: Any, weight: Array, bias: Array | None) -> Array:
@@ -150,7 +159,7 @@ def _plan_conv_transpose(
     )
     y_shape = plan.x_shape if x.ndim == ndim + 2 else plan.x_shape[1:]
     explain = partial(explanation, plan, "forward", "backward_input", prepared=True)
-    return PlannedConv(plan.prepared_backward_input, weight, bias, x.shape, y_shape, activation, explain)
+    return PlannedConv(plan.prepared_backward_input, weight, bias, x.shape, y_shape, activation, explain, adds=False)
 
 
 _CONV = """Plan `conv{ndim}d` for one weight and one shape of x; see `PlannedConv`.
@@ -165,7 +174,7 @@ _CONV = """Plan `conv{ndim}d` for one weight and one shape of x; see `PlannedCon
     Returns
     -------
     PlannedConv
-        ``plan(x, out=y)`` writes y and returns it, ``plan(x)`` returns a new one.
+        ``plan(x, out=y)`` writes y and returns it, ``plan(x)`` returns a new one; ``plan(x, residual=r)`` adds r.
 
     Raises
     ------

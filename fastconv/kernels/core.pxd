@@ -331,6 +331,8 @@ cdef extern from "table.h" nogil:
                             const fastconv_piece *pieces, Py_ssize_t count) noexcept nogil
         void (*sum_rows)(char *dst, const char *src, Py_ssize_t ld, Py_ssize_t rows,
                          Py_ssize_t columns) noexcept nogil
+        void (*add_clamped)(char *dst, const char *a, const char *b, Py_ssize_t n, double lower,
+                            double upper) noexcept nogil
         void (*activate)(int kind, double alpha, char *dst, const char *src, Py_ssize_t n) noexcept nogil
         void (*activate_backward)(int kind, double alpha, char *dst, const char *grad_y, const char *saved,
                                   Py_ssize_t n) noexcept nogil

@@ -28,6 +28,7 @@ class DepthwiseLines:
         upper: float = ...,
         activation: int = -1,
         alpha: float = 0,
+        residual: NDArray | None = None,
     ) -> None: ...
 
 class DepthwiseWeight:

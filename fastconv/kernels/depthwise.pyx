@@ -60,6 +60,7 @@ from fastconv.kernels.depthwise_rows cimport (
     turned_weight_task,
     unpack_weights,
 )
+from fastconv.kernels.finish cimport Finish
 
 from fastconv.kernels.plan import sizes_of_parts
 from fastconv.sliding import backward_axis, forward_axis, lattice, links
@@ -338,21 +339,28 @@ cdef class DepthwiseLines(DepthwisePass):
         return [np.tile(outputs.ravel() * each, p.batch)]
 
     def __call__(self, cnp.ndarray source, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray destination,
-                 double lower=-INFINITY, double upper=INFINITY, int activation=-1, double alpha=0):
-        """destination = activation(clamp(sums + bias, lower, upper)).
+                 double lower=-INFINITY, double upper=INFINITY, int activation=-1, double alpha=0,
+                 cnp.ndarray residual=None):
+        """destination = activation(clamp(sums + bias + residual, lower, upper)).
 
         `activation` is one of table.h, or -1 for none. The arrays are of one dtype and checked by the caller, `bias`
-        may be None; inputs that are not C-contiguous are copied.
+        and `residual` may be None, and the residual the destination itself; inputs that are not C-contiguous are
+        copied.
         """
         cdef Problem *p = &self.problem
         cdef Call call
         cdef char *packed = NULL
         cdef char *workspace = NULL
         cdef int threads = team(self.work)
-        source, weight, bias = contiguous(source), contiguous(weight), contiguous(bias)
+        source, weight, bias, residual = contiguous(source), contiguous(weight), contiguous(bias), contiguous(residual)
+        if residual is destination:
+            residual = residual.copy()
         call.source, call.weight, call.shift = data(source), data(weight), data(bias)
         call.destination = data(destination)
-        call.lower, call.upper, call.activation, call.alpha = lower, upper, activation, alpha
+        call.lower, call.upper = lower, upper
+        if residual is not None:
+            call.lower, call.upper = -INFINITY, INFINITY
+        call.finish = Finish(data(destination), data(residual), lower, upper, activation, alpha)
         call.threads = threads
         try:
             if self._form != PLANES:

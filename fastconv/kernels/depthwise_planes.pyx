@@ -24,6 +24,7 @@ from fastconv.kernels.depthwise_blocks cimport (
     thin,
 )
 from fastconv.kernels.depthwise_problem cimport Axis, Call, Phase, Problem
+from fastconv.kernels.finish cimport finish_row, finishes
 
 cdef struct Sweep:              # one call of the microkernel
     fastconv_depthwise lines
@@ -155,7 +156,7 @@ cdef void planes_task(const Problem *p, const Call *call, Py_ssize_t task, char 
         channel += 1
 
 
-cdef void activate(const Problem *p, const Call *call, const Block *b, char *plane) noexcept nogil:
+cdef void finish_block(const Problem *p, const Call *call, const Block *b, char *plane) noexcept nogil:
     """A finished block of one plane; whole rows lie behind each other."""
     cdef const Axis *height = &p.axis[1]
     cdef const Axis *width = &p.axis[2]
@@ -168,7 +169,7 @@ cdef void activate(const Problem *p, const Call *call, const Block *b, char *pla
     for d in range(b.start[0], b.end[0]):
         at = plane + ((d * height.size + row) * width.size + column) * p.itemsize
         for _ in range(rows):
-            p.kernels.activate(call.activation, call.alpha, at, at, columns)
+            finish_row(p.kernels, &call.finish, at, columns)
             at += width.size * p.itemsize
 
 
@@ -187,8 +188,8 @@ cdef void sum_channel(const Problem *p, const Call *call, Workspace *w, Py_ssize
             p.kernels.depthwise(a)
             if scratched(p) and (i + 1 == count or sweep[1].d != sweep.d):
                 unload(p, w, sweep.d, plane)
-        if call.activation >= 0:
-            activate(p, call, &w.block, plane)
+        if finishes(&call.finish):
+            finish_block(p, call, &w.block, plane)
         plane += p.volume * p.itemsize
 
 

@@ -1,6 +1,7 @@
 """What the macro-kernels of depthwise convolution (depthwise_rows, depthwise_planes, ..._weight) know of a call."""
 
 from fastconv.kernels.core cimport fastconv_kernels, fastconv_tap_run
+from fastconv.kernels.finish cimport Finish
 
 cdef enum:
     BLOCK_BYTES = 256 * 1024      # source rows (depthwise_rows) or packed planes a block: a quarter of L2
@@ -61,9 +62,8 @@ cdef struct Call:
     const char *weight
     const char *shift
     char *destination
-    double lower, upper
-    int activation                # of table.h, or -1
-    double alpha
+    double lower, upper           # of the sums
+    Finish finish
     int threads
 
 cdef struct Gradient:

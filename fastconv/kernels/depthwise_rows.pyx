@@ -12,6 +12,7 @@ from libc.string cimport memset
 
 from fastconv.kernels.core cimport fastconv_depthwise, fastconv_depthwise_weight, fastconv_segment, round_up
 from fastconv.kernels.depthwise_problem cimport Axis, Call, Gradient, Phase, Problem
+from fastconv.kernels.finish cimport finish_row, finishes
 
 
 cdef inline Py_ssize_t row_segments(const Problem *p) noexcept nogil:
@@ -170,16 +171,17 @@ cdef void rows_task(const Problem *p, const Call *call, Py_ssize_t task, char *w
     cdef char *y = call.destination + (n * p.volume + row * p.axis[2].size) * p.pixel + channel * p.outs * p.itemsize
     sum_rows(p, call, &rows, channel, channels,
              call.source + n * p.source_volume * p.source_pixel + channel * p.ins * p.itemsize, True, y)
-    if call.activation >= 0:
-        activate(p, call, rows.count * p.axis[2].size, channels * p.outs, y)
+    if finishes(&call.finish):
+        finish_pixels(p, call, rows.count * p.axis[2].size, channels * p.outs, y)
 
 
-cdef void activate(const Problem *p, const Call *call, Py_ssize_t pixels, Py_ssize_t lanes, char *y) noexcept nogil:
+cdef void finish_pixels(const Problem *p, const Call *call, Py_ssize_t pixels, Py_ssize_t lanes,
+                        char *y) noexcept nogil:
     """Finished pixels; those whose channels are all there lie behind each other."""
     if lanes * p.itemsize == p.pixel:
         pixels, lanes = 1, pixels * lanes
     for _ in range(pixels):
-        p.kernels.activate(call.activation, call.alpha, y, y, lanes)
+        finish_row(p.kernels, &call.finish, y, lanes)
         y += p.pixel
 
 
@@ -199,8 +201,7 @@ cdef void turned_task(const Problem *p, const Call *call, Py_ssize_t task, char 
         sum_rows(p, call, &rows, channel, channels, x, False, y)
         to = call.destination + (n * p.channels + channel) * p.outs * p.volume * p.itemsize
         p.kernels.copy_matrix(to, p.volume, y, 1, vlen * p.outs, channels * p.outs, p.volume)
-        if call.activation >= 0:
-            p.kernels.activate(call.activation, call.alpha, to, to, channels * p.outs * p.volume)
+        finish_row(p.kernels, &call.finish, to, channels * p.outs * p.volume)
         channel += channels
 
 

@@ -85,7 +85,7 @@ cdef class DirectPlan(ConvolutionPlan):
         cdef Problem *p = &self.problem
         cdef Phase *f
         cdef int i
-        self.channels_last, self.backward = channels_last, backward
+        self.channels_last, self.backward, self.adds_in_place = channels_last, backward, True
         p.kernels = kernels(dtype)
         p.batch, p.groups, p.kin, p.kout, p.itemsize = batch, groups, kin, kout, p.kernels.storage_bytes
         p.source_plane = place_sizes(p.source_size, source_size)

@@ -246,27 +246,27 @@ cdef void copy_out(const Problem *p, const Phase *f, const Call *call, const Blo
                    const char *sums) noexcept nogil:
     """Scratch rows to where their pixels are: destination[n][channel][d][h][w]."""
     if f.as_lines:
-        copy_lines(p, f, call.destination, b, row, stop, sums)
+        copy_lines(p, f, call, b, row, stop, sums)
     else:
-        copy_columns(p, f, call.destination, b, row, stop, sums)
+        copy_columns(p, f, call, b, row, stop, sums)
 
 
-cdef void copy_lines(const Problem *p, const Phase *f, char *destination, const Block *b, Py_ssize_t row,
+cdef void copy_lines(const Problem *p, const Phase *f, const Call *call, const Block *b, Py_ssize_t row,
                      Py_ssize_t stop, const char *sums) noexcept nogil:
     cdef Py_ssize_t isz = p.itemsize, wide = b.right - b.left, line, channel
     cdef Py_ssize_t y = destination_of(p, f, b.d, b.top, b.left), y_line = f.step[1] * p.destination_size[2]
     for channel in range((b.n * p.groups + b.group) * p.kout + row, (b.n * p.groups + b.group) * p.kout + stop):
         if f.step[2] == 1:
-            p.kernels.copy_matrix(destination + (channel * p.destination_plane + y) * isz, y_line, sums, f.lines.pitch,
-                                  1, b.bottom - b.top, wide)
+            copy_rows(p, call, call.destination + (channel * p.destination_plane + y) * isz, y_line, sums,
+                      f.lines.pitch, b.bottom - b.top, wide)
         else:
             for line in range(b.bottom - b.top):
-                spread(p, destination + (channel * p.destination_plane + y + line * y_line) * isz, f.step[2],
+                spread(p, call.destination + (channel * p.destination_plane + y + line * y_line) * isz, f.step[2],
                        sums + line * f.lines.pitch * isz, wide)
         sums += f.scratch_columns * isz
 
 
-cdef void copy_columns(const Problem *p, const Phase *f, char *destination, const Block *b, Py_ssize_t row,
+cdef void copy_columns(const Problem *p, const Phase *f, const Call *call, const Block *b, Py_ssize_t row,
                        Py_ssize_t stop, const char *sums) noexcept nogil:
     """A line or a whole plane at a time."""
     cdef Position at = position_of(f, b.q)
@@ -276,14 +276,29 @@ cdef void copy_columns(const Problem *p, const Phase *f, char *destination, cons
         length = min(f.pixels - (b.q + to) % f.pixels if planes else f.count[2] - at.w, b.columns - to)
         y = ((at.n * p.groups + b.group) * p.kout + row) * p.destination_plane + destination_of(p, f, at.d, at.h, at.w)
         if planes or f.step[2] == 1:  # an axis of one position may have any step
-            p.kernels.copy_matrix(destination + y * isz, p.destination_plane, sums + to * isz, f.scratch_columns, 1,
-                                  stop - row, length)
+            copy_rows(p, call, call.destination + y * isz, p.destination_plane, sums + to * isz, f.scratch_columns,
+                      stop - row, length)
         else:
             for row_ in range(stop - row):
-                spread(p, destination + (y + row_ * p.destination_plane) * isz, f.step[2],
+                spread(p, call.destination + (y + row_ * p.destination_plane) * isz, f.step[2],
                        sums + (row_ * f.scratch_columns + to) * isz, length)
         to += length
         at = position_of(f, b.q + to)
+
+
+cdef inline void copy_rows(const Problem *p, const Call *call, char *y, Py_ssize_t y_row, const char *sums,
+                           Py_ssize_t sums_row, Py_ssize_t rows, Py_ssize_t length) noexcept nogil:
+    """With the residual, if there is one, and then what follows it."""
+    if call.residual == NULL:
+        p.kernels.copy_matrix(y, y_row, sums, sums_row, 1, rows, length)
+        return
+    for _ in range(rows):
+        p.kernels.add_clamped(y, sums, call.residual + (y - call.destination), length, call.epilogue.lower,
+                              call.epilogue.upper)
+        if call.activation >= 0:
+            p.kernels.activate(call.activation, call.alpha, y, y, length)
+        y += y_row * p.itemsize
+        sums += sums_row * p.itemsize
 
 
 cdef inline void spread(const Problem *p, char *to, Py_ssize_t step, const char *x, Py_ssize_t n) noexcept nogil:

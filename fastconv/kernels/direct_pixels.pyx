@@ -13,7 +13,9 @@ from fastconv.kernels.direct_problem cimport (
     Position,
     Problem,
     activate_tile,
+    epilogue_of,
     next_line,
+    point_residual,
     position_of,
     source_of,
     weight_group,
@@ -216,7 +218,9 @@ cdef void pixels_by_panel(const Problem *p, const Phase *f, const Call *call, Py
                           Py_ssize_t *b_offsets) noexcept nogil:
     """One panel [tap][kc][NR] of weights under all pixels of the block."""
     cdef Py_ssize_t nr = p.kernels.nr, isz = p.itemsize, panels = ceil_div(p.kout, nr), tile, e
-    cdef fastconv_epilogue epilogue = call.epilogue
+    cdef bint last = channel + kc == p.kin, adds = channel == 0 and call.residual != NULL
+    cdef const char *residual[FASTCONV_MAX_ROWS]
+    cdef fastconv_epilogue epilogue = epilogue_of(call, last, last)
     cdef fastconv_gemm_tile t
     t.k = f.all_taps * kc if few else kc
     t.a_offset = 0 if few else (group * p.kin + channel) * isz
@@ -226,7 +230,8 @@ cdef void pixels_by_panel(const Problem *p, const Phase *f, const Call *call, Py
     t.c_offset = (group * p.kout + column) * isz
     t.columns = <int> min(nr, p.kout - column)
     t.accumulate = channel > 0
-    t.epilogue = &epilogue if channel + kc == p.kin else NULL
+    t.epilogue = &epilogue if last or adds else NULL
+    epilogue.residual = residual if adds else NULL
     if epilogue.shift != NULL:
         epilogue.shift += (group * p.kout + column) * isz
     if epilogue.scale != NULL:
@@ -238,8 +243,10 @@ cdef void pixels_by_panel(const Problem *p, const Phase *f, const Call *call, Py
         t.c = <char *const *> rows[tile].c
         for e in range(t.entries):
             b_offsets[e] = rows[tile].taps[e] * kc * nr * isz
+        if adds:
+            point_residual(call, &t, residual)
         p.kernels.gemm(&t)
-        if t.epilogue != NULL and call.activation >= 0:
+        if last and call.activation >= 0:
             activate_tile(p, call, &t)
         t.prefetch += f.all_taps * kc * t.prefetch_step
 

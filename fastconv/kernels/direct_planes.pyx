@@ -16,7 +16,15 @@ from fastconv.kernels.direct_blocks cimport (
     layout_of,
     pack_panels,
 )
-from fastconv.kernels.direct_problem cimport Cut, Phase, Problem, activate_tile, weight_group
+from fastconv.kernels.direct_problem cimport (
+    Cut,
+    Phase,
+    Problem,
+    activate_tile,
+    epilogue_of,
+    point_residual,
+    weight_group,
+)
 from fastconv.kernels.plan cimport Call
 
 
@@ -96,10 +104,14 @@ cdef void rows_by_panels(const Problem *p, const Phase *f, const Call *call, con
     cdef const char *row_weights
     cdef const char *a
     cdef char *rows[FASTCONV_MAX_ROWS]
-    cdef fastconv_epilogue epilogue = call.epilogue
+    cdef const char *residual[FASTCONV_MAX_ROWS]
+    cdef bint ends = last and (call.residual == NULL or not f.scratch)  # else copy_out adds, clamps and activates
+    cdef bint adds = channel == 0 and call.residual != NULL and not f.scratch  # never with taps apart
+    cdef fastconv_epilogue epilogue = epilogue_of(call, last, ends)
     cdef fastconv_gemm_tile t
     cdef Tile tile
     t.k, t.a, t.a_offset, t.b_offsets, t.c = k, &a, 0, f.b_offsets, rows
+    epilogue.residual = residual if adds else NULL
     while row < stop:
         t.rows = <int> min(f.tile_rows, stop - row)
         if f.apart:
@@ -108,10 +120,12 @@ cdef void rows_by_panels(const Problem *p, const Phase *f, const Call *call, con
             row_weights = weight + (p.kout * f.all_taps * channel + row * k) * p.itemsize
         for i in range(t.rows):
             rows[i] = c + (row + i - first) * c_row
+        if adds:
+            point_residual(call, &t, residual)
         epilogue_row = (b.group * p.kout + row) * p.itemsize
-        if call.epilogue.shift != NULL:
+        if epilogue.shift != NULL:
             epilogue.shift = call.epilogue.shift + epilogue_row
-        if call.epilogue.scale != NULL:
+        if epilogue.scale != NULL:
             epilogue.scale = call.epilogue.scale + epilogue_row
         ahead = t.rows * p.kin * p.kernel_taps if f.apart else t.rows * k
         t.prefetch_step = t.rows * p.itemsize // layout.tiles
@@ -123,9 +137,9 @@ cdef void rows_by_panels(const Problem *p, const Phase *f, const Call *call, con
                 t.prefetch = a + (ahead + t.rows * k * index // layout.tiles) * p.itemsize
                 t.b = panels + tile.b + tap * k * p.kernels.nr * p.itemsize
                 t.accumulate = channel > 0 or tap > 0
-                t.epilogue = &epilogue if last and tap == sums - 1 else NULL
+                t.epilogue = &epilogue if adds or (last and tap == sums - 1) else NULL
                 p.kernels.gemm_lines(&t)
-            if last and call.activation >= 0:
+            if ends and call.activation >= 0:
                 activate_tile(p, call, &t)
         row += t.rows
 

@@ -1,6 +1,8 @@
 """What the macro-kernels of direct convolution (direct_planes, direct_pixels) know of a call."""
 
-from fastconv.kernels.core cimport fastconv_gemm_tile, fastconv_kernels
+from libc.math cimport INFINITY
+
+from fastconv.kernels.core cimport fastconv_epilogue, fastconv_gemm_tile, fastconv_kernels
 from fastconv.kernels.plan cimport Call
 
 cdef struct Segment:           # destination positions start .. stop - 1 along W read source + i * step (or padding)
@@ -83,6 +85,24 @@ cdef inline void activate_tile(const Problem *p, const Call *call, const fastcon
     cdef int i
     for i in range(t.rows):
         p.kernels.activate(call.activation, call.alpha, t.c[i] + t.c_offset, t.c[i] + t.c_offset, t.columns)
+
+
+cdef inline fastconv_epilogue epilogue_of(const Call *call, bint last, bint clamps) noexcept nogil:
+    """That of a block of channels: bias and clamp come with the last. The residual comes with the first, since it may
+    lie where the partial sums will."""
+    cdef fastconv_epilogue e = call.epilogue
+    if not last:
+        e.scale, e.shift = NULL, NULL
+    if not clamps:
+        e.lower, e.upper = -INFINITY, INFINITY
+    return e
+
+
+cdef inline void point_residual(const Call *call, const fastconv_gemm_tile *t, const char **residual) noexcept nogil:
+    """The rows of the residual that go to the tile's rows of the destination."""
+    cdef int i
+    for i in range(t.rows):
+        residual[i] = call.residual + (t.c[i] - call.destination)
 
 
 cdef inline Position position_of(const Phase *f, Py_ssize_t q) noexcept nogil:

@@ -6,6 +6,7 @@ slides along the line with 14 sums and 3 weights in registers and permutes or br
 them spread.
 """
 
+from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy, memset
 
@@ -20,6 +21,7 @@ from fastconv.kernels.core cimport (
     fastconv_spread,
     round_up,
 )
+from fastconv.kernels.finish cimport Finish, finish_row, finishes
 from fastconv.kernels.grouped_problem cimport Axis, Phase, Problem, Task, destination_of, source_of, task_of
 from fastconv.kernels.plan cimport Call
 
@@ -162,6 +164,8 @@ cdef void pixels_task(const Problem *p, const Phase *f, const Call *call, Py_ssi
     cdef Scratch s
     cdef Line line
     cdef fastconv_grouped g
+    cdef Finish finish = Finish(call.destination, call.residual, call.epilogue.lower, call.epilogue.upper,
+                                call.activation, call.alpha)
     cdef const char *shift = call.epilogue.shift
     cdef Py_ssize_t w = t.left, unit, columns, isz = p.itemsize, width = f.vectors * p.kernels.vlen
     lay_out(p, f, memory, &s)
@@ -170,6 +174,8 @@ cdef void pixels_task(const Problem *p, const Phase *f, const Call *call, Py_ssi
     g.y_line = f.axis[1].step * p.destination_size[2] * p.destination_pixel
     g.segments, g.ends, g.runs, g.run_count = s.segments, s.ends, s.runs, f.axis[2].runs
     g.lower, g.upper = call.epilogue.lower, call.epilogue.upper
+    if call.residual != NULL:
+        g.lower, g.upper = -INFINITY, INFINITY
     while w < t.right:
         line = line_from(p, f, &t, w)
         w = line.w + line.outputs
@@ -191,8 +197,8 @@ cdef void pixels_task(const Problem *p, const Phase *f, const Call *call, Py_ssi
                 s.ahead = line.outputs * f.axis[2].stride * p.source_pixel
                 s.ahead -= (first_channel(p, f, unit) - first_channel(p, f, t.unit)) * isz
             lines_of_unit(p, f, call, &t, &s, &g, line.w, columns, unit)
-    if call.activation >= 0:
-        activate_pixels(p, f, call, &t)
+    if finishes(&finish):
+        finish_pixels(p, f, call, &t, &finish)
 
 
 cdef void lines_of_unit(const Problem *p, const Phase *f, const Call *call, const Task *t, Scratch *s,
@@ -249,7 +255,8 @@ cdef Py_ssize_t meet_lines(const Problem *p, const Phase *f, const Call *call, P
     return count
 
 
-cdef void activate_pixels(const Problem *p, const Phase *f, const Call *call, const Task *t) noexcept nogil:
+cdef void finish_pixels(const Problem *p, const Phase *f, const Call *call, const Task *t,
+                        const Finish *finish) noexcept nogil:
     """What a task has written, which is in L2 still."""
     cdef Py_ssize_t row, w, y, width = f.vectors * p.kernels.vlen, first = t.unit * width
     cdef Py_ssize_t n = min(t.end * width, p.groups * p.kout) - first
@@ -258,7 +265,7 @@ cdef void activate_pixels(const Problem *p, const Phase *f, const Call *call, co
         y = t.n * p.destination_plane + destination_of(p, f, t.d, row, 0)
         for w in range(t.left, t.right):
             to = call.destination + (y + w * f.axis[2].step) * p.destination_pixel + first * p.itemsize
-            p.kernels.activate(call.activation, call.alpha, to, to, n)
+            finish_row(p.kernels, finish, to, n)
 
 
 cdef void pixels_weights(const Problem *p, const Phase *f, const char *weight, char *packed, Py_ssize_t unit,

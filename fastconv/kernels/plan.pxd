@@ -12,6 +12,7 @@ cdef struct Call:
     const char *zeros          # as long as a pixel of all channels
     const char *background     # what a pixel holds that no tap meets, channel by channel; or NULL if there is none
     char *destination
+    const char *residual       # of the destination's shape, or NULL
     fastconv_epilogue epilogue
     int activation             # of table.h, or -1
     double alpha
@@ -28,6 +29,7 @@ cdef class ConvolutionPlan:
     cdef double work           # multiply-adds, and outputs that are only filled
     cdef readonly double multiply_adds
     cdef readonly bint channels_last
+    cdef bint adds_in_place    # whether the residual may lie in the destination
     cdef readonly Py_ssize_t packed_bytes
 
     cdef void *_hold(self, array) except NULL

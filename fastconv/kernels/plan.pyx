@@ -70,19 +70,22 @@ cdef class ConvolutionPlan:
 
     def __call__(self, cnp.ndarray source, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray destination,
                  double lower=-INFINITY, double upper=INFINITY, int activation=-1, double alpha=0,
-                 cnp.ndarray packed=None):
-        """destination = activation(clamp(convolution + bias, lower, upper)).
+                 cnp.ndarray residual=None, cnp.ndarray packed=None):
+        """destination = activation(clamp(convolution + bias + residual, lower, upper)).
 
-        `activation` is one of table.h, or -1 for none; `packed` saves packing the weight again.
+        `activation` is one of table.h, or -1 for none; `packed` saves packing the weight again. `residual`, which may
+        be the destination itself, goes with forward, whose phases cover all of it.
 
         The arrays are of one dtype and checked by the caller; inputs that are not C-contiguous are copied.
         """
         cdef Call call
-        source, weight, bias = contiguous(source), contiguous(weight), contiguous(bias)
+        source, weight, bias, residual = contiguous(source), contiguous(weight), contiguous(bias), contiguous(residual)
+        if residual is destination and not self.adds_in_place:
+            residual = residual.copy()
         memset(&call, 0, sizeof(call))
         call.source, call.end = data(source), data(source) + cnp.PyArray_NBYTES(source)
         call.unpacked, call.weight = data(weight), data(packed)
-        call.zeros, call.destination = self.zeros, data(destination)
+        call.zeros, call.destination, call.residual = self.zeros, data(destination), data(residual)
         call.epilogue.shift, call.epilogue.per_row = data(bias), not self.channels_last
         call.epilogue.lower, call.epilogue.upper = lower, upper
         call.activation, call.alpha = activation, alpha

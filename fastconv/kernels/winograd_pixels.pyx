@@ -56,6 +56,7 @@ cdef inline Py_ssize_t pixels_line(const Problem *p, const Phase *f, const Tile 
 cdef void pixels_out(const Problem *p, const Phase *f, const Cut *cut, const Call *call, const Batch *b,
                      Py_ssize_t tile) noexcept nogil:
     cdef char *destinations[MOST_VALUES]
+    cdef const char *residuals[MOST_VALUES]
     cdef const Axis *axis = &f.axis[0]
     cdef fastconv_winograd_pixels t
     cdef fastconv_epilogue epilogue = call.epilogue
@@ -77,6 +78,11 @@ cdef void pixels_out(const Problem *p, const Phase *f, const Cut *cut, const Cal
     t.points, t.point_stride = b.sums + tile * p.kout * p.itemsize, cut.stride
     if epilogue.shift != NULL:
         epilogue.shift += offset
+    if call.residual != NULL:
+        epilogue.residual = residuals
+        for w in range(used):
+            if destinations[w] != NULL:
+                residuals[w] = call.residual + (destinations[w] - call.destination)
     if p.kernels.winograd_output_pixels(&t, &epilogue):
         call.wrong[0] = 1
 

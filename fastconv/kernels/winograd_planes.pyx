@@ -155,6 +155,7 @@ cdef void planes_out(const Problem *p, const Phase *f, const Cut *cut, const Cal
     cdef Py_ssize_t vlen = p.kernels.vlen, isz = p.itemsize, lanes = min(vlen, b.tiles - vector * vlen)
     cdef fastconv_winograd_planes t = planes_of(p, f, lanes, lists)
     cdef fastconv_epilogue epilogue = call.epilogue
+    cdef const char *residual = call.residual
     t.count = output_runs(p, f, b.first + vector * vlen, lanes, <fastconv_run *> t.runs, <Py_ssize_t *> t.whole)
     t.channels, t.plane_stride = stop - row, p.destination_plane
     t.destination = call.destination + (b.group * p.kout + row) * p.destination_plane * isz
@@ -162,6 +163,9 @@ cdef void planes_out(const Problem *p, const Phase *f, const Cut *cut, const Cal
     t.points = b.sums + row * t.channel_stride + vector * vlen * isz
     if epilogue.shift != NULL:
         epilogue.shift += (b.group * p.kout + row) * isz
+    if residual != NULL:
+        residual += t.destination - call.destination
+        epilogue.residual = &residual
     if p.kernels.winograd_output_planes(&t, &epilogue):
         call.wrong[0] = 1
 

@@ -140,10 +140,15 @@ class ConvNd(SpatialLayer):
             "algorithm": self.algorithm,
         }
 
-    def forward(self, x: Array) -> Array:
-        y = self._convolve(x)
-        self.save(x, y if self.activation else None)
-        return y
+    def forward(self, x: Array, residual: Array | None = None) -> Array:
+        """Return y; a residual, an array like y, is added before the activation, in evaluation mode alone."""
+        if residual is None:
+            y = self._convolve(x)
+            self.save(x, y if self.activation else None)
+            return y
+        if self.training:
+            raise RuntimeError(f"residual of {type(self).__name__} is for evaluation mode: train with Residual instead")
+        return self._convolve(x, residual=residual)
 
     def _convolve(self, x: Array, **extra: Any) -> Array:
         operator = self._packed or self.function

@@ -71,16 +71,18 @@ def bias_gradient(grad_y: Array) -> Array:
 def _conv(
     ndim: int, x: Array, weight: Array, bias: Array | None = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1, *, padding_mode: str = "zeros", flip_kernel: bool = False,
-    activation: str | None = None, data_format: str = FIRST,
+    activation: str | None = None, residual: Array | None = None, data_format: str = FIRST,
 ) -> Array:  # fmt: skip
-    """y[n,f,o] = activation(bias[f] + sum over c, t of weight[f,c,t] pad(x)[n,c,o * stride + t * dilation])."""
+    """y[n,f,o] = activation(bias[f] + residual[n,f,o]
+    + sum over c, t of weight[f,c,t] pad(x)[n,c,o * stride + t * dilation])."""
     layout, kernel = Layout(x, ndim, data_format), weight.shape[2:]
     stride, dilation = each(stride, ndim), each(dilation, ndim)
     padded = pad_axes(layout.enter(x), as_pairs(padding, kernel, stride, dilation), padding_mode)
     out = tuple((i - d * (k - 1) - 1) // s + 1
                 for i, k, s, d in zip(padded.shape[2:], kernel, stride, dilation, strict=True))  # fmt: skip
     y = correlate(split(padded, groups), split_weight(weight, groups, flip_kernel), out, stride, dilation)
-    return layout.leave(activate(add_bias(merge(y), bias), activation))
+    y = add_bias(merge(y), bias)
+    return layout.leave(activate(y if residual is None else y + layout.enter(residual), activation))
 
 
 def _conv_backward(

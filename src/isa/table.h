@@ -18,7 +18,7 @@ enum { FASTCONV_F32 = 0, FASTCONV_F64 = 1, FASTCONV_DTYPES = 2 };
 typedef struct {
   const char *scale;           /* factors, or NULL for 1 */
   const char *shift;           /* addends (bias), or NULL for 0 */
-  const char *const *residual; /* like gemm's c: a row pointer each, offset by c_offset; or NULL */
+  const char *const *residual; /* as many pointers as there are to the destination, moved as these are; or NULL */
   int per_row;                 /* scale and shift run along the tile's rows (1) or along its columns (0) */
   double lower, upper;         /* -inf and inf where nothing is clamped; NaN passes */
 } fastconv_epilogue;
@@ -328,6 +328,9 @@ typedef struct {
 
   /* dst[j] += sum over i < rows of src[i * ld + j] for j < columns, in an order that depends on `rows` alone. */
   void (*sum_rows)(char *dst, const char *src, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t columns);
+
+  /* dst[i] = clamp(a[i] + b[i], lower, upper); NaN passes. dst may be a or b. */
+  void (*add_clamped)(char *dst, const char *a, const char *b, ptrdiff_t n, double lower, double upper);
 
   /* dst[i] = f(src[i]) for one of the activations above, dst may be src. alpha: slope of leaky_relu, factor of elu. */
   void (*activate)(int kind, double alpha, char *dst, const char *src, ptrdiff_t n);

@@ -99,6 +99,11 @@ INLINE void NAME(gemm_finish)(NAME(gemm_sums) sum, const fastconv_gemm_tile *t, 
   }
 }
 
+INLINE void NAME(gemm_bring_residual)(const fastconv_gemm_tile *t, const int mr, const int nv) {
+  UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++)
+      PREFETCH(t->epilogue->residual[i] + t->c_offset + j * VEC_BYTES);
+}
+
 INLINE void NAME(gemm_tile)(const fastconv_gemm_tile *t, const int mr, const int nv, const int masked,
                             const int lines) {
   const ptrdiff_t tail = masked ? t->columns - (nv - 1) * VLEN : 0;
@@ -107,6 +112,7 @@ INLINE void NAME(gemm_tile)(const fastconv_gemm_tile *t, const int mr, const int
     sum[i][j] = (vec){0};
     PREFETCH_WRITE(t->c[i] + t->c_offset + j * VEC_BYTES); /* c is met only after the sums, by then it has come */
   }
+  if (t->epilogue && t->epilogue->residual) NAME(gemm_bring_residual)(t, mr, nv);
   if (lines) NAME(gemm_sum_lines)(sum, t, mr, nv);
   else NAME(gemm_sum)(sum, t, mr, nv);
   if (t->accumulate)

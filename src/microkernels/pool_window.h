@@ -150,11 +150,6 @@ INLINE vec NAME(pool_finish)(const fastconv_pool *p, vec v, vec divisor, const r
   return p->kind == FASTCONV_POOL_MEAN ? v / divisor : NAME(pool_norm)(p, v, divisor, slope, n);
 }
 
-INLINE void NAME(store_some)(real *to, vec v, ptrdiff_t n) {
-  if (n < VLEN) NAME(store_tail)(to, v, n);
-  else NAME(store)(to, v);
-}
-
 INLINE void NAME(store_some_indices)(int64_t *to, ivec v, ptrdiff_t n) {
   if (n >= VLEN) {
     NAME(store_index)(to, v);

@@ -128,6 +128,11 @@ INLINE void NAME(store_tail)(real *p, vec v, ptrdiff_t n) {
 #endif
 }
 
+INLINE void NAME(store_some)(real *p, vec v, ptrdiff_t n) {
+  if (n < VLEN) NAME(store_tail)(p, v, n);
+  else NAME(store)(p, v);
+}
+
 /* Lanes low .. high - 1 from p, the others from `otherwise`; never touches memory outside p + low .. p + high. */
 INLINE vec NAME(load_between)(const real *p, ptrdiff_t low, ptrdiff_t high, vec otherwise) {
   low = low < 0 ? 0 : low > VLEN ? VLEN : low;
@@ -356,7 +361,11 @@ INLINE void NAME(split)(const int ways, vec *v, const real *p) {
       }
     }
 #else
-    UNROLL for (int k = 0; k < ways; k++) UNROLL for (int i = 0; i < VLEN; i++) v[k][i] = p[i * ways + k];
+    UNROLL for (int k = 0; k < ways; k++) {
+      vec way = {0};
+      UNROLL for (int i = 0; i < VLEN; i++) way[i] = p[i * ways + k];
+      v[k] = way;
+    }
 #endif
   }
 }

@@ -1,4 +1,4 @@
-/* Sums of whole rows: partial results of several parts, pixels of a bias gradient. */
+/* Sums of whole rows: partial results of several parts, pixels of a bias gradient, a residual. */
 #ifndef REAL_BITS
 #define FAMILY "sum.c"
 #include "dtypes.h"
@@ -24,5 +24,16 @@ static void NAME(sum_rows)(char *dst, const char *src, ptrdiff_t ld, ptrdiff_t r
   if (n > 0) NAME(store_tail)(to + j, NAME(load_tail)(to + j, n) + NAME(sum_column)(from + j, ld, rows, n), n);
 }
 
-FILL(sum) { table->sum_rows = NAME(sum_rows); }
+static void NAME(add_clamped)(char *dst, const char *a, const char *b, ptrdiff_t n, double lower, double upper) {
+  const vec least = NAME(splat)((real)lower), most = NAME(splat)((real)upper);
+  for (ptrdiff_t i = 0; i < n; i += VLEN) {
+    const vec y = NAME(load_some)((const real *)a + i, n - i) + NAME(load_some)((const real *)b + i, n - i);
+    NAME(store_some)((real *)dst + i, NAME(at_most)(NAME(at_least)(y, least), most), n - i);
+  }
+}
+
+FILL(sum) {
+  table->sum_rows = NAME(sum_rows);
+  table->add_clamped = NAME(add_clamped);
+}
 #endif

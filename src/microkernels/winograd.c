@@ -91,11 +91,6 @@ INLINE void NAME(weight_axis)(const int r, vec *v, const ptrdiff_t s) {
 
 INLINE ptrdiff_t NAME(values)(const int axes, const int depth) { return axes == 1 ? POINTS : depth * PLANE; }
 
-INLINE void NAME(store_lanes)(real *to, vec v, ptrdiff_t n) {
-  if (n < VLEN) NAME(store_tail)(to, v, n);
-  else NAME(store)(to, v);
-}
-
 /* v[depth][6][6], of which the last axis is transformed, to points[depth][6][6] of n lanes: the last pass over the
  * values stores them. */
 INLINE void NAME(input_rest)(const int axes, const int depth, vec *v, char *points, ptrdiff_t stride, ptrdiff_t n) {
@@ -108,7 +103,7 @@ INLINE void NAME(input_rest)(const int axes, const int depth, vec *v, char *poin
     if (axes == 2) NAME(input_axis)(d, 1);
     if (axes > 2) NAME(input_depth)(depth, d, 1);
     char *to = points + i * stride;
-    UNROLL for (ptrdiff_t k = 0; k < along; k++, to += last * stride) NAME(store_lanes)((real *)to, d[k], n);
+    UNROLL for (ptrdiff_t k = 0; k < along; k++, to += last * stride) NAME(store_some)((real *)to, d[k], n);
   }
 }
 
@@ -247,7 +242,7 @@ static void NAME(winograd_input_pixels)(const fastconv_winograd_pixels *t) {
 }
 
 INLINE int NAME(output_pixels)(const int axes, const int depth, const fastconv_winograd_pixels *t,
-                               const fastconv_epilogue *e) {
+                               const fastconv_epilogue *e, const int adds) {
   vec v[MOST_VALUES], wrong = {0};
   const vec lower = NAME(splat)((real)e->lower), upper = NAME(splat)((real)e->upper);
   for (ptrdiff_t c = 0; c < t->channels; c += VLEN) {
@@ -255,26 +250,34 @@ INLINE int NAME(output_pixels)(const int axes, const int depth, const fastconv_w
     NAME(output_first)(axes, depth, t->outputs, v, t->points + c * (ptrdiff_t)sizeof(real), t->point_stride, n);
     const vec shift = e->shift ? NAME(load_some)((const real *)e->shift + c, n) : (vec){0};
     char *const *to = t->destinations;
+    const char *const *residual = e->residual;
     for (int d = 0; d < t->outputs[0]; d++)
       for (int h = 0; h < t->outputs[1]; h++) {
         vec *line = v + (d * POINTS + h) * POINTS;
         NAME(output_any)(t->outputs[2], line, 1);
         for (int w = 0; w < t->outputs[2]; w++, to++) {
+          const char *from = adds ? *residual++ : NULL;
           if (!*to) continue;
-          const vec y = line[w] + shift;
+          vec y = line[w] + shift;
           wrong += y * 0;
-          NAME(store_lanes)((real *)*to + c, NAME(at_most)(NAME(at_least)(y, lower), upper), n);
+          if (adds) y += NAME(load_some)((const real *)from + c, n);
+          NAME(store_some)((real *)*to + c, NAME(at_most)(NAME(at_least)(y, lower), upper), n);
         }
       }
   }
   return NAME(sum_lanes)(wrong) != 0; /* NaN */
 }
 
+#ifndef OUTPUT_OF
+#define OUTPUT_OF(LAYOUT, AXES, DEPTH, T, E) \
+  (E)->residual ? NAME(output_##LAYOUT)(AXES, DEPTH, T, E, 1) : NAME(output_##LAYOUT)(AXES, DEPTH, T, E, 0)
+#endif
+
 static int NAME(winograd_output_pixels)(const fastconv_winograd_pixels *t, const fastconv_epilogue *e) {
-  if (t->axes == 1) return NAME(output_pixels)(1, 1, t, e);
-  if (t->axes == 2) return NAME(output_pixels)(2, 1, t, e);
-  if (t->depth == 4) return NAME(output_pixels)(3, 4, t, e);
-  return NAME(output_pixels)(3, POINTS, t, e);
+  if (t->axes == 1) return OUTPUT_OF(pixels, 1, 1, t, e);
+  if (t->axes == 2) return OUTPUT_OF(pixels, 2, 1, t, e);
+  if (t->depth == 4) return OUTPUT_OF(pixels, 3, 4, t, e);
+  return OUTPUT_OF(pixels, 3, POINTS, t, e);
 }
 
 /* --------------------------------------------------------------------------------------------------------- planes */
@@ -299,9 +302,8 @@ INLINE void NAME(columns)(const int m, vec *v, const real *const *part) {
 
 /* The lines that the next channel's plane is read from, or written to: where planes are large, each has pages of its
  * own, and no hardware looks ahead. An input line's other parts are in the same cache lines as its first. */
-INLINE void NAME(bring_lines)(const fastconv_winograd_planes *t, const int m, const real *plane, ptrdiff_t lines,
-                              const int write) {
-  const int parts = write ? 1 : NAME(parts_of)(m);
+INLINE void NAME(bring_lines)(const fastconv_winograd_planes *t, const int m, const int parts, const real *plane,
+                              ptrdiff_t lines, const int write) {
   const ptrdiff_t line = 64 / (ptrdiff_t)sizeof(real), length = m * VLEN;
   if (t->plane_stride * (ptrdiff_t)sizeof(real) < BRING_BYTES) return;
 #define BRING(FROM, LENGTH)                               \
@@ -336,7 +338,7 @@ INLINE void NAME(line_columns)(const fastconv_winograd_planes *t, const int m, v
                                const real *plane) {
   const int parts = NAME(parts_of)(m);
   for (ptrdiff_t r = 0; r < t->count; r++) NAME(fill_run)(buffer, plane, &t->runs[r]);
-  NAME(bring_lines)(t, m, plane + t->plane_stride, lines, 0);
+  NAME(bring_lines)(t, m, parts, plane + t->plane_stride, lines, 0);
   for (ptrdiff_t l = 0; l < lines; l++) {
     const real *part[MOST_PARTS] = {0};
     vec d[POINTS];
@@ -414,25 +416,50 @@ INLINE void NAME(line_of)(int m, real *to, const vec *v) {
   }
 }
 
+/* And back. */
+INLINE void NAME(columns_of)(int m, vec *v, const real *line) {
+  switch (m) {
+    case 2:
+      NAME(split)(2, v, line);
+      break;
+    case 3:
+      NAME(split)(3, v, line);
+      break;
+    case 4:
+      NAME(split)(4, v, line);
+      break;
+    default:
+      NAME(split)(5, v, line);
+  }
+}
+
 INLINE int NAME(output_planes)(const int axes, const int depth, const fastconv_winograd_planes *t,
-                               const fastconv_epilogue *e) {
+                               const fastconv_epilogue *e, const int adds) {
   const int *m = t->outputs;
   const ptrdiff_t lines = (ptrdiff_t)m[0] * m[1];
   const vec lower = NAME(splat)((real)e->lower), upper = NAME(splat)((real)e->upper);
-  real buffer[MOST_VALUES / POINTS * OUT_VECTORS * VLEN];
-  vec v[MOST_VALUES], wrong = {0};
+  real buffer[MOST_VALUES / POINTS * OUT_VECTORS * VLEN + VLEN];
+  vec v[MOST_VALUES], addend[POINTS] = {{0}}, wrong = {0};
+  if (adds) memset(buffer, 0, sizeof buffer);
   for (ptrdiff_t c = 0; c < t->channels; c++) {
     const char *from = t->points + c * t->channel_stride;
     real *plane = (real *)t->destination + c * t->plane_stride;
-    NAME(bring_lines)(t, m[2], plane + t->plane_stride, lines, 1);
+    const real *residual = adds ? (const real *)*e->residual + c * t->plane_stride : NULL;
+    NAME(bring_lines)(t, m[2], 1, plane + t->plane_stride, lines, 1);
+    if (adds) {
+      NAME(bring_lines)(t, m[2], 1, residual + t->plane_stride, lines, 0);
+      for (ptrdiff_t r = 0; r < t->count; r++) NAME(fill_run)(buffer, residual, &t->runs[r]);
+    }
     NAME(output_first)(axes, depth, m, v, from, t->point_stride, VLEN);
     const vec shift = NAME(splat)(e->shift ? ((const real *)e->shift)[c] : 0);
     for (ptrdiff_t l = 0; l < lines; l++) {
       vec *y = v + (l / m[1] * POINTS + l % m[1]) * POINTS;
       NAME(output_any)(m[2], y, 1);
+      if (adds) NAME(columns_of)(m[2], addend, t->whole[l] < 0 ? buffer + l * m[2] * VLEN : residual + t->whole[l]);
       for (int i = 0; i < m[2]; i++) {
         y[i] += shift;
         wrong += y[i] * 0;
+        if (adds) y[i] += addend[i];
         y[i] = NAME(at_most)(NAME(at_least)(y[i], lower), upper);
       }
       NAME(line_of)(m[2], t->whole[l] < 0 ? buffer + l * m[2] * VLEN : plane + t->whole[l], y);
@@ -447,10 +474,10 @@ INLINE int NAME(output_planes)(const int axes, const int depth, const fastconv_w
 }
 
 static int NAME(winograd_output_planes)(const fastconv_winograd_planes *t, const fastconv_epilogue *e) {
-  if (t->axes == 1) return NAME(output_planes)(1, 1, t, e);
-  if (t->axes == 2) return NAME(output_planes)(2, 1, t, e);
-  if (t->depth == 4) return NAME(output_planes)(3, 4, t, e);
-  return NAME(output_planes)(3, POINTS, t, e);
+  if (t->axes == 1) return OUTPUT_OF(planes, 1, 1, t, e);
+  if (t->axes == 2) return OUTPUT_OF(planes, 2, 1, t, e);
+  if (t->depth == 4) return OUTPUT_OF(planes, 3, 4, t, e);
+  return OUTPUT_OF(planes, 3, POINTS, t, e);
 }
 
 FILL(winograd) {
