@@ -11,6 +11,7 @@
     fold.py        Unfold, Fold
     loss.py        CrossEntropyLoss, MSELoss
     container.py   Sequential, Residual, Parallel
+    fuse.py        fuse: a network for inference
     weights.py     how convolutions and linear layers start
 
 Layers call `fastconv.functional` and nothing below it.
@@ -30,6 +31,7 @@ from fastconv.layers.conv import (
 from fastconv.layers.deform import DeformConv2d
 from fastconv.layers.dense import Linear
 from fastconv.layers.fold import Fold, Unfold
+from fastconv.layers.fuse import Fused, fuse
 from fastconv.layers.loss import CrossEntropyLoss, MSELoss
 from fastconv.layers.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, Dropout, LocalResponseNorm
 from fastconv.layers.pool import (
@@ -99,6 +101,7 @@ __all__ = [
     "Dropout",
     "Flatten",
     "Fold",
+    "Fused",
     "GlobalAvgPool",
     "GlobalMaxPool",
     "Identity",
@@ -135,4 +138,5 @@ __all__ = [
     "ZeroPad1d",
     "ZeroPad2d",
     "ZeroPad3d",
+    "fuse",
 ]

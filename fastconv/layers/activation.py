@@ -59,6 +59,9 @@ class ReLU(Layer):
         (y,) = self.restore()
         return F.relu_backward(grad_y, y)
 
+    def as_activation(self) -> str | None:
+        return "relu"
+
 
 class ReLU6(Layer):
     """y = min(max(x, 0), 6), of any shape. `inplace` as in `ReLU`."""
@@ -75,6 +78,9 @@ class ReLU6(Layer):
         (y,) = self.restore()
         return F.relu6_backward(grad_y, y)
 
+    def as_activation(self) -> str | None:
+        return "relu6"
+
 
 class LeakyReLU(Layer):
     """y = x where x > 0, else negative_slope * x (default 0.01). `inplace` as in `ReLU`."""
@@ -89,6 +95,9 @@ class LeakyReLU(Layer):
     def backward(self, grad_y: Array) -> Array:
         (x,) = self.restore()
         return F.leaky_relu_backward(grad_y, x, self.negative_slope)
+
+    def as_activation(self) -> str | None:
+        return "leaky_relu" if self.negative_slope == 0.01 else None
 
     def extra_repr(self) -> str:
         return f"negative_slope={self.negative_slope}"
@@ -108,6 +117,9 @@ class ELU(Layer):
         (x,) = self.restore()
         return F.elu_backward(grad_y, x, self.alpha)
 
+    def as_activation(self) -> str | None:
+        return "elu" if self.alpha == 1 else None
+
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}"
 
@@ -124,6 +136,9 @@ class Sigmoid(Layer):
         (y,) = self.restore()
         return F.sigmoid_backward(grad_y, y)
 
+    def as_activation(self) -> str | None:
+        return "sigmoid"
+
 
 class Tanh(Layer):
     """y = tanh(x), of any shape."""
@@ -136,6 +151,9 @@ class Tanh(Layer):
     def backward(self, grad_y: Array) -> Array:
         (y,) = self.restore()
         return F.tanh_backward(grad_y, y)
+
+    def as_activation(self) -> str | None:
+        return "tanh"
 
 
 class _AlongAxis(Layer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from textwrap import indent
@@ -13,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from fastconv import functional as F
 
 Array = NDArray[Any]
+
+_FUSING = ("for_inference", "followed_by", "as_affine", "as_activation", "with_residual")
 
 
 class Layer(ABC):
@@ -52,6 +55,13 @@ class Layer(ABC):
     _layers: dict[str, Layer]
     _gradients: dict[str, Array]
     _saved: list[tuple[Any, ...]]
+
+    def __init_subclass__(cls) -> None:
+        # What a class says of fusing goes with its forward: one with another forward says it anew, or is not fused.
+        if "forward" in vars(cls):
+            for name in _FUSING:
+                if name not in vars(cls):
+                    setattr(cls, name, getattr(Layer, name))
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # Here and not in __init__, so that a subclass need not call it.
@@ -121,6 +131,29 @@ class Layer(ABC):
         if not isinstance(layer, Layer):
             raise TypeError(f"{name!r} must be a Layer, got {type(layer).__name__}")
         setattr(self, name, layer)
+
+    # How a layer is fused, see `fastconv.layers.fuse`.
+
+    def for_inference(self) -> list[Layer]:
+        """Return layers, of which none is this one or has its arrays, that do the same in evaluation mode in turn."""
+        return [copy.deepcopy(self)]
+
+    def followed_by(self, layer: Layer) -> Layer | None:
+        """Return one layer that does what this one and `layer` do in turn; None if there is none."""
+        return None
+
+    def as_affine(self, rank: int, data_format: str) -> tuple[Array, Array] | None:
+        """Return (scale, shift) in float64 if y = scale * x + shift, channel by channel, for x of this rank."""
+        return None
+
+    def as_activation(self) -> str | None:
+        """Return the name of the activation that this layer is, if a convolution may end with it."""
+        return None
+
+    def with_residual(self, activation: str | None) -> Layer | None:
+        """Return a layer whose y is activation(this one's y + residual), called with ``residual=``; None if there is
+        none."""
+        return None
 
     # What a layer is used with.
 
@@ -311,6 +344,7 @@ class SpatialLayer(Layer):
     function_backward: ClassVar[Callable[..., Any]]
 
     def __init_subclass__(cls, ndim: int | None = None) -> None:
+        super().__init_subclass__()
         if ndim is not None:
             cls.ndim = ndim
             cls.function = staticmethod(getattr(F, cls.operator.format(ndim)))

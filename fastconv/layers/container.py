@@ -9,6 +9,7 @@ import numpy as np
 from fastconv.geometry import is_channels_last
 from fastconv.layers.activation import activate, activation_backward, check_activation
 from fastconv.layers.base import Array, Layer
+from fastconv.layers.fuse import Fused, chain, residual_sum
 from fastconv.layers.shape import Identity
 
 
@@ -39,6 +40,9 @@ class Sequential(Layer):
             for layer in reversed(others):
                 grad_y = layer.backward(grad_y)
             first.backward_parameters(grad_y)
+
+    def for_inference(self) -> list[Layer]:
+        return chain(self)
 
     def append(self, layer: Layer) -> Sequential:
         """Add a layer at the end, under the next number, and return self."""
@@ -89,6 +93,12 @@ class Residual(Layer):
         grad_shortcut = self.shortcut.backward(grad_y)
         return self.body.backward(grad_y) + grad_shortcut
 
+    def for_inference(self) -> list[Layer]:
+        fused = residual_sum([self.body], [self.shortcut], self.activation)
+        if fused is not None:
+            return [fused]
+        return [Residual(Fused(chain([self.body])), Fused(chain([self.shortcut])), self.activation)]
+
     def extra_repr(self) -> str:
         return f"activation={self.activation}" if self.activation else ""
 
@@ -123,6 +133,10 @@ class Parallel(Layer):
         for other in others:
             grad_x = grad_x + other
         return grad_x
+
+    def for_inference(self) -> list[Layer]:
+        branches = {name: Fused(chain([branch])) for name, branch in self._layers.items()}
+        return [Parallel(branches, data_format="channels_last" if self.axis == -1 else "channels_first")]
 
 
 def _named(layers: tuple[Layer | Mapping[str, Layer], ...]) -> Iterator[tuple[str, Layer]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import copy
+import math
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -20,7 +22,7 @@ from fastconv.geometry import (
     is_channels_last,
 )
 from fastconv.layers.activation import activation_backward, check_activation
-from fastconv.layers.base import Array, SpatialLayer
+from fastconv.layers.base import Array, Layer, SpatialLayer
 from fastconv.layers.weights import add_weights
 from fastconv.runtime import ALGORITHMS
 
@@ -169,6 +171,36 @@ class ConvNd(SpatialLayer):
         self.accumulate(weight=grad_weight, bias=grad_bias)
         return grad_x
 
+    def followed_by(self, layer: Layer) -> Layer | None:
+        if self.activation is not None:
+            return None
+        activation, affine = layer.as_activation(), layer.as_affine(self.ndim + 2, self.data_format)
+        if activation is not None:
+            return self._ending_with(activation)
+        if affine is not None and affine[0].shape == (self.out_channels,):
+            return self._scaled(*affine)
+        return None
+
+    def with_residual(self, activation: str | None) -> Layer | None:
+        return self._ending_with(activation) if self.activation is None else None
+
+    def _ending_with(self, activation: str | None) -> Self:
+        layer = copy.copy(self)
+        layer.activation = activation
+        return layer
+
+    def _scaled(self, scale: Array, shift: Array) -> Self:
+        """The same layer with scale * y + shift in place of y, its weight and bias computed in float64."""
+        layer, dtype = copy.copy(self), self.weight.dtype
+        bias = shift if self.bias is None else self.bias * scale + shift
+        weight = (self._by_outputs(self.weight) * scale.reshape(self.groups, 1, -1, 1)).reshape(self.weight.shape)
+        layer.__dict__ |= {"weight": weight.astype(dtype), "bias": bias.astype(dtype)}
+        return layer
+
+    def _by_outputs(self, weight: Array) -> Array:
+        """The weight as (groups, inputs, outputs a group, taps); here there are no inputs before the outputs."""
+        return weight.reshape(self.groups, 1, self.out_channels // self.groups, -1)
+
     def _unlock(self, writeable: bool) -> None:
         super()._unlock(writeable)
         packs = self.packs and self._pack and not writeable
@@ -270,6 +302,11 @@ class ConvTransposeNd(ConvNd):
         )  # fmt: skip
         self.accumulate(weight=grad_weight, bias=grad_bias)
         return grad_x
+
+    followed_by = ConvNd.followed_by  # but no residual is added to it
+
+    def _by_outputs(self, weight: Array) -> Array:
+        return weight.reshape(self.groups, -1, self.out_channels // self.groups, math.prod(self.kernel_size))
 
     def _extra(self, x_shape: tuple[int, ...], output_size: Any) -> tuple[int, ...]:
         wanted = as_tuple(output_size, self.ndim, "output_size", minimum=1)

@@ -93,6 +93,17 @@ class BatchNormNd(Layer):
         self.accumulate(weight=grad_weight, bias=grad_bias)
         return grad_x
 
+    def as_affine(self, rank: int, data_format: str) -> tuple[Array, Array] | None:
+        if self.running_mean is None or self.running_var is None or rank not in self.ranks:
+            return None
+        if data_format != self.data_format:
+            return None
+        scale = 1 / np.sqrt(self.running_var.astype(np.float64) + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight
+        shift = -self.running_mean * scale
+        return scale, shift if self.bias is None else shift + self.bias
+
     def extra_repr(self) -> str:
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
@@ -179,6 +190,9 @@ class Dropout(Layer):
     def backward(self, grad_y: Array) -> Array:
         (mask,) = self.restore()
         return F.dropout_backward(grad_y, mask, self.p)
+
+    def for_inference(self) -> list[Layer]:
+        return []
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

@@ -23,6 +23,9 @@ class Identity(Layer):
         self.restore()
         return grad_y
 
+    def for_inference(self) -> list[Layer]:
+        return []
+
 
 class Flatten(Layer):
     """The axes start_dim to end_dim as one: by default x (N, ...) -> y (N, the product of the others).

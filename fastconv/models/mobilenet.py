@@ -6,6 +6,7 @@ from typing import Any
 
 from fastconv.layers import Layer, ReLU6, Sequential
 from fastconv.layers.base import Array
+from fastconv.layers.fuse import chain, residual_sum
 from fastconv.models.kit import Kit
 
 # Table 2: expansion, output channels, blocks of a stage and the stride of its first one.
@@ -61,6 +62,12 @@ class InvertedResidual(Layer):
     def backward(self, grad_y: Array) -> Array:
         grad_x: Array = self.conv.backward(grad_y)
         return grad_x + grad_y if self.shortcut else grad_x
+
+    def for_inference(self) -> list[Layer]:
+        if not self.shortcut:
+            return chain([self.conv])
+        fused = residual_sum([self.conv], [], None)
+        return super().for_inference() if fused is None else [fused]
 
 
 def _conv(kit: Kit, in_channels: int, out_channels: int, kernel_size: int, **options: Any) -> Sequential:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from fastconv.layers import Conv2d, Layer, ReLU, Sequential
 from fastconv.layers.base import Array
+from fastconv.layers.fuse import residual_sum
 from fastconv.models.kit import Kit
 
 
@@ -55,6 +56,10 @@ class Block(Layer):
         for layer in reversed(self._body):
             grad_y = layer.backward(grad_y)
         return grad_y + grad_shortcut
+
+    def for_inference(self) -> list[Layer]:
+        fused = residual_sum(self._body, [] if self.downsample is None else [self.downsample], "relu")
+        return super().for_inference() if fused is None else [fused]
 
 
 def basic(kit: Kit, in_channels: int, width: int, stride: int) -> list[Conv2d]:
