@@ -51,7 +51,7 @@ def check_forward(case, dtype, layout):
 
 
 def check_bits_of_threads(case, layout):
-    """One, two and five threads leave the same bits."""
+    """One, two, five and sixteen threads leave the same bits."""
     x, weight, bias, grad_y = operands(case, "float32", layout)
     options = {"data_format": layout, **case.options}
 
@@ -61,7 +61,7 @@ def check_bits_of_threads(case, layout):
 
     with using_threads(1):
         expected = results()
-    for count in (2, 5):
+    for count in (2, 5, 16):
         with using_threads(count):
             for result, serial in zip(results(), expected, strict=True):
                 np.testing.assert_array_equal(result.view(np.uint32), serial.view(np.uint32))

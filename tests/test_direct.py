@@ -42,6 +42,8 @@ COLUMNS = {
     "many-taps": Conv((1, 4, 13, 13), (300, 4, 7, 7), padding=3),
     "blocks-of-channels": Conv((1, 120, 9, 9), (200, 120, 5, 5), padding=2),
     "threaded-stretch": Conv((2, 60, 14, 14), (200, 60, 3, 3), padding=1),
+    "threaded-pieces": Conv((1, 130, 14, 15), (200, 130, 1, 1)),
+    "threaded-panels": Conv((3, 40, 28, 29), (100, 40, 1, 1)),
 }
 ZONES = {
     "far": Conv((6, 64, 14, 15), (30, 64, 3, 3), padding=6, dilation=6),
@@ -119,6 +121,11 @@ def test_planes_one_pixel_wide_whose_phase_has_a_step(dtype, isa, threads):
 @pytest.mark.parametrize("name", THREADED)
 def test_bits_do_not_depend_on_the_number_of_threads(name, isa):
     check_bits_of_threads(CASES[name], "channels_first")
+
+
+@pytest.mark.parametrize("name", ["columns: threaded-pieces", "columns: threaded-stretch", "lines: threaded"])
+def test_bits_of_pixels_do_not_depend_on_the_number_of_threads(name, isa):
+    check_bits_of_threads(CASES[name], "channels_last")
 
 
 @pytest.mark.parametrize("activation", [None, "tanh"])

@@ -9,9 +9,7 @@ out and planned.
 
 Taps x channels are cut into blocks (KC channels) so that a panel keeps to half of L2; the destination holds the partial
 sums between blocks. That cut depends on the geometry alone, and it alone decides the order of the additions; how rows
-and pixels are shared out does not, so it may follow the number of threads without a bit changing. Where there are too
-few blocks of pixels to keep many threads busy, their rows are cut, too; in channels_first all threads then pack a
-stretch of blocks together and share out its rows.
+and pixels are shared out does not, so direct_cut.pyx may follow the number of threads without a bit changing.
 """
 
 import numpy as np
@@ -34,7 +32,8 @@ from fastconv.kernels.core cimport (
     round_up,
     team,
 )
-from fastconv.kernels.direct_blocks cimport PIECE, TAPS_AT_ONCE, layout_bytes
+from fastconv.kernels.direct_blocks cimport PIECE, TAPS_AT_ONCE
+from fastconv.kernels.direct_cut cimport cut_for
 from fastconv.kernels.direct_planes cimport (
     block_bytes,
     pack_shared,
@@ -42,7 +41,7 @@ from fastconv.kernels.direct_planes cimport (
     planes_task,
     planes_tasks,
 )
-from fastconv.kernels.direct_pixels cimport copies_taps, pack_weights as pack_weight_panel, pixels_task, rows_bytes
+from fastconv.kernels.direct_pixels cimport copies_taps, pack_weights as pack_weight_panel, pixels_task
 from fastconv.kernels.direct_problem cimport Cut, Lines, Part, PartSegment, Phase, Problem, Segment
 from fastconv.kernels.plan cimport Call, ConvolutionPlan, Scratch, place_sizes, scratch_bytes
 
@@ -59,12 +58,10 @@ cdef enum:
     FEW_BYTES = 64 * 1024      # and what of them L1 keeps, by and large
     LINE_COLUMNS = 512         # of a block of lines: then the lines that two blocks pack are few
     SCRATCH_BYTES = 64 * 1024  # finished rows of a block before they are copied out, while they are in L1 or L2
-    SHARED_BYTES = 8 * 1024 * 1024  # the panels that a team packs together
     BLOCK_TILES = 4            # register tiles of a block packed as columns
     BLOCK_PIXELS = 240         # pixels a block, channels_last: 40 register tiles
     TASK_WORK = 500 * 1000     # multiply-adds that are worth a task of their own, where
     MANY_TASKS = 64            # there are so many
-    TASKS = 4                  # tasks a thread that make for an even load; with fewer blocks the rows are cut, too
     COPIED = 15                # steps of k that copying an output from scratch is worth
 
 cdef double[4] PACKED = [0, 7, 10, 40]  # cycles to pack a vector, by stride
@@ -237,14 +234,14 @@ cdef class DirectPlan(ConvolutionPlan):
         cdef Py_ssize_t i, first
         steps = []
         for i in range(p.phases):
-            f = &p.phase[i]
-            cut = cut_for(p, f, self.channels_last, threads)
+            cut = cut_for(p, &p.phase[i], self.channels_last, threads)
+            f = &cut.phase
             rows = sizes_of_parts(p.kout, cut.part)
             blocks = self._block_outputs(f) * <double> (f.all_taps * p.kin)
             for first in range(0, len(blocks), max(1, cut.stretch or len(blocks))):
                 stretch = blocks[first:first + (cut.stretch or len(blocks))]
                 if cut.stretch:
-                    steps.append(np.tile(self._packing_costs(f), len(stretch)))
+                    steps.append(np.tile(self._packing_costs(&cut), len(stretch)))
                 steps.append(np.outer(stretch, rows).ravel())
         return steps
 
@@ -256,11 +253,13 @@ cdef class DirectPlan(ConvolutionPlan):
             return np.outer(np.tile(places.ravel(), f.count[0]), sizes_of_parts(f.slices, f.chunk)).ravel()
         return np.tile(sizes_of_parts(f.pixels * p.batch * p.groups // max(1, f.slices), f.block), f.slices)
 
-    cdef _packing_costs(self, const Phase *f):
-        """Of the panels of one block, in multiply-adds: a cycle does two vectors of them."""
+    cdef _packing_costs(self, const Cut *cut):
+        """Of the pieces of one block's panels, in multiply-adds: a cycle does two vectors of them."""
         cdef const Problem *p = &self.problem
-        cdef double panel = <double> f.plane / f.panels if f.as_lines else f.plane
-        return np.repeat(sizes_of_parts(p.kin, f.kc), f.panels) * (panel * 2 * PACKED[min(f.stride[2], 3)])
+        cdef const Phase *f = &cut.phase
+        cdef double panel = <double> f.plane / (f.panels if f.as_lines else cut.pieces)
+        each = np.repeat(sizes_of_parts(p.kin, f.kc), f.panels * cut.pieces)
+        return each * (panel * 2 * PACKED[min(f.stride[2], 3)])
 
     cdef void _pack(self, const char *weight, char *packed) except *:
         cdef const Problem *p = &self.problem
@@ -366,30 +365,6 @@ cdef bint wastes_columns(const Problem *p, const Phase *f) noexcept nogil:
     return tile_vectors(p, f.pixels) * p.kernels.vlen > (1 + <double> COPIED / (f.all_taps * p.kin)) * f.pixels
 
 
-cdef Cut cut_for(const Problem *p, const Phase *f, bint channels_last, int threads) noexcept nogil:
-    """All rows a task where there are blocks enough; else parts of them, of panels packed once for all."""
-    cdef Py_ssize_t unit = p.kernels.nr if channels_last else f.tile_rows
-    cdef Py_ssize_t blocks = max(1, f.blocks * f.slices if channels_last else planes_tasks(f))
-    cdef Cut cut
-    cut.parts = 1 if threads == 1 else max(1, min(ceil_div(TASKS * threads, blocks), p.kout // (4 * p.kernels.mr)))
-    cut.part = even_part(p.kout, ceil_div(p.kout, cut.parts), unit)
-    cut.parts = ceil_div(p.kout, cut.part)
-    if not channels_last and f.chunk > 1:
-        cut.part, cut.parts = p.kout, 1
-    cut.stretch, cut.shared = 0, 0
-    if channels_last:
-        cut.workspace = rows_bytes(p, f)
-        return cut
-    cut.workspace = layout_bytes(p, f) + (min(cut.part, f.rows) * f.scratch_columns * p.itemsize if f.scratch else 0)
-    if cut.parts > 1:
-        cut.stretch = max(1, min(blocks, SHARED_BYTES // block_bytes(p, f)))
-        cut.shared = round_up(cut.stretch * block_bytes(p, f), CACHE_LINE)
-    else:
-        cut.workspace += f.panels * f.panel_bytes
-    cut.workspace = round_up(cut.workspace, CACHE_LINE)
-    return cut
-
-
 cdef void run_alone(const Problem *p, const Call *call, bint channels_last, char *own) noexcept nogil:
     """All phases by the calling thread, without the price of a team."""
     cdef const Phase *f
@@ -399,8 +374,8 @@ cdef void run_alone(const Problem *p, const Call *call, bint channels_last, char
         for unit in range(p.batch * (p.destination_plane if channels_last else p.groups * p.kout)):
             fill(p, call, channels_last, unit)
     for i in range(p.phases):
-        f = &p.phase[i]
-        cut = cut_for(p, f, channels_last, 1)
+        cut = cut_for(p, &p.phase[i], channels_last, 1)
+        f = &cut.phase
         for unit in range(f.slices * f.blocks if channels_last else planes_tasks(f)):
             if channels_last:
                 pixels_task(p, f, cut, call, unit, 0, own)
@@ -422,8 +397,8 @@ cdef void run(const Problem *p, const Call *call, bint channels_last, char *shar
             for unit in prange(p.batch * (p.destination_plane if channels_last else p.groups * p.kout)):
                 fill(p, call, channels_last, unit)
         for i in range(p.phases):
-            f = &p.phase[i]
-            cut = cut_for(p, f, channels_last, threads)
+            cut = cut_for(p, &p.phase[i], channels_last, threads)
+            f = &cut.phase
             own = shared + cut.shared + threadid() * cut.workspace
             if channels_last:
                 for unit in prange(f.slices * f.blocks * cut.parts, schedule="dynamic"):
@@ -432,12 +407,12 @@ cdef void run(const Problem *p, const Call *call, bint channels_last, char *shar
                 for unit in prange(planes_tasks(f), schedule="dynamic"):
                     planes_task(p, f, cut, call, unit, 0, NULL, own)
             else:
-                panels = f.panels * ceil_div(p.kin, f.kc)
+                panels = f.panels * ceil_div(p.kin, f.kc) * cut.pieces
                 for s in range(ceil_div(f.slices * f.blocks, cut.stretch)):
                     first = s * cut.stretch
                     count = min(cut.stretch, f.slices * f.blocks - first)
                     for unit in prange(count * panels, schedule="dynamic"):
-                        pack_shared(p, f, call, first, unit, shared, own)
+                        pack_shared(p, f, cut.pieces, call, first, unit, shared, own)
                     for unit in prange(count * cut.parts, schedule="dynamic"):
                         planes_task(p, f, cut, call, first + unit // cut.parts, unit % cut.parts,
                                     shared + unit // cut.parts * block_bytes(p, f), own)

@@ -28,8 +28,12 @@ cdef struct Layout:            # of a block, the same in all slices
 cdef Block block_of(const Problem *p, const Phase *f, const Call *call, Py_ssize_t index) noexcept nogil
 cdef Py_ssize_t layout_bytes(const Problem *p, const Phase *f) noexcept nogil
 cdef Layout layout_of(const Problem *p, const Phase *f, const Block *b, char *workspace) noexcept nogil
-cdef void pack_panels(const Problem *p, const Phase *f, const Block *b, Layout *layout, Py_ssize_t first,
-                      Py_ssize_t stop, Py_ssize_t channel, char *panels) noexcept nogil
+cdef void pack_panels(const Problem *p, const Phase *f, const Block *b, Layout *layout, Py_ssize_t channel,
+                      Py_ssize_t kc, char *panels) noexcept nogil
+cdef void pack_lines(const Problem *p, const Phase *f, const Block *b, Layout *layout, Py_ssize_t first,
+                     Py_ssize_t stop, Py_ssize_t channel, char *panels) noexcept nogil
+cdef void pack_columns(const Problem *p, const Phase *f, const Block *b, Layout *layout, Py_ssize_t tile,
+                       Py_ssize_t first, Py_ssize_t stop, Py_ssize_t channel, char *panels) noexcept nogil
 cdef char *first_sum(const Problem *p, const Phase *f, const Call *call, const Block *b,
                      Py_ssize_t row) noexcept nogil
 cdef void copy_out(const Problem *p, const Phase *f, const Call *call, const Block *b, Py_ssize_t row, Py_ssize_t stop,

@@ -106,23 +106,23 @@ cdef Py_ssize_t cut_columns(const Problem *p, Py_ssize_t columns, Py_ssize_t b, 
 
 # ------------------------------------------------------------------------------------------------------ packing
 
-cdef void pack_panels(const Problem *p, const Phase *f, const Block *b, Layout *layout, Py_ssize_t first,
-                      Py_ssize_t stop, Py_ssize_t channel, char *panels) noexcept nogil:
-    """Panels first .. stop - 1 of a block, for the channels from `channel` on: so many channels (lines) or tiles."""
-    cdef Py_ssize_t nr = p.kernels.nr, tile
+cdef void pack_panels(const Problem *p, const Phase *f, const Block *b, Layout *layout, Py_ssize_t channel,
+                      Py_ssize_t kc, char *panels) noexcept nogil:
+    """All panels of a block, for kc channels from `channel` on."""
+    cdef Py_ssize_t tile
     if f.as_lines:
-        if layout.runs < 0:
-            layout.runs = place_lines(p, f, b, layout.run)
-        pack_lines(p, f, b, first * PIECE, min(stop * PIECE, min(f.kc, p.kin - channel)), channel, panels, layout)
+        pack_lines(p, f, b, layout, 0, kc, channel, panels)
         return
-    for tile in range(first, min(stop, layout.tiles)):
-        pack_columns(p, f, b, tile * nr, channel, panels + tile * f.panel_bytes, layout.run)
+    for tile in range(layout.tiles):
+        pack_columns(p, f, b, layout, tile, 0, kc, channel, panels)
 
 
-cdef void pack_lines(const Problem *p, const Phase *f, const Block *b, Py_ssize_t first, Py_ssize_t stop,
-                     Py_ssize_t channel, char *panels, const Layout *layout) noexcept nogil:
+cdef void pack_lines(const Problem *p, const Phase *f, const Block *b, Layout *layout, Py_ssize_t first,
+                     Py_ssize_t stop, Py_ssize_t channel, char *panels) noexcept nogil:
     """panels[channel][plane] for channels first .. stop - 1, counted from `channel` on."""
     cdef Py_ssize_t isz = p.itemsize
+    if layout.runs < 0:
+        layout.runs = place_lines(p, f, b, layout.run)
     if first < stop:
         p.kernels.pack_runs(panels + first * f.plane * isz, f.plane, f.plane,
                             b.source + (channel + first) * p.source_plane * isz, p.source_plane, stop - first,
@@ -166,23 +166,24 @@ cdef Py_ssize_t line_runs(const Lines *s, const Block *b, Py_ssize_t part, Py_ss
     return count
 
 
-cdef void pack_columns(const Problem *p, const Phase *f, const Block *b, Py_ssize_t first, Py_ssize_t channel,
-                       char *panel, fastconv_run *runs) noexcept nogil:
-    """panel[channel][tap][NR] for the block's columns from `first` on; some taps at once, so that the source is read
-    from L1 by all but one. Taps apart are panel[tap][channel][NR]."""
-    cdef Py_ssize_t nr = p.kernels.nr, tap = 0, taps, i, count, columns = min(nr, b.columns - first)
-    cdef Py_ssize_t channels = min(f.kc, p.kin - channel), tap_size = nr * (channels if f.apart else 1)
-    cdef Position at = position_of(f, b.q + first)
-    cdef char *mask = <char *> (runs + f.most_runs)
+cdef void pack_columns(const Problem *p, const Phase *f, const Block *b, Layout *layout, Py_ssize_t tile,
+                       Py_ssize_t first, Py_ssize_t stop, Py_ssize_t channel, char *panels) noexcept nogil:
+    """panels[tile][channel][tap][NR] for channels first .. stop - 1, counted from `channel` on; some taps at once, so
+    that the source is read from L1 by all but one. Taps apart are panels[tile][tap][channel][NR]."""
+    cdef Py_ssize_t nr = p.kernels.nr, tap = 0, taps, i, count, columns = min(nr, b.columns - tile * nr)
+    cdef Py_ssize_t tap_size = nr * (min(f.kc, p.kin - channel) if f.apart else 1)
+    cdef Position at = position_of(f, b.q + tile * nr)
+    cdef char *panel = panels + tile * f.panel_bytes + first * f.plane * p.itemsize
+    cdef char *mask = <char *> (layout.run + f.most_runs)
     while tap < f.all_taps:
         taps = 1 if f.apart else min(<Py_ssize_t> TAPS_AT_ONCE, f.all_taps - tap)
         memset(mask, 0, taps * nr * p.itemsize)
         count = 0
         for i in range(taps):
-            count = tap_runs(p, f, tap + i, at, columns, i * nr, runs, count, mask)
+            count = tap_runs(p, f, tap + i, at, columns, i * nr, layout.run, count, mask)
         p.kernels.pack_runs(panel + tap * tap_size * p.itemsize, f.plane, taps * nr,
-                            b.source + channel * p.source_plane * p.itemsize, p.source_plane, channels, runs, count,
-                            mask)
+                            b.source + (channel + first) * p.source_plane * p.itemsize, p.source_plane, stop - first,
+                            layout.run, count, mask)
         tap += taps
 
 

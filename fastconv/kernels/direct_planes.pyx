@@ -6,6 +6,7 @@ A block of pixels is packed (direct_blocks) into panels that stay in L2 while th
 
 from fastconv.kernels.core cimport FASTCONV_MAX_ROWS, ceil_div, fastconv_epilogue, fastconv_gemm_tile
 from fastconv.kernels.direct_blocks cimport (
+    PIECE,
     Block,
     Layout,
     Tile,
@@ -14,6 +15,8 @@ from fastconv.kernels.direct_blocks cimport (
     first_sum,
     layout_bytes,
     layout_of,
+    pack_columns,
+    pack_lines,
     pack_panels,
 )
 from fastconv.kernels.direct_problem cimport (
@@ -33,14 +36,19 @@ cdef Py_ssize_t block_bytes(const Problem *p, const Phase *f) noexcept nogil:
     return f.panel_bytes * f.panels * ceil_div(p.kin, f.kc)
 
 
-cdef void pack_shared(const Problem *p, const Phase *f, const Call *call, Py_ssize_t first, Py_ssize_t unit,
-                      char *panels, char *workspace) noexcept nogil:
-    """One panel of a stretch: shared[block][block of channels][panel]."""
-    cdef Py_ssize_t steps = ceil_div(p.kin, f.kc), index = unit % f.panels, step = unit // f.panels % steps
-    cdef Block b = block_of(p, f, call, first + unit // (f.panels * steps))
+cdef void pack_shared(const Problem *p, const Phase *f, Py_ssize_t pieces, const Call *call, Py_ssize_t first,
+                      Py_ssize_t unit, char *panels, char *workspace) noexcept nogil:
+    """A piece of the channels of one panel of a stretch: shared[block][block of channels][panel]."""
+    cdef Py_ssize_t piece = unit % pieces, index = unit // pieces % f.panels, steps = ceil_div(p.kin, f.kc)
+    unit //= pieces * f.panels
+    cdef Py_ssize_t channel = unit % steps * f.kc, kc = min(f.kc, p.kin - channel)
+    cdef Block b = block_of(p, f, call, first + unit // steps)
     cdef Layout layout = layout_of(p, f, &b, workspace)
-    pack_panels(p, f, &b, &layout, index, index + 1, step * f.kc,
-                panels + unit // f.panels * f.panels * f.panel_bytes)
+    panels += unit * f.panels * f.panel_bytes
+    if f.as_lines:
+        pack_lines(p, f, &b, &layout, index * PIECE, min(kc, (index + 1) * PIECE), channel, panels)
+    elif index < layout.tiles:
+        pack_columns(p, f, &b, &layout, index, kc * piece // pieces, kc * (piece + 1) // pieces, channel, panels)
 
 
 cdef Py_ssize_t planes_tasks(const Phase *f) noexcept nogil:
@@ -88,7 +96,7 @@ cdef void rows_of_block(const Problem *p, const Phase *f, const Call *call, cons
     while channel < p.kin:
         kc = min(f.kc, p.kin - channel)
         if shared == NULL and (row == 0 or kc < p.kin):
-            pack_panels(p, f, b, layout, 0, f.panels, channel, own)
+            pack_panels(p, f, b, layout, channel, kc, own)
         rows_by_panels(p, f, call, b, layout, weight, row, stop, channel, kc,
                        shared + channel // f.kc * step if shared != NULL else own, sums, sums_row)
         channel += kc

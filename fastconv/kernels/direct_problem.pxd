@@ -68,8 +68,10 @@ cdef struct Problem:
     const fastconv_kernels *kernels
 
 cdef struct Cut:               # how a phase is shared out among so many threads
+    Phase phase                # in blocks of this cut
     Py_ssize_t part, parts     # destination channels a task
     Py_ssize_t stretch         # blocks whose panels all threads pack together before they share the rows out; or 0
+    Py_ssize_t pieces          # of the channels of a panel of columns that is packed so
     Py_ssize_t workspace, shared  # bytes a thread, bytes a team
 
 cdef struct Position:          # a destination pixel of a phase
