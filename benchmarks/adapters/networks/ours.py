@@ -1,4 +1,4 @@
-"""fastconv itself: a network of `fastconv.models` after eval(), its layers fused if `fastconv.layers` can."""
+"""fastconv itself: a network of `fastconv.models`, its layers fused."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def prepare(inference: Inference, x: Array, data_format: str) -> Prepared:
 
 
 def _ready(network: Layer, x: Array) -> Callable[[], Array]:
-    ready = getattr(layers, "fuse", Layer.eval)(network)
-    return lambda: ready(x)
+    fused = layers.fuse(network)
+    return lambda: fused(x)
