@@ -6,7 +6,7 @@ import pytest
 
 from fastconv.benchmarks import tasks
 from fastconv.benchmarks.layer import LAYOUTS
-from fastconv.benchmarks.shapes import conv, named
+from fastconv.benchmarks.shapes import NETWORKS, conv, named
 from fastconv.benchmarks.tasks import Row, busiest, idle, row_of
 
 pytestmark = pytest.mark.isa_independent
@@ -34,6 +34,13 @@ def test_one_thread_is_never_idle(name, layout):
     row = row_of(named(name), layout, 1)
     assert row.time == pytest.approx(row.work)
     assert idle([row_of(named(name), layout, 64)]) > 0
+
+
+@pytest.mark.parametrize(("batch", "threads", "limit"), [(1, 16, 0.15), (1, 64, 0.25), (8, 16, 0.12), (8, 64, 0.16)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_network_keeps_a_team_busy(layout, batch, threads, limit):
+    layers = [named(f"{row.network}/{row.layer}/b{batch}") for row in NETWORKS["resnet50"] if not row.pools]
+    assert idle([row_of(layer, layout, threads) for layer in layers]) < limit
 
 
 def test_the_command_prints_layers_and_kinds(capsys, monkeypatch):

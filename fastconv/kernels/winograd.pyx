@@ -74,24 +74,29 @@ cdef enum:
     SHARED_BYTES = 8 * 1024 * 1024  # points and sums of a batch of a team
     FEWEST_TILES = 48             # a batch, so that the weight is read seldom
     MOST_TILES = 240
-    CHUNK = 64                    # channels or rows of a unit of work
+    CHUNK = 64                    # channels of a unit of work, in channels_first
+    FEW_CHANNELS = 16             # and where units are few
+    UNITS = 4                     # a thread that are not few
+    READ = 2                      # what a part of a product reads, in rows of register tiles
 
 
 # ------------------------------------------------------------------------------------------------ steps of a batch
 
-cdef Py_ssize_t input_units(const Problem *p, const Batch *b) noexcept nogil:
+cdef inline Py_ssize_t transform_units(const Problem *p, const Cut *cut, Py_ssize_t tiles,
+                                       Py_ssize_t channels) noexcept nogil:
+    """Units of work of the transforms of so many tiles and channels."""
     if p.channels_last:
-        return b.tiles
-    return ceil_div(b.tiles, p.kernels.vlen) * ceil_div(p.kin, CHUNK)
+        return tiles
+    return ceil_div(tiles, p.kernels.vlen) * ceil_div(channels, cut.channels)
 
 
 cdef void input_unit(const Problem *p, const Phase *f, const Cut *cut, const Call *call, const Batch *b,
                      Py_ssize_t unit, char *lists) noexcept nogil:
-    cdef Py_ssize_t vectors = ceil_div(b.tiles, p.kernels.vlen), channel = unit // vectors * CHUNK
+    cdef Py_ssize_t vectors = ceil_div(b.tiles, p.kernels.vlen), channel = unit // vectors * cut.channels
     if p.channels_last:
         pixels_in(p, f, cut, call, b, unit)
     else:
-        planes_in(p, f, cut, call, b, unit % vectors, channel, min(p.kin, channel + CHUNK), lists)
+        planes_in(p, f, cut, call, b, unit % vectors, channel, min(p.kin, channel + cut.channels), lists)
 
 
 cdef inline Py_ssize_t rows_of_part(const Problem *p, Py_ssize_t parts) noexcept nogil:
@@ -100,9 +105,15 @@ cdef inline Py_ssize_t rows_of_part(const Problem *p, Py_ssize_t parts) noexcept
     return round_up(ceil_div(p.kout, parts), unit)
 
 
-cdef inline Py_ssize_t parts_of_product(const Problem *p, const Phase *f, int threads) noexcept nogil:
-    """Parts of the product of one point, so that a team finds four units a thread among all points."""
-    return ceil_div(p.kout, rows_of_part(p, min(ceil_div(4 * threads, f.points), ceil_div(p.kout, CHUNK))))
+cdef Py_ssize_t parts_of_product(const Problem *p, const Phase *f, int threads) noexcept nogil:
+    """Parts of the product of one point, with which the busiest thread of a team has least to do."""
+    cdef Py_ssize_t unit = p.kernels.nr if p.channels_last else p.kernels.mr, rows, time, least = 0, best = 1, parts
+    for parts in range(1, 1 + min(ceil_div(p.kout, unit), ceil_div(UNITS * threads, f.points))):
+        rows = rows_of_part(p, parts)
+        time = ceil_div(f.points * ceil_div(p.kout, rows), threads) * (rows + READ * p.kernels.mr)
+        if least == 0 or time < least:
+            best, least = parts, time
+    return ceil_div(p.kout, rows_of_part(p, best))
 
 
 cdef void product_unit(const Problem *p, const Phase *f, const Cut *cut, const Call *call, const Batch *b,
@@ -114,19 +125,13 @@ cdef void product_unit(const Problem *p, const Phase *f, const Cut *cut, const C
         rows_by_tiles(p, f, cut, call, b, point, row, min(p.kout, row + rows))
 
 
-cdef Py_ssize_t output_units(const Problem *p, const Batch *b) noexcept nogil:
-    if p.channels_last:
-        return b.tiles
-    return ceil_div(b.tiles, p.kernels.vlen) * ceil_div(p.kout, CHUNK)
-
-
 cdef void output_unit(const Problem *p, const Phase *f, const Cut *cut, const Call *call, const Batch *b,
                       Py_ssize_t unit, char *lists) noexcept nogil:
-    cdef Py_ssize_t vectors = ceil_div(b.tiles, p.kernels.vlen), row = unit // vectors * CHUNK
+    cdef Py_ssize_t vectors = ceil_div(b.tiles, p.kernels.vlen), row = unit // vectors * cut.channels
     if p.channels_last:
         pixels_out(p, f, cut, call, b, unit)
     else:
-        planes_out(p, f, cut, call, b, unit % vectors, row, min(p.kout, row + CHUNK), lists)
+        planes_out(p, f, cut, call, b, unit % vectors, row, min(p.kout, row + cut.channels), lists)
 
 
 cdef Batch batch_of(const Problem *p, const Phase *f, const Cut *cut, Py_ssize_t index, char *buffers) noexcept nogil:
@@ -144,11 +149,11 @@ cdef void run_batch(const Problem *p, const Phase *f, const Cut *cut, const Call
     cdef char *lists = own + cut.buffers
     cdef Batch b = batch_of(p, f, cut, index, own)
     cdef Py_ssize_t unit
-    for unit in range(input_units(p, &b)):
+    for unit in range(transform_units(p, cut, b.tiles, p.kin)):
         input_unit(p, f, cut, call, &b, unit, lists)
     for unit in range(f.points):
         product_unit(p, f, cut, call, &b, unit, 1)
-    for unit in range(output_units(p, &b)):
+    for unit in range(transform_units(p, cut, b.tiles, p.kout)):
         output_unit(p, f, cut, call, &b, unit, lists)
 
 
@@ -161,16 +166,30 @@ cdef Py_ssize_t even_batch(const Problem *p, Py_ssize_t all, Py_ssize_t most) no
     return even_part(all, most, unit)
 
 
+cdef Py_ssize_t busiest(Py_ssize_t all, Py_ssize_t tiles, int threads) noexcept nogil:
+    """Tiles of the thread with most to do, in batches of so many; the last batch has fewer."""
+    cdef Py_ssize_t whole = all // tiles
+    return ceil_div(whole, threads) * tiles + (all % tiles if whole % threads == 0 else 0)
+
+
 cdef Cut cut_for(const Problem *p, const Phase *f, int threads) noexcept nogil:
     """Batches as large as their buffers may be, but small enough for all threads to have some."""
-    cdef Py_ssize_t bytes = f.points * max(p.kin, p.kout) * p.itemsize, all = f.tiles * p.batch, most
+    cdef Py_ssize_t bytes = f.points * max(p.kin, p.kout) * p.itemsize, all = max(1, f.tiles * p.batch), most
     cdef Cut cut
     most = max(FEWEST_TILES, min(MOST_TILES, OWN_BYTES // bytes))
     cut.together = threads > 1 and p.groups * ceil_div(all, most) < 2 * threads
     if cut.together:
         most = max(FEWEST_TILES, min(4 * MOST_TILES, SHARED_BYTES // (2 * bytes)))
-    cut.tiles = even_batch(p, max(1, all), most)  # an empty batch has none
-    cut.batches = ceil_div(all, cut.tiles)
+    cut.tiles = even_batch(p, all, most)
+    if p.channels_last and p.groups == 1 and not cut.together:
+        most = round_up(ceil_div(all, round_up(ceil_div(all, cut.tiles), threads)), p.kernels.mr)
+        if busiest(all, most, threads) < busiest(all, cut.tiles, threads):
+            cut.tiles = most
+    cut.channels = CHUNK
+    if cut.together:
+        cut.channels = min(p.kin, p.kout) * ceil_div(cut.tiles, p.kernels.vlen) // (UNITS * threads)
+        cut.channels = max(FEW_CHANNELS, min(CHUNK, round_up(cut.channels, FEW_CHANNELS)))
+    cut.batches = ceil_div(f.tiles * p.batch, cut.tiles)  # an empty batch has none
     cut.stride = cut.tiles * max(p.kin, p.kout) * p.itemsize + LINE
     cut.buffers = (2 * f.points if cut.together else f.points + 1) * cut.stride
     cut.own = 0
@@ -211,11 +230,11 @@ cdef void run(const Problem *p, const Call *call, char *shared, int threads) noe
             parts = parts_of_product(p, f, threads)
             for index in range(p.groups * cut.batches if cut.together else 0):
                 b = batch_of(p, f, &cut, index, shared)
-                for unit in prange(input_units(p, &b), schedule="dynamic"):
+                for unit in prange(transform_units(p, &cut, b.tiles, p.kin), schedule="dynamic"):
                     input_unit(p, f, &cut, call, &b, unit, lists)
                 for unit in prange(f.points * parts, schedule="dynamic"):
                     product_unit(p, f, &cut, call, &b, unit, parts)
-                for unit in prange(output_units(p, &b), schedule="dynamic"):
+                for unit in prange(transform_units(p, &cut, b.tiles, p.kout), schedule="dynamic"):
                     output_unit(p, f, &cut, call, &b, unit, lists)
 
 
@@ -338,19 +357,19 @@ cdef class WinogradPlan(ConvolutionPlan):
             batches = np.tile(sizes_of_parts(f.tiles * p.batch, cut.tiles), p.groups)
             if cut.together:
                 for tiles in batches:
-                    steps += self._steps_of_batch(f, tiles, parts_of_product(p, f, threads))
+                    steps += self._steps_of_batch(f, tiles, cut.channels, parts_of_product(p, f, threads))
             else:
                 each = <double> p.kin * p.kout + INPUT_OUTPUT[p.channels_last] * (p.kin + p.kout)
                 steps.append(batches * (f.points * each))
         return steps
 
-    cdef _steps_of_batch(self, const Phase *f, Py_ssize_t tiles, Py_ssize_t parts):
+    cdef _steps_of_batch(self, const Phase *f, Py_ssize_t tiles, Py_ssize_t channels, Py_ssize_t parts):
         """The costs of units of work on its input, products and output."""
         cdef const Problem *p = &self.problem
         cdef double point = f.points * <double> INPUT_OUTPUT[p.channels_last]
         products = sizes_of_parts(p.kout, rows_of_part(p, parts)) * (<double> tiles * p.kin)
         lanes = np.ones(tiles) if p.channels_last else sizes_of_parts(tiles, p.kernels.vlen)
-        inputs, outputs = ([n] if p.channels_last else sizes_of_parts(n, CHUNK) for n in (p.kin, p.kout))
+        inputs, outputs = ([n] if p.channels_last else sizes_of_parts(n, channels) for n in (p.kin, p.kout))
         return [
             np.outer(inputs, lanes).ravel() * point,
             np.tile(products, f.points),

@@ -63,6 +63,7 @@ cdef struct Problem:
 cdef struct Cut:                  # how the tiles of a group are cut into batches
     Py_ssize_t tiles, batches     # tiles a batch
     bint together                 # whether a team shares each batch
+    Py_ssize_t channels           # a unit of work of its transforms in channels_first
     Py_ssize_t stride             # bytes between points
     Py_ssize_t buffers, own       # bytes of points and sums, and of lists a thread
 
