@@ -101,6 +101,10 @@ def test_zones_share_their_weights():
     assert plan.pack(np.zeros(case.weight, np.float32)).nbytes < 4 * np.prod(case.weight) + 1000
 
 
+def test_nothing_but_bias_where_no_output_meets_a_tap():
+    check_forward(ConvTranspose((1, 64, 1), (64, 3, 2), stride=2, padding=1, dilation=2), "float32", "channels_first")
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_zones_of_a_transposed_convolution(dtype, isa, threads):
     check_forward(ConvTranspose((6, 64, 14, 15), (64, 7, 3, 3), padding=6, dilation=6), dtype, "channels_first")
