@@ -1,8 +1,8 @@
 """Which algorithm runs a convolution, and why: what each must do, in multiply-adds of the direct kernel's inner loop.
 
 The weights of a cost were fitted by hand to some twenty layers timed on a Cascade Lake core with AVX-512, that of
-lines of 5 taps to seven of their own. They decide between algorithms that are far apart for most layers. A choice
-depends on geometry and policy alone, never on the number of threads.
+lines of 5 taps to seven of their own, those of strides to twenty. They decide between algorithms that are far apart for
+most layers. A choice depends on geometry and policy alone, never on the number of threads.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ PACKED = 40  # one element of the weight packed for the direct kernel
 TRANSFORMED = 70  # one point of the weight transformed: it is written to memory
 INPUT_OUTPUT = {True: 25, False: 36}  # one point of the input or output transformed, by channels_last
 OTHER_TAPS = 0.85  # times that, with other taps along the lines
+STRIDED_INPUT = {True: 1.3, False: 2.4}  # or where inputs lie apart
 SHORT_SUMS = 1.15  # times a multiply-add of a product of points, whose sums are short
 MARGIN = 0.95  # of the direct cost, above which nothing is won for the coarser rounding
 LEAST_CHANNELS = 16  # in and out, a group
@@ -184,14 +185,12 @@ def zoned(sources: Sources, batch: int, kin: int, vlen: int) -> Sources:
 
 
 def winograd_refused(task: Dense) -> str | None:
-    """Why Winograd's filtering cannot run, or None if every phase has stride 1 and 2 to 5 taps an axis."""
+    """Why Winograd's filtering cannot run, or None if it fits every phase."""
     if not is_covered(task):
         return "some outputs meet no tap"
-    axes = [axis for phase in task.sources for axis in phase]
-    if any(axis.stride != 1 for axis in axes):
-        return "an axis has a stride"
-    if any(len(axis.taps) not in TAPS for axis in axes):
-        return f"an axis has not {TAPS[0]} to {TAPS[-1]} taps"
+    for axis in (axis for phase in task.sources for axis in phase):
+        if filter_taps(axis) not in TAPS:
+            return f"an axis has not {TAPS[0]} to {TAPS[-1]} taps" + (" a component" if axis.stride > 1 else "")
     return None
 
 
@@ -200,8 +199,10 @@ def too_coarse(task: Dense) -> str | None:
     if min(task.kin, task.kout) < LEAST_CHANNELS:
         return f"fewer than {LEAST_CHANNELS} channels a group"
     for axes in task.sources:
-        taps = [len(axis.taps) for axis in axes]
-        if len(taps) == 3 and task.kin * prod(taps) < FEWEST_TERMS_3D:
+        taps = [filter_taps(axis) for axis in axes]
+        if len(taps) == 3 and any(axis.stride > 1 for axis in axes):
+            return "points of strides in 3-D are too many to stay in caches"
+        if len(taps) == 3 and task.kin * prod(len(axis.taps) for axis in axes) < FEWEST_TERMS_3D:
             return f"it rounds too coarsely in 3-D for sums of fewer than {FEWEST_TERMS_3D} terms"
         if len(taps) == 3 and max(taps) > MOST_TAPS_3D:
             return f"it rounds too coarsely in 3-D for more than {MOST_TAPS_3D} taps an axis"
@@ -216,11 +217,22 @@ def products_along(axis: AxisSources, channels_last: bool) -> int:
     return sum(int(np.count_nonzero(axis.table[s : s + axis.count] >= 0)) for s in starts)
 
 
+def filter_taps(axis: AxisSources) -> int:
+    """Taps of an axis as Winograd's filtering has them: the most of a stride component."""
+    return len(axis.components()[0].taps)
+
+
 def tiles_along(axis: AxisSources, points: int) -> int:
     """Tiles of an axis: those of every sub-grid of positions a dilation apart."""
-    outputs, dilation = points + 1 - len(axis.taps), abs(axis.tap_step)
+    outputs, dilation = points + 1 - filter_taps(axis), abs(axis.components()[0].tap_step)
     longer, rest = divmod(axis.count, dilation)
     return rest * -(-(longer + 1) // outputs) + (dilation - rest) * -(-longer // outputs)
+
+
+def products_of_points(axis: AxisSources, points: int) -> int:
+    """Multiplications of a tile's points along an axis: a component of fewer taps has none in the last."""
+    taps = [len(component.taps) for component in axis.components()]
+    return sum(points if n == taps[0] else points - 1 for n in taps)
 
 
 def winograd_points(axes: Sequence[AxisSources], kin: int) -> list[int]:
@@ -229,9 +241,9 @@ def winograd_points(axes: Sequence[AxisSources], kin: int) -> list[int]:
     Every axis magnifies rounding errors, for 3 taps by 2.7 on six points and by 1.3 on four.
     """
     points = [POINTS] * len(axes)
-    if len(axes) == 3 and len(axes[0].taps) <= DEPTH_POINTS:
+    if len(axes) == 3 and filter_taps(axes[0]) <= DEPTH_POINTS:
         few, many = (n * tiles_along(axes[0], n) for n in (DEPTH_POINTS, POINTS))
-        if kin > DEPTH_CHANNELS or len(axes[0].taps) == 2 or few <= many:
+        if kin > DEPTH_CHANNELS or filter_taps(axes[0]) == 2 or few <= many:
             points[0] = DEPTH_POINTS
     return points
 
@@ -252,9 +264,12 @@ def _winograd_cost(task: Dense) -> float:
     kin, kout, cost = task.kin, task.kout, 0.0
     for axes in task.sources:
         along = winograd_points(axes, kin)
-        points = prod(along)
+        points, components = prod(along), prod(len(a.components()) for a in axes)
+        products = prod(products_of_points(a, n) for a, n in zip(axes, along, strict=True))
         tiles = task.batch * prod(tiles_along(a, n) for a, n in zip(axes, along, strict=True))
-        cost += kin * kout * points * (tiles * SHORT_SUMS + READ + (0 if task.prepared else TRANSFORMED))
-        others = not task.channels_last and len(axes[-1].taps) != LINE_TAPS
-        cost += tiles * points * (kin + kout) * INPUT_OUTPUT[task.channels_last] * (OTHER_TAPS if others else 1)
+        cost += kin * kout * products * (tiles * SHORT_SUMS + READ + (0 if task.prepared else TRANSFORMED))
+        others = not task.channels_last and filter_taps(axes[-1]) != LINE_TAPS
+        strided = STRIDED_INPUT[task.channels_last] if components > 1 else 1
+        moved = points * (components * kin * strided + kout)
+        cost += tiles * moved * INPUT_OUTPUT[task.channels_last] * (OTHER_TAPS if others else 1)
     return cost

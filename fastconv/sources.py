@@ -64,6 +64,27 @@ class AxisSources:
         alone = len(self.taps) == self.step == 1 and self.start == self.first == 0
         return alone and self.count == len(self.table) and bool((self.table == np.arange(self.count)).all())
 
+    def components(self) -> list[AxisSources]:
+        """The axis as a sum of axes of stride 1, each with the taps that meet the same ones of every `stride` sources.
+
+        Those of each have the same step; the one with the most taps comes first (polyphase components).
+        """
+        apart = gcd(self.stride, self.tap_step)
+        components = []
+        for t in range(min(self.stride // apart, len(self.taps))):
+            first, residue = divmod(self.first + t * self.tap_step, self.stride)
+            components.append(
+                replace(
+                    self,
+                    taps=self.taps[t :: self.stride // apart],
+                    table=self.table[residue :: self.stride],
+                    first=first,
+                    tap_step=self.tap_step // apart,
+                    stride=1,
+                )
+            )
+        return components
+
     def zones(self) -> list[AxisSources]:
         """The axis cut where a tap enters or leaves the padding, each stretch with the taps that meet some of x."""
         reads = self.first + np.arange(len(self.taps))[:, None] * self.tap_step + np.arange(self.count) * self.stride

@@ -95,6 +95,20 @@ def test_zones_leave_out_nothing_but_padding(axis, backward):
         assert set(expected.values()) <= {PADDING}
 
 
+@given(axis=axes(), mode=MODES)
+def test_components_of_stride_1_read_the_same(axis, mode):
+    for (whole,) in forward_sources(geometry(axis), mode):
+        components, rows = whole.components(), dict(zip(whole.taps, map_of(whole), strict=True))
+        assert {component.stride for component in components} == {1}
+        assert len({component.tap_step for component in components}) == 1
+        taps = [len(component.taps) for component in components]
+        assert taps[0] == max(taps) <= 1 + min(taps)
+        for component in components:
+            for tap, row in zip(component.taps, map_of(component), strict=True):
+                np.testing.assert_array_equal(row, rows.pop(tap))
+        assert not rows
+
+
 @given(axis=axes())
 def test_backward_holds_each_pair_of_positions_once(axis):
     g = geometry(axis)

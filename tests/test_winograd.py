@@ -87,6 +87,22 @@ CASES = {
     "dilated-reflect": lambda t: Conv((1, 4, 9, 70), (5, 4, 3, 3), padding=4, dilation=4, padding_mode="reflect"),
     "dilated-1d": lambda t: Conv((2, 5, 90), (6, 5, 3), padding=8, dilation=8),
     "dilated-3d": lambda t: Conv((1, 3, 7, 8, 9), (4, 3, 3, 2, 3), dilation=(2, 1, 3), padding=1),
+    "strided": lambda t: Conv((2, 5, 13, 10 * t.vlen + 5), (6, 5, 3, 3), stride=2, padding=1),
+    "strided-one-output": lambda t: Conv((1, 5, 3, 3), (6, 5, 3, 3), stride=2),
+    "strided-images": lambda t: Conv((t.nr + 1, t.vlen + 1, 9, 8), (t.nr + 1, t.vlen + 1, 3, 3), stride=2, padding=1),
+    "strided-groups": lambda t: Conv((2, 12, 11, 20), (18, 4, 3, 3), groups=3, stride=2),
+    "strided-two-chains": lambda t: Conv((1, 300, 9, 10), (17, 300, 3, 3), stride=2, padding=1),
+    "strided-taps-4-5": lambda t: Conv((2, 5, 14, 43), (6, 5, 4, 5), stride=2, padding=2),
+    "strided-taps-7-10": lambda t: Conv((1, 5, 15, 45), (6, 5, 7, 10), stride=(2, 2), padding=(3, 0)),
+    "stride-3": lambda t: Conv((1, 5, 24, 60), (6, 5, 7, 4), stride=3, padding=1),
+    "stride-1-4": lambda t: Conv((1, 5, 11, 70), (6, 5, 3, 11), stride=(1, 4)),
+    "strided-dilated": lambda t: Conv((2, 5, 21, 77), (6, 5, 3, 3), stride=2, dilation=(2, 3), padding=3),
+    "strided-reflect": lambda t: Conv((2, 3, 8, 61), (6, 3, 3, 3), stride=2, padding=2, padding_mode="reflect"),
+    "strided-1d": lambda t: Conv((2, 5, 91), (6, 5, 3), stride=2, padding=1),
+    "strided-3d": lambda t: Conv((1, 4, 7, 8, 9), (5, 4, 3, 3, 3), stride=2, padding=1),
+    "strided-3d-parts": lambda t: Conv((1, 130, 5, 6, 9), (t.mr + 1, 130, 3, 3, 3), stride=(1, 2, 2), padding=1),
+    "strided-threaded": lambda t: Conv((2, 32, 53, 70), (40, 32, 3, 3), stride=2, padding=1),
+    "strided-threaded-few-tiles": lambda t: Conv((1, 130, 27, 30), (131, 130, 3, 3), stride=2, padding=1),
     "transposed": lambda t: ConvTranspose((2, 5, 9, 11), (5, 6, 3, 3), padding=1),
     "transposed-phases": lambda t: ConvTranspose((2, 5, 9, 11), (5, 6, 4, 4), stride=2, padding=1),
     "transposed-phases-6": lambda t: ConvTranspose((1, 4, 7, 8), (4, 5, 6, 6), stride=2, padding=2),
@@ -95,7 +111,7 @@ CASES = {
 }  # fmt: skip
 
 
-LARGE = ("threaded", "threaded-few-tiles", "tiles=NR+1")
+LARGE = ("threaded", "threaded-few-tiles", "tiles=NR+1", "strided-threaded", "strided-threaded-few-tiles")
 RUNS = [(name, layout) for name in CASES for layout in LAYOUTS]
 
 
@@ -107,7 +123,8 @@ def limit(case, terms, x, w):
     """The bound of direct sums, for terms that the transforms have magnified."""
     g = case.geometry
     taps = [-(-k // s) for k, s in zip(g.kernel, g.stride, strict=True)]
-    channels = terms / prod(g.kernel) + 2 * len(taps)
+    components = prod(min(k, s) for k, s in zip(g.kernel, g.stride, strict=True))
+    channels = components * terms / prod(g.kernel) + 2 * len(taps)
     return bound(x.dtype, channels * amplification(taps), x, w)
 
 
@@ -140,7 +157,9 @@ def test_backward_input(name, layout, count, dtype, isa):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", ["threaded", "threaded-few-tiles", "tiles=NR+1", "3d", "3d-three-parts"])
+@pytest.mark.parametrize(
+    "name", ["threaded", "threaded-few-tiles", "tiles=NR+1", "3d", "3d-three-parts", "strided-threaded", "strided-3d"]
+)
 def test_bits_do_not_depend_on_the_number_of_threads(name, layout, isa):
     case = CASES[name](Tile.current("float32"))
     x, weight, bias, _ = operands(case, "float32", layout)
@@ -155,11 +174,11 @@ def test_bits_do_not_depend_on_the_number_of_threads(name, layout, isa):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", ["lines-cross-images", "tiles=VLEN+1", "3d", "threaded"])
+@pytest.mark.parametrize("name", ["lines-cross-images", "tiles=VLEN+1", "3d", "threaded", "strided-threaded"])
 def test_what_is_not_finite_is_where_the_direct_kernel_has_it(name, layout, value, isa, threads):
     case = CASES[name](Tile.current("float32"))
     x, weight, bias, _ = operands(case, "float32", layout)
-    x.flat[x.size // 2] = value
+    x.flat[x.size * 3 // 7] = value
     options = {"data_format": layout, "activation": "tanh", **case.options}
     direct = operator(ff, case)(x, weight, bias, algorithm="direct", **options)
     winograd = operator(ff, case)(x, weight, bias, algorithm="winograd", **options)
@@ -195,23 +214,27 @@ def test_prepared_weights_give_the_same_bits_and_outlive_the_weight(layout, isa)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("rectified", [False, True])
 @pytest.mark.parametrize(
-    ("size", "channels", "kernel"),
+    ("size", "channels", "kernel", "stride"),
     [
-        ((400,), 512, 3),
-        ((28, 28), 64, 3),
-        ((14, 14), 512, 3),
-        ((20, 20), 64, 5),
-        ((8, 8, 8), 32, 3),
-        ((8, 8, 8), 128, 3),
-        ((4, 14, 14), 256, 3),
-        ((4, 14, 14), 512, 3),
-        ((2, 7, 7), 512, 3),
-        ((5, 8, 8), 512, 2),
-        ((6, 8, 8), 128, 4),
+        ((400,), 512, 3, 1),
+        ((28, 28), 64, 3, 1),
+        ((14, 14), 512, 3, 1),
+        ((20, 20), 64, 5, 1),
+        ((8, 8, 8), 32, 3, 1),
+        ((8, 8, 8), 128, 3, 1),
+        ((4, 14, 14), 256, 3, 1),
+        ((4, 14, 14), 512, 3, 1),
+        ((2, 7, 7), 512, 3, 1),
+        ((5, 8, 8), 512, 2, 1),
+        ((6, 8, 8), 128, 4, 1),
+        ((400,), 512, 5, 2),
+        ((28, 28), 64, 5, 2),
+        ((28, 28), 128, 4, 2),
+        ((30, 30), 64, 7, 2),
     ],
 )
-def test_error_is_within_four_times_the_direct_kernels(size, channels, kernel, rectified, layout, isa):
-    case = Conv((1, channels, *size), (32, channels, *[kernel] * len(size)), padding=kernel // 2)
+def test_error_is_within_four_times_the_direct_kernels(size, channels, kernel, stride, rectified, layout, isa):
+    case = Conv((1, channels, *size), (32, channels, *[kernel] * len(size)), padding=kernel // 2, stride=stride)
     rng = np.random.default_rng(0)
     x, weight = (rng.standard_normal(shape).astype(np.float32) for shape in (case.x, case.weight))
     x = np.maximum(x, 0) if rectified else x
@@ -253,7 +276,9 @@ def test_auto_takes_it_where_it_pays():
     large = (1, 64, 56, 56), (64, 64, 3, 3)
     assert chosen(*large, padding=1) is WinogradPlan
     assert chosen(*large, padding=1, algorithm="direct") is DirectPlan
-    assert chosen(*large, padding=1, stride=2, algorithm="winograd") is DirectPlan  # it cannot run that
+    assert chosen(*large, padding=1, stride=3, algorithm="winograd") is DirectPlan  # one tap a component
+    assert chosen(*large, padding=1, stride=2) is DirectPlan  # it saves little
+    assert chosen((16, 256, 16, 16), (512, 256, 5, 5), padding=2, stride=2) is WinogradPlan
     assert chosen((1, 64, 56, 56), (64, 64, 1, 1)) is DirectPlan
     assert chosen((1, 3, 224, 224), (64, 3, 3, 3), padding=1) is DirectPlan  # too few channels
     few_tiles = (1, 256, 14, 14), (256, 256, 3, 3)

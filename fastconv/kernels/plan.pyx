@@ -17,7 +17,9 @@ cdef class ConvolutionPlan:
 
     A kernel's plan says how it packs, how much memory it works in and how it runs. It is made of `sources`, the phases
     of fastconv.sources; of `kin` and `kout`, source and destination channels a group; and of `backward`, whether the
-    weight's first axis is the source's channels (backward_input).
+    weight's first axis is the source's channels (backward_input). Its ``tasks(threads)`` are what so many threads share
+    out: an array for each step that all must end before the next one begins, with the cost, in multiply-adds, of every
+    task, in the order in which threads take them one by one.
 
     Attributes
     ----------
@@ -50,13 +52,6 @@ cdef class ConvolutionPlan:
         """Scratch memory of a call with so many threads: of each, and what they share."""
         cdef Scratch s = self._scratch(threads)
         return s.own, s.shared
-
-    def tasks(self, int threads):
-        """What so many threads share out: an array for each step that all must end before the next one begins.
-
-        It holds the cost, in multiply-adds, of every task, in the order in which threads take them one by one.
-        """
-        raise NotImplementedError
 
     def task_count(self, int threads):
         return sum(map(len, self.tasks(threads)))

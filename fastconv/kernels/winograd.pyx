@@ -1,4 +1,4 @@
-"""Winograd convolution: F(m, r) with 6 points an axis, for stride 1 and any stride phase of 2 to 5 taps an axis.
+"""Winograd convolution: F(m, r) with 6 points an axis, for 2 to 5 taps an axis of stride 1, or of a stride's component.
 
     y = A' (sum over channels c of (G w[row][c]) * (B' x[c])),  tile by tile of m = 7 - r outputs an axis
 
@@ -14,6 +14,10 @@ team together:
 
 With dilation d the positions i, i + d, ... of an axis are a grid of their own; its tiles are numbered with the others.
 
+With stride s the taps fall on components, each a convolution of stride 1 of every s-th source, which are more channels
+of the same points (`AxisSources.components`): 3 taps of stride 2 are 2 and 1. A component of one tap less has zeros in
+the last points of its weight, which are left out: 11 multiplications an axis for 5 outputs of 3 taps.
+
 Lanes are neighbouring tiles of a line (channels_first) or channels (channels_last), so that nothing is transposed. The
 transformed weight is read once a batch. Where a team has batches enough, each thread takes whole ones, which fit L2 if
 channels are few; else the team shares every step of a batch, so that the weight is read once for all of them.
@@ -26,6 +30,8 @@ winograd_planes.pyx and winograd_pixels.pyx are the three steps of either layout
 
 Source: Lavin, Gray, "Fast algorithms for convolutional neural networks", 2016, section 4.
 """
+
+import itertools
 
 import numpy as np
 
@@ -60,10 +66,12 @@ from fastconv.kernels.winograd_problem cimport (
     POINTS,
     Axis,
     Batch,
+    Component,
     Cut,
     Phase,
     Problem,
     TileAxis,
+    has_point,
     weight_stride,
 )
 
@@ -92,11 +100,15 @@ cdef inline Py_ssize_t transform_units(const Problem *p, const Cut *cut, Py_ssiz
 
 cdef void input_unit(const Problem *p, const Phase *f, const Cut *cut, const Call *call, const Batch *b,
                      Py_ssize_t unit, char *lists) noexcept nogil:
-    cdef Py_ssize_t vectors = ceil_div(b.tiles, p.kernels.vlen), channel = unit // vectors * cut.channels
+    """A unit of work of any component."""
+    cdef Py_ssize_t vectors = ceil_div(b.tiles, p.kernels.vlen), channel
+    cdef int component = <int> (unit % f.components)
+    unit //= f.components
+    channel = unit // vectors * cut.channels
     if p.channels_last:
-        pixels_in(p, f, cut, call, b, unit)
+        pixels_in(p, f, component, cut, call, b, unit)
     else:
-        planes_in(p, f, cut, call, b, unit % vectors, channel, min(p.kin, channel + cut.channels), lists)
+        planes_in(p, f, component, cut, call, b, unit % vectors, channel, min(p.kin, channel + cut.channels), lists)
 
 
 cdef inline Py_ssize_t rows_of_part(const Problem *p, Py_ssize_t parts) noexcept nogil:
@@ -149,7 +161,7 @@ cdef void run_batch(const Problem *p, const Phase *f, const Cut *cut, const Call
     cdef char *lists = own + cut.buffers
     cdef Batch b = batch_of(p, f, cut, index, own)
     cdef Py_ssize_t unit
-    for unit in range(transform_units(p, cut, b.tiles, p.kin)):
+    for unit in range(f.components * transform_units(p, cut, b.tiles, p.kin)):
         input_unit(p, f, cut, call, &b, unit, lists)
     for unit in range(f.points):
         product_unit(p, f, cut, call, &b, unit, 1)
@@ -174,7 +186,8 @@ cdef Py_ssize_t busiest(Py_ssize_t all, Py_ssize_t tiles, int threads) noexcept 
 
 cdef Cut cut_for(const Problem *p, const Phase *f, int threads) noexcept nogil:
     """Batches as large as their buffers may be, but small enough for all threads to have some."""
-    cdef Py_ssize_t bytes = f.points * max(p.kin, p.kout) * p.itemsize, all = max(1, f.tiles * p.batch), most
+    cdef Py_ssize_t channels = max(f.components * p.kin, p.kout), all = max(1, f.tiles * p.batch), most
+    cdef Py_ssize_t bytes = f.points * channels * p.itemsize
     cdef Cut cut
     most = max(FEWEST_TILES, min(MOST_TILES, OWN_BYTES // bytes))
     cut.together = threads > 1 and p.groups * ceil_div(all, most) < 2 * threads
@@ -190,7 +203,7 @@ cdef Cut cut_for(const Problem *p, const Phase *f, int threads) noexcept nogil:
         cut.channels = min(p.kin, p.kout) * ceil_div(cut.tiles, p.kernels.vlen) // (UNITS * threads)
         cut.channels = max(FEW_CHANNELS, min(CHUNK, round_up(cut.channels, FEW_CHANNELS)))
     cut.batches = ceil_div(f.tiles * p.batch, cut.tiles)  # an empty batch has none
-    cut.stride = cut.tiles * max(p.kin, p.kout) * p.itemsize + LINE
+    cut.stride = cut.tiles * channels * p.itemsize + LINE
     cut.buffers = (2 * f.points if cut.together else f.points + 1) * cut.stride
     cut.own = 0
     if not p.channels_last:
@@ -230,7 +243,7 @@ cdef void run(const Problem *p, const Call *call, char *shared, int threads) noe
             parts = parts_of_product(p, f, threads)
             for index in range(p.groups * cut.batches if cut.together else 0):
                 b = batch_of(p, f, &cut, index, shared)
-                for unit in prange(transform_units(p, &cut, b.tiles, p.kin), schedule="dynamic"):
+                for unit in prange(f.components * transform_units(p, &cut, b.tiles, p.kin), schedule="dynamic"):
                     input_unit(p, f, &cut, call, &b, unit, lists)
                 for unit in prange(f.points * parts, schedule="dynamic"):
                     product_unit(p, f, &cut, call, &b, unit, parts)
@@ -242,25 +255,29 @@ cdef void run(const Problem *p, const Call *call, char *shared, int threads) noe
 
 cdef void transform_row(const Problem *p, const Phase *f, const char *weight, char *packed, Py_ssize_t group,
                         Py_ssize_t row) noexcept nogil:
-    """packed[group][point][row][kin] of one row, or of one channel of all panels: [group][point][panel][kin][NR]."""
+    """packed[group][point][row][component][kin] of one row, or of one channel of all panels:
+    [group][point][panel][component][kin][NR].
+    """
     cdef Py_ssize_t row_stride = p.kernel_taps if p.backward else p.kin * p.kernel_taps, isz = p.itemsize, panel = 0
     cdef Py_ssize_t stride = p.kout * p.kernel_taps if p.backward else p.kernel_taps, nr = p.kernels.nr
     cdef const char *source = weight + group * p.kin * p.kout * p.kernel_taps * isz
-    cdef char *to = packed + f.weight_offset + group * f.points * weight_stride(p)
+    cdef char *to = packed + f.weight_offset + group * f.points * weight_stride(p, f)
+    cdef Py_ssize_t channels = f.components * p.kin
     cdef fastconv_winograd_weight w
     cdef int i
-    w.axes, w.depth, w.offsets, w.point_stride = p.axes, f.axis[0].points, f.weight_taps, weight_stride(p)
+    w.axes, w.depth, w.point_stride = p.axes, f.axis[0].points, weight_stride(p, f)
+    w.stride = row_stride if p.channels_last else stride
     for i in range(3):
         w.taps[i] = f.taps[i]
-    if not p.channels_last:
-        w.stride = stride
-        p.kernels.winograd_weight(&w, source + row * row_stride * isz, to + row * p.kin * isz, p.kin)
-        return
-    w.stride = row_stride
-    while panel < p.kout:
-        p.kernels.winograd_weight(&w, source + (row * stride + panel * row_stride) * isz,
-                                  to + (panel * p.kin + row * nr) * isz, min(nr, p.kout - panel))
-        panel += nr
+    for i in range(f.components):
+        w.offsets, panel = f.component[i].weight_taps, 0
+        if not p.channels_last:
+            p.kernels.winograd_weight(&w, source + row * row_stride * isz, to + (row * channels + i * p.kin) * isz,
+                                      p.kin)
+        while p.channels_last and panel < p.kout:
+            p.kernels.winograd_weight(&w, source + (row * stride + panel * row_stride) * isz,
+                                      to + (panel * channels + (i * p.kin + row) * nr) * isz, min(nr, p.kout - panel))
+            panel += nr
 
 
 # -------------------------------------------------------------------------------------------------------- plans
@@ -290,36 +307,65 @@ cdef class WinogradPlan(ConvolutionPlan):
         self.zeros = <const char *> self._hold(np.zeros(groups * kin * p.itemsize if channels_last else 0, np.uint8))
         for i in range(p.phases):
             self._describe(&p.phase[i], sources[i], kernel)
-            self.multiply_adds += <double> groups * kin * kout * p.phase[i].points * batch * p.phase[i].tiles
         self.work = self.multiply_adds
 
     cdef _describe(self, Phase *f, axes, kernel):
         cdef int i, missing = 3 - len(axes)
         cdef Axis *a
-        taps, points = np.zeros(1, np.intp), winograd_points(axes, self.problem.kin)
+        points, kin = winograd_points(axes, self.problem.kin), self.problem.kin
         f.tiles = f.points = 1
         for i in range(3):
             a = &f.axis[i]
-            a.step, a.dilation, a.outputs, a.points, f.taps[i] = 1, 1, 1, 1, 1
-            table, tiles = np.zeros(1, np.intp), np.array([[0, 0, 1, 0]], np.intp)
+            a.step, a.dilation, a.source_step, a.outputs, a.points, f.taps[i] = 1, 1, 1, 1, 1, 1
+            tiles = np.array([[0, 0, 1, 0]], np.intp)
             if i >= missing:
                 axis = axes[i - missing]
-                a.dilation, f.taps[i], a.points = abs(axis.tap_step), len(axis.taps), points[i - missing]
+                like = axis.components()[0]
+                a.dilation, f.taps[i], a.points = abs(like.tap_step), len(like.taps), points[i - missing]
                 a.step, a.outputs = axis.step * a.dilation, a.points + 1 - f.taps[i]
-                tiles = tiles_of(axis, a.outputs)
-                table = input_table(axis, axis.count + (a.outputs + 2 * POINTS) * a.dilation)
-                order = axis.taps if axis.tap_step > 0 else axis.taps[::-1]
-                taps = (taps[:, None] * kernel[i - missing] + np.array(order, np.intp)).ravel()
-            a.table = <const Py_ssize_t *> self._hold(table)
+                a.source_step = axis.stride * a.dilation
+                tiles = tiles_of(like, a.outputs)
             a.tile, a.tiles = <const TileAxis *> self._hold(tiles), len(tiles)
             f.tiles *= a.tiles
             f.points *= a.points
-        kin = self.problem.kin
+        self._describe_components(f, axes, kernel)
         f.part = kin if missing else even_part(kin, CHAIN, 1)
         f.chain = even_part(f.part, CHAIN if missing else CHAIN_FOUR if f.axis[0].points == 4 else CHAIN_SIX, 1)
-        f.weight_taps = <const Py_ssize_t *> self._hold(taps)
         f.weight_offset = self.packed_bytes
-        self.packed_bytes += self.problem.groups * f.points * weight_stride(&self.problem)
+        self.packed_bytes += self.problem.groups * f.points * weight_stride(&self.problem, f)
+        self.multiply_adds += <double> self.problem.groups * self.problem.batch * f.tiles * self._products(f)
+
+    cdef _describe_components(self, Phase *f, axes, kernel):
+        cdef int i, missing = 3 - len(axes)
+        cdef Component *component
+        components = list(itertools.product(*(axis.components() for axis in axes)))
+        component = <Component *> self._hold(np.zeros(len(components) * sizeof(Component), np.uint8))
+        f.components, f.component = len(components), component
+        for along in components:
+            for i in range(3):
+                table = np.zeros(1, np.intp)
+                if i >= missing:
+                    axis = along[i - missing]
+                    table = input_table(axis, axis.count + (f.axis[i].outputs + 2 * POINTS) * f.axis[i].dilation)
+                    component.shorter[i] = len(axis.taps) < f.taps[i]
+                component.table[i] = <const Py_ssize_t *> self._hold(table)
+            taps = tap_offsets(along, [f.taps[i] for i in range(missing, 3)], kernel)
+            component.weight_taps = <const Py_ssize_t *> self._hold(taps)
+            component += 1
+
+    cdef _components_of_points(self, const Phase *f):
+        """How many components each point of a tile has."""
+        cdef Py_ssize_t point
+        cdef int i
+        has = np.zeros(f.points)
+        for point in range(f.points):
+            for i in range(f.components):
+                has[point] += has_point(f, &f.component[i], point)
+        return has
+
+    cdef double _products(self, const Phase *f):
+        """Multiply-adds of a group's channels in one tile."""
+        return <double> self.problem.kin * self.problem.kout * self._components_of_points(f).sum()
 
     @property
     def packing(self):
@@ -359,8 +405,8 @@ cdef class WinogradPlan(ConvolutionPlan):
                 for tiles in batches:
                     steps += self._steps_of_batch(f, tiles, cut.channels, parts_of_product(p, f, threads))
             else:
-                each = <double> p.kin * p.kout + INPUT_OUTPUT[p.channels_last] * (p.kin + p.kout)
-                steps.append(batches * (f.points * each))
+                each = f.points * <double> INPUT_OUTPUT[p.channels_last] * (f.components * p.kin + p.kout)
+                steps.append(batches * (each + self._products(f)))
         return steps
 
     cdef _steps_of_batch(self, const Phase *f, Py_ssize_t tiles, Py_ssize_t channels, Py_ssize_t parts):
@@ -371,8 +417,8 @@ cdef class WinogradPlan(ConvolutionPlan):
         lanes = np.ones(tiles) if p.channels_last else sizes_of_parts(tiles, p.kernels.vlen)
         inputs, outputs = ([n] if p.channels_last else sizes_of_parts(n, channels) for n in (p.kin, p.kout))
         return [
-            np.outer(inputs, lanes).ravel() * point,
-            np.tile(products, f.points),
+            np.repeat(np.outer(inputs, lanes).ravel() * point, f.components),
+            np.outer(self._components_of_points(f), products).ravel(),
             np.outer(outputs, lanes).ravel() * point,
         ]
 
@@ -429,6 +475,17 @@ def tiles_of(axis, outputs):
             for k, i in enumerate(tiles)
         ]
     return np.array(rows, np.intp)
+
+
+def tap_offsets(axes, taps, kernel):
+    """Elements from a kernel's start of a component's taps, in the order of the input; -1 for those that it lacks."""
+    offsets = np.zeros(1, np.intp)
+    for axis, most, length in zip(axes, taps, kernel):
+        along = np.full(most, -1, np.intp)
+        along[:len(axis.taps)] = axis.taps if axis.tap_step > 0 else axis.taps[::-1]
+        lacks = (offsets[:, None] < 0) | (along < 0)
+        offsets = np.where(lacks, -1, offsets[:, None] * length + along).ravel()
+    return offsets
 
 
 def input_table(axis, length):

@@ -12,6 +12,7 @@ from fastconv.kernels.winograd_problem cimport (
     MOST_VALUES,
     Axis,
     Batch,
+    Component,
     Cut,
     Phase,
     Problem,
@@ -24,30 +25,33 @@ from fastconv.kernels.winograd_problem cimport (
     weight_point,
 )
 
-cdef void pixels_in(const Problem *p, const Phase *f, const Cut *cut, const Call *call, const Batch *b,
+cdef void pixels_in(const Problem *p, const Phase *f, int component, const Cut *cut, const Call *call, const Batch *b,
                     Py_ssize_t tile) noexcept nogil:
     cdef const char *pixels[MOST_VALUES]
     cdef const Axis *axis = &f.axis[0]
+    cdef const Component *from_component = &f.component[component]
     cdef fastconv_winograd_pixels t
     cdef Tile at = tile_at(f, b.first + tile)
     cdef Py_ssize_t pixel = p.groups * p.kin * p.itemsize, line, w
     cdef int d, h, i, used = 0
     for d in range(axis[0].points):
         for h in range(axis[1].points):
-            line = pixels_line(p, f, &at, d, h)
+            line = pixels_line(p, f, from_component, &at, d, h)
             for i in range(axis[2].points):
-                w = source_of(&axis[2], at.w, i)
+                w = source_of(f, from_component, 2, at.w, i)
                 pixels[used] = call.zeros if line < 0 or w < 0 else call.source + (line + w) * pixel
                 used += 1
     t.axes, t.depth, t.channels = p.axes, axis[0].points, p.kin
     t.pixels, t.offset = pixels, b.group * p.kin * p.itemsize
-    t.points, t.point_stride = b.points + tile * p.kin * p.itemsize, cut.stride
+    t.points = b.points + (tile * f.components + component) * p.kin * p.itemsize
+    t.point_stride = cut.stride
     p.kernels.winograd_input_pixels(&t)
 
 
-cdef inline Py_ssize_t pixels_line(const Problem *p, const Phase *f, const Tile *at, int d, int h) noexcept nogil:
+cdef inline Py_ssize_t pixels_line(const Problem *p, const Phase *f, const Component *component, const Tile *at, int d,
+                                   int h) noexcept nogil:
     """Index of the first pixel of input line (d, h) of a tile, -1 for padding."""
-    cdef Py_ssize_t row_d = source_of(&f.axis[0], at.d, d), row_h = source_of(&f.axis[1], at.h, h)
+    cdef Py_ssize_t row_d = source_of(f, component, 0, at.d, d), row_h = source_of(f, component, 1, at.h, h)
     if row_d < 0 or row_h < 0:
         return -1
     return at.n * p.source_plane + (row_d * p.source_size[1] + row_h) * p.source_size[2]
@@ -91,25 +95,26 @@ cdef void tiles_by_panels(const Problem *p, const Phase *f, const Cut *cut, cons
                           Py_ssize_t point, Py_ssize_t column, Py_ssize_t stop) noexcept nogil:
     """sums[point][tile][column .. stop] = points[point][tile][channel] x weight[point][panel][channel][NR]."""
     cdef Py_ssize_t nr = p.kernels.nr, mr = p.kernels.mr, isz = p.itemsize, zero = 0, tile, tiles, i
+    cdef Py_ssize_t channels = f.components * p.kin
     cdef const char *a[FASTCONV_MAX_ROWS]
     cdef const char *panel
     cdef char *c[FASTCONV_MAX_ROWS]
     cdef fastconv_gemm_tile t
     tiles = ceil_div(b.tiles, mr)
-    t.entries, t.k, t.a, t.a_offset, t.b_offsets, t.c = 1, p.kin, a, 0, &zero, c
-    t.ldb, t.accumulate, t.epilogue = nr, False, NULL
+    t.entries, t.a, t.b_offsets, t.c, t.ldb = 1, a, &zero, c, nr
     while column < stop:
         t.columns = <int> min(nr, p.kout - column)
-        panel = weight_point(p, f, call, b.group, point) + column * p.kin * isz
+        panel = weight_point(p, f, call, b.group, point) + column * channels * isz
         t.c_offset = column * isz
-        t.prefetch, t.prefetch_step = panel + nr * p.kin * isz, nr * isz // tiles
+        t.prefetch, t.prefetch_step = panel + nr * channels * isz, nr * isz // tiles
         tile = 0
         while tile < b.tiles:
             t.rows = <int> ceil_div(b.tiles - tile, ceil_div(b.tiles - tile, mr))
             for i in range(t.rows):
-                a[i] = b.points + point * cut.stride + (tile + i) * p.kin * isz
+                a[i] = b.points + point * cut.stride + (tile + i) * channels * isz
                 c[i] = b.sums + point * cut.stride + (tile + i) * p.kout * isz
             t.b = panel
-            sum_chains(p, f, &t)
+            sum_chains(p, f, point, &t)
+            t.prefetch += channels * t.prefetch_step
             tile += t.rows
         column += nr

@@ -18,6 +18,7 @@ from fastconv.kernels.winograd_problem cimport (
     POINTS,
     Axis,
     Batch,
+    Component,
     Cut,
     Phase,
     Problem,
@@ -46,32 +47,34 @@ cdef int stretches_of(const Phase *f, Py_ssize_t q, Py_ssize_t lanes, Stretch *s
     return count
 
 
-cdef Py_ssize_t source_line(const Problem *p, const Phase *f, const Tile *at, int d, int h) noexcept nogil:
+cdef Py_ssize_t source_line(const Problem *p, const Phase *f, const Component *component, const Tile *at, int d,
+                            int h) noexcept nogil:
     """Index of the first element of input line (d, h) of a tile in the first channel of its image, -1 for padding."""
-    cdef Py_ssize_t row_d = source_of(&f.axis[0], at.d, d), row_h = source_of(&f.axis[1], at.h, h)
+    cdef Py_ssize_t row_d = source_of(f, component, 0, at.d, d), row_h = source_of(f, component, 1, at.h, h)
     if row_d < 0 or row_h < 0:
         return -1
     return at.n * p.groups * p.kin * p.source_plane + (row_d * p.source_size[1] + row_h) * p.source_size[2]
 
 
-cdef Py_ssize_t line_runs(const Axis *w, const Stretch *s, Py_ssize_t part, fastconv_run *runs) noexcept nogil:
+cdef Py_ssize_t line_runs(const Axis *w, const Py_ssize_t *table, const Stretch *s, Py_ssize_t part,
+                          fastconv_run *runs) noexcept nogil:
     """Runs of a stretch's columns, from a line's first element, to its place in the buffer's part of the line."""
     cdef Py_ssize_t length = s.length * w.outputs, i = 0, begin, source, count = 0
-    cdef const Py_ssize_t *table = w.table + w.tile[s.at.w].input + part * w.outputs * w.dilation
+    table += w.tile[s.at.w].input + part * w.outputs * w.dilation
     while i < length:
         source, begin = table[i * w.dilation], i
         i += 1
         if source < 0:
             continue
-        while i < length and table[i * w.dilation] == source + (i - begin) * w.dilation:
+        while i < length and table[i * w.dilation] == source + (i - begin) * w.source_step:
             i += 1
-        runs[count] = fastconv_run(source, s.lane * w.outputs + begin, i - begin, w.dilation, False)
+        runs[count] = fastconv_run(source, s.lane * w.outputs + begin, i - begin, w.source_step, False)
         count += 1
     return count
 
 
-cdef Py_ssize_t input_runs(const Problem *p, const Phase *f, Py_ssize_t q, Py_ssize_t lanes, fastconv_run *runs,
-                           Py_ssize_t *whole) noexcept nogil:
+cdef Py_ssize_t input_runs(const Problem *p, const Phase *f, const Component *component, Py_ssize_t q,
+                           Py_ssize_t lanes, fastconv_run *runs, Py_ssize_t *whole) noexcept nogil:
     """How the buffer of VLEN tiles' lines is filled for any channel; see table.h."""
     cdef Stretch stretches[MOST_LANES]
     cdef int used = stretches_of(f, q, lanes, stretches), d, h, s
@@ -81,11 +84,11 @@ cdef Py_ssize_t input_runs(const Problem *p, const Phase *f, Py_ssize_t q, Py_ss
             for part in range(ceil_div(POINTS, f.axis[2].outputs)):
                 first = count
                 for s in range(used):
-                    base = source_line(p, f, &stretches[s].at, d, h)
+                    base = source_line(p, f, component, &stretches[s].at, d, h)
                     if base < 0:
                         continue
                     i = count
-                    count += line_runs(&f.axis[2], &stretches[s], part, runs + count)
+                    count += line_runs(&f.axis[2], component.table[2], &stretches[s], part, runs + count)
                     while i < count:
                         runs[i].start += base
                         runs[i].to += line * length
@@ -138,15 +141,16 @@ cdef fastconv_winograd_planes planes_of(const Problem *p, const Phase *f, Py_ssi
     return t
 
 
-cdef void planes_in(const Problem *p, const Phase *f, const Cut *cut, const Call *call, const Batch *b,
+cdef void planes_in(const Problem *p, const Phase *f, int component, const Cut *cut, const Call *call, const Batch *b,
                     Py_ssize_t vector, Py_ssize_t channel, Py_ssize_t stop, char *lists) noexcept nogil:
     cdef Py_ssize_t vlen = p.kernels.vlen, isz = p.itemsize, lanes = min(vlen, b.tiles - vector * vlen)
     cdef fastconv_winograd_planes t = planes_of(p, f, lanes, lists)
-    t.count = input_runs(p, f, b.first + vector * vlen, lanes, <fastconv_run *> t.runs, <Py_ssize_t *> t.whole)
+    t.count = input_runs(p, f, &f.component[component], b.first + vector * vlen, lanes, <fastconv_run *> t.runs,
+                         <Py_ssize_t *> t.whole)
     t.channels, t.plane_stride = stop - channel, p.source_plane
     t.source = call.source + (b.group * p.kin + channel) * p.source_plane * isz
     t.point_stride, t.channel_stride = cut.stride, cut.tiles * isz
-    t.points = b.points + channel * t.channel_stride + vector * vlen * isz
+    t.points = b.points + (component * p.kin + channel) * t.channel_stride + vector * vlen * isz
     p.kernels.winograd_input_planes(&t)
 
 
@@ -174,23 +178,23 @@ cdef void rows_by_tiles(const Problem *p, const Phase *f, const Cut *cut, const 
                         Py_ssize_t point, Py_ssize_t row, Py_ssize_t stop) noexcept nogil:
     """sums[point][row .. stop][tile] = weight[point][row][channel] x points[point][channel][tile]."""
     cdef Py_ssize_t nr = p.kernels.nr, isz = p.itemsize, zero = 0, length = cut.tiles * isz, tile, tiles, i, ahead
+    cdef Py_ssize_t channels = f.components * p.kin
     cdef const char *weight = weight_point(p, f, call, b.group, point)
     cdef const char *a[FASTCONV_MAX_ROWS]
     cdef char *c[FASTCONV_MAX_ROWS]
     cdef fastconv_gemm_tile t
     tiles = ceil_div(b.tiles, nr)
-    t.entries, t.k, t.a, t.a_offset, t.b_offsets, t.c = 1, p.kin, a, 0, &zero, c
-    t.ldb, t.accumulate, t.epilogue = cut.tiles, False, NULL
+    t.entries, t.a, t.b_offsets, t.c, t.ldb = 1, a, &zero, c, cut.tiles
     while row < stop:
         t.rows = <int> ceil_div(stop - row, ceil_div(stop - row, p.kernels.mr))
         for i in range(t.rows):
-            a[i] = weight + (row + i) * p.kin * isz
+            a[i] = weight + (row + i) * channels * isz
             c[i] = b.sums + point * cut.stride + (row + i) * length
-        ahead, t.prefetch_step = t.rows * p.kin * isz // tiles, t.rows * isz // tiles
+        ahead, t.prefetch_step = t.rows * channels * isz // tiles, t.rows * isz // tiles
         for tile in range(tiles):
-            t.prefetch = a[0] + t.rows * p.kin * isz + tile * ahead
+            t.prefetch = a[0] + t.rows * channels * isz + tile * ahead
             t.columns = <int> min(nr, b.tiles - tile * nr)
             t.c_offset = tile * nr * isz
             t.b = b.points + point * cut.stride + t.c_offset
-            sum_chains(p, f, &t)
+            sum_chains(p, f, point, &t)
         row += t.rows

@@ -262,7 +262,7 @@ typedef struct {
  * A point's values are `point_stride` bytes apart from the next one's. */
 typedef struct {
   int axes, depth, taps[3];
-  const ptrdiff_t *offsets; /* [taps]: elements from a kernel's start, in the order of the input */
+  const ptrdiff_t *offsets; /* [taps]: elements from a kernel's start, in the order of the input; -1: a tap of 0 */
   ptrdiff_t stride;         /* elements between the kernels of neighbouring lanes */
   ptrdiff_t point_stride;
 } fastconv_winograd_weight;

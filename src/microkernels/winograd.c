@@ -200,9 +200,9 @@ static void NAME(winograd_weight)(const fastconv_winograd_weight *w, const char 
     const ptrdiff_t some = n - i < VLEN ? n - i : VLEN;
     for (int d = 0; d < r[0]; d++)
       for (int h = 0; h < r[1]; h++)
-        for (int c = 0; c < r[2]; c++)
+        for (int c = 0; c < r[2]; c++, tap++)
           v[(d * POINTS + h) * POINTS + c] =
-              NAME(strided)((const real *)from + i * w->stride + *tap++, w->stride, some);
+              *tap < 0 ? (vec){0} : NAME(strided)((const real *)from + i * w->stride + *tap, w->stride, some);
     for (int d = 0; d < r[0]; d++)
       for (int h = 0; h < r[1]; h++) NAME(weight_any)(r[2], v + (d * POINTS + h) * POINTS, 1);
     for (int d = 0; d < r[0] && axes > 1; d++)
@@ -321,11 +321,16 @@ INLINE void NAME(bring_lines)(const fastconv_winograd_planes *t, const int m, co
 /* One run, which may end beyond the last full vector: what follows is written later, or zero. */
 INLINE void NAME(fill_run)(real *dst, const real *plane, const fastconv_run *run) {
   const real *src = plane + run->from;
+  ptrdiff_t i = 0;
   if (run->step != 1) {
-    for (ptrdiff_t i = 0; i < run->length; i++) dst[run->to + i] = src[i * run->step];
+    for (; run->step == 2 && i + VLEN < run->length; i += VLEN) { /* not the last one, which may end x */
+      vec part[2];
+      NAME(split)(2, part, src + 2 * i);
+      NAME(store)(dst + run->to + i, part[0]);
+    }
+    for (; i < run->length; i++) dst[run->to + i] = src[i * run->step];
     return;
   }
-  ptrdiff_t i = 0;
   for (; i + VLEN <= run->length; i += VLEN) {
     NAME(store)(dst + run->to + i, NAME(load)(src + i));
     __asm__("" : "+r"(src)); /* else the compiler calls memcpy for a few vectors */
