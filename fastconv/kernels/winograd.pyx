@@ -31,8 +31,6 @@ winograd_planes.pyx and winograd_pixels.pyx are the three steps of either layout
 Source: Lavin, Gray, "Fast algorithms for convolutional neural networks", 2016, section 4.
 """
 
-import itertools
-
 import numpy as np
 
 from cython.parallel cimport parallel, prange, threadid
@@ -64,14 +62,12 @@ from fastconv.kernels.winograd_problem cimport (
     MOST_PARTS,
     MOST_VALUES,
     POINTS,
-    Axis,
     Batch,
-    Component,
     Cut,
     Phase,
     Problem,
-    TileAxis,
     has_point,
+    place_phase,
     weight_stride,
 )
 
@@ -310,48 +306,13 @@ cdef class WinogradPlan(ConvolutionPlan):
         self.work = self.multiply_adds
 
     cdef _describe(self, Phase *f, axes, kernel):
-        cdef int i, missing = 3 - len(axes)
-        cdef Axis *a
-        points, kin = winograd_points(axes, self.problem.kin), self.problem.kin
-        f.tiles = f.points = 1
-        for i in range(3):
-            a = &f.axis[i]
-            a.step, a.dilation, a.source_step, a.outputs, a.points, f.taps[i] = 1, 1, 1, 1, 1, 1
-            tiles = np.array([[0, 0, 1, 0]], np.intp)
-            if i >= missing:
-                axis = axes[i - missing]
-                like = axis.components()[0]
-                a.dilation, f.taps[i], a.points = abs(like.tap_step), len(like.taps), points[i - missing]
-                a.step, a.outputs = axis.step * a.dilation, a.points + 1 - f.taps[i]
-                a.source_step = axis.stride * a.dilation
-                tiles = tiles_of(like, a.outputs)
-            a.tile, a.tiles = <const TileAxis *> self._hold(tiles), len(tiles)
-            f.tiles *= a.tiles
-            f.points *= a.points
-        self._describe_components(f, axes, kernel)
+        kin, missing = self.problem.kin, 3 - len(axes)
+        place_phase(f, self.keep, axes, kernel, winograd_points(axes, kin))
         f.part = kin if missing else even_part(kin, CHAIN, 1)
         f.chain = even_part(f.part, CHAIN if missing else CHAIN_FOUR if f.axis[0].points == 4 else CHAIN_SIX, 1)
         f.weight_offset = self.packed_bytes
         self.packed_bytes += self.problem.groups * f.points * weight_stride(&self.problem, f)
         self.multiply_adds += <double> self.problem.groups * self.problem.batch * f.tiles * self._products(f)
-
-    cdef _describe_components(self, Phase *f, axes, kernel):
-        cdef int i, missing = 3 - len(axes)
-        cdef Component *component
-        components = list(itertools.product(*(axis.components() for axis in axes)))
-        component = <Component *> self._hold(np.zeros(len(components) * sizeof(Component), np.uint8))
-        f.components, f.component = len(components), component
-        for along in components:
-            for i in range(3):
-                table = np.zeros(1, np.intp)
-                if i >= missing:
-                    axis = along[i - missing]
-                    table = input_table(axis, axis.count + (f.axis[i].outputs + 2 * POINTS) * f.axis[i].dilation)
-                    component.shorter[i] = len(axis.taps) < f.taps[i]
-                component.table[i] = <const Py_ssize_t *> self._hold(table)
-            taps = tap_offsets(along, [f.taps[i] for i in range(missing, 3)], kernel)
-            component.weight_taps = <const Py_ssize_t *> self._hold(taps)
-            component += 1
 
     cdef _components_of_points(self, const Phase *f):
         """How many components each point of a tile has."""
@@ -462,37 +423,3 @@ cdef void activate(const Problem *p, const Call *call, int threads) noexcept:
     cdef char *to = call.destination
     for i in prange(rows, nogil=True, num_threads=threads, schedule="static"):
         p.kernels.activate(call.activation, call.alpha, to + i * n * p.itemsize, to + i * n * p.itemsize, n)
-
-
-def tiles_of(axis, outputs):
-    """A TileAxis a row: with dilation d those of the positions i, i + d, ... for each i < d, grid after grid."""
-    dilation, rows = abs(axis.tap_step), []
-    for first in range(min(dilation, axis.count)):
-        positions = range(first, axis.count, dilation)
-        tiles = range(0, len(positions), outputs)
-        rows += [
-            (positions[i], axis.start + positions[i] * axis.step, min(outputs, len(positions) - i), len(tiles) - 1 - k)
-            for k, i in enumerate(tiles)
-        ]
-    return np.array(rows, np.intp)
-
-
-def tap_offsets(axes, taps, kernel):
-    """Elements from a kernel's start of a component's taps, in the order of the input; -1 for those that it lacks."""
-    offsets = np.zeros(1, np.intp)
-    for axis, most, length in zip(axes, taps, kernel):
-        along = np.full(most, -1, np.intp)
-        along[:len(axis.taps)] = axis.taps if axis.tap_step > 0 else axis.taps[::-1]
-        lacks = (offsets[:, None] < 0) | (along < 0)
-        offsets = np.where(lacks, -1, offsets[:, None] * length + along).ravel()
-    return offsets
-
-
-def input_table(axis, length):
-    """Sources of consecutive inputs of an axis from the first tile's first on, padded to `length`."""
-    reach = (len(axis.taps) - 1) * axis.tap_step
-    first = axis.first + min(0, reach)
-    table = np.full(length, -1, np.intp)
-    known = axis.table[first:first + axis.count + abs(reach)]
-    table[:len(known)] = known
-    return table

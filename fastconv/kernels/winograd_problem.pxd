@@ -1,4 +1,4 @@
-"""What the macro-kernels of Winograd convolution (winograd_planes, winograd_pixels) know of a call."""
+"""What the macro-kernels of Winograd convolution (winograd*.pyx) know of a call."""
 
 from libc.math cimport INFINITY
 from libc.string cimport memset
@@ -80,6 +80,9 @@ cdef struct Batch:
 
 cdef struct Tile:
     Py_ssize_t n, d, h, w
+
+
+cdef int place_phase(Phase *f, list keep, axes, kernel, points) except -1
 
 
 cdef inline Tile tile_at(const Phase *f, Py_ssize_t q) noexcept nogil:
