@@ -1,7 +1,7 @@
 """Which algorithm runs a convolution, and why: what each must do, in multiply-adds of the direct kernel's inner loop.
 
 The weights of a cost were fitted by hand to some twenty layers timed on a Cascade Lake core with AVX-512, that of
-lines of 5 taps to seven of their own, those of strides to twenty. They decide between algorithms that are far apart for
+lines of 5 taps to seven of their own, those of strides to twenty, those of weight gradients to sixteen. They decide between algorithms that are far apart for
 most layers. A choice depends on geometry and policy alone, never on the number of threads.
 """
 
@@ -37,6 +37,12 @@ MARGIN = 0.95  # of the direct cost, above which nothing is won for the coarser 
 LEAST_CHANNELS = 16  # in and out, a group
 FEWEST_TERMS_3D = 512  # of a sum in 3-D, below which the direct kernel rounds less than a quarter as much
 MOST_TAPS_3D = 4  # along an axis, above which it does
+
+GRADIENT_TAPS = {1: 5, 2: 4, 3: 3}  # of an axis, by dimension, above which weight gradients round coarsely
+
+# The same for weight gradients, in multiply-adds of their direct kernel's inner loop
+GRADIENT_SUM = 70  # one element of the sums of points, written first and transformed at last
+GRADIENT_INPUT = {True: 50, False: 60}  # one point of x or of grad_y transformed, by channels_last
 
 ZONED = 0.65  # of the products of all taps, above which zones are not worth their smaller tiles
 ZONED_CHANNELS = 64  # a group, below which a tap's sums are too short to be added up tap by tap
@@ -115,11 +121,20 @@ def choose_dense(task: Dense, policy: str) -> Choice:
     return _choose_quickest(task)
 
 
-def choose_backward_weight(policy: str) -> Choice:
-    """The weight gradient's kernel, where it is not depthwise."""
-    if policy in ("auto", "direct"):
-        return Choice("direct", ASKED if policy == "direct" else "the only algorithm of dense weight gradients")
-    return Choice("direct", f'"{policy}" was asked for, but this weight gradient is only summed directly')
+def choose_backward_weight(task: Dense, policy: str) -> Choice:
+    """The weight gradient's kernel, where it is not depthwise; `task` is the forward convolution."""
+    if policy == "direct":
+        return Choice("direct", ASKED)
+    if policy not in ("auto", "winograd"):
+        return Choice("direct", f'"{policy}" was asked for, but no weight gradient is summed so')
+    refused, coarse = gradient_refused(task), gradient_too_coarse(task)
+    if policy == "winograd":
+        if refused:
+            return Choice("direct", f'"winograd" was asked for, but {refused}')
+        return Choice("winograd", ASKED, coarse=bool(coarse))
+    if refused or coarse:
+        return Choice("direct", f"no Winograd: {refused or coarse}")
+    return _cheaper(Costs(_direct_gradient_cost(task), _winograd_gradient_cost(task)))
 
 
 def _choose_quickest(task: Dense) -> Choice:
@@ -128,7 +143,10 @@ def _choose_quickest(task: Dense) -> Choice:
         return Choice("grouped", gain)
     if refused := winograd_refused(task) or too_coarse(task):
         return Choice("direct", f"no Winograd: {refused}")
-    costs = costs_of(task)
+    return _cheaper(costs_of(task))
+
+
+def _cheaper(costs: Costs) -> Choice:
     if costs.winograd < MARGIN * costs.direct:
         return Choice("winograd", f"it costs less than {MARGIN:g} times what direct does", costs)
     return Choice("direct", f"Winograd does not cost less than {MARGIN:g} times what direct does", costs)
@@ -209,6 +227,23 @@ def too_coarse(task: Dense) -> str | None:
     return None
 
 
+def gradient_refused(task: Dense) -> str | None:
+    """Why a weight gradient cannot be summed by Winograd's filtering, or None if it can."""
+    if any(axis.stride != 1 for axes in task.sources for axis in axes):
+        return "an axis has a stride"
+    return winograd_refused(task)
+
+
+def gradient_too_coarse(task: Dense) -> str | None:
+    """Why errors of a weight gradient may not be within four times the direct kernel's, or gains are little."""
+    if min(task.kin, task.kout) < LEAST_CHANNELS:
+        return f"fewer than {LEAST_CHANNELS} channels a group"
+    taps = [len(axis.taps) for axis in task.sources[0]]
+    if max(taps) > GRADIENT_TAPS[len(taps)]:
+        return f"it rounds too coarsely in {len(taps)}-D for more than {GRADIENT_TAPS[len(taps)]} taps an axis"
+    return None
+
+
 def products_along(axis: AxisSources, channels_last: bool) -> int:
     """Taps of all positions; channels_last leaves out those that meet padding, for most pixels."""
     if not channels_last:
@@ -248,6 +283,11 @@ def winograd_points(axes: Sequence[AxisSources], kin: int) -> list[int]:
     return points
 
 
+def gradient_points(axes: Sequence[AxisSources]) -> list[int]:
+    """The same for a weight gradient, whose sums over pixels are long."""
+    return [DEPTH_POINTS, *[POINTS] * 2] if len(axes) == 3 else [POINTS] * len(axes)
+
+
 def costs_of(task: Dense) -> Costs:
     """What both algorithms must do, where Winograd's filtering fits."""
     return Costs(_direct_cost(task), _winograd_cost(task))
@@ -273,3 +313,15 @@ def _winograd_cost(task: Dense) -> float:
         moved = points * (components * kin * strided + kout)
         cost += tiles * moved * INPUT_OUTPUT[task.channels_last] * (OTHER_TAPS if others else 1)
     return cost
+
+
+def _direct_gradient_cost(task: Dense) -> float:
+    products = task.batch * prod(products_along(axis, True) for axis in task.sources[0])
+    return float(task.kin * task.kout * products)
+
+
+def _winograd_gradient_cost(task: Dense) -> float:
+    along = gradient_points(task.sources[0])
+    tiles = task.batch * prod(tiles_along(a, n) for a, n in zip(task.sources[0], along, strict=True))
+    sums = task.kin * task.kout * (tiles * SHORT_SUMS + GRADIENT_SUM)
+    return prod(along) * (sums + tiles * (task.kin + task.kout) * GRADIENT_INPUT[task.channels_last])

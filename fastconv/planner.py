@@ -18,6 +18,7 @@ from fastconv.choice import (
     GROUPED_BYTES,
     Choice,
     Dense,
+    Sources,
     choose_backward_weight,
     choose_dense,
     choose_depthwise,
@@ -31,11 +32,13 @@ from fastconv.kernels.depthwise import DepthwiseLines, DepthwiseWeight
 from fastconv.kernels.direct import DirectPlan
 from fastconv.kernels.grouped import GroupedPlan
 from fastconv.kernels.winograd import WinogradPlan
+from fastconv.kernels.winograd_weight import WinogradWeightPlan
 from fastconv.sources import backward_input_sources, forward_sources
 
 Plan = TypeVar("Plan")
 Array = NDArray[Any]
 Kernel: TypeAlias = DirectPlan | DepthwiseLines | GroupedPlan | WinogradPlan
+WeightGradient: TypeAlias = BackwardWeightPlan | DepthwiseWeight | WinogradWeightPlan
 
 
 class PlanCache(Generic[Plan]):
@@ -127,7 +130,7 @@ class ConvPlan:
         return self.planned("backward_input", prepared=True).kernel
 
     @cached_property
-    def _backward_weight(self) -> BackwardWeightPlan | DepthwiseWeight:
+    def _backward_weight(self) -> WeightGradient:
         return self.planned("backward_weight").kernel
 
     def backward_weight(
@@ -167,30 +170,39 @@ class ConvPlan:
         sources = backward_input_sources(g)
         return self._dense(prepared, True, g.out_channels, g.in_channels, g.out_size, g.in_size, sources)
 
-    def _weight_gradient(self) -> tuple[BackwardWeightPlan | DepthwiseWeight, Choice]:
+    def _weight_gradient(self) -> tuple[WeightGradient, Choice]:
+        g = self.geometry
         if choice := self._depthwise:
-            return DepthwiseWeight(self.geometry, self.dtype, self.padding_mode), choice
-        return BackwardWeightPlan(self.geometry, self.dtype, self.padding_mode), choose_backward_weight(self.algorithm)
+            return DepthwiseWeight(g, self.dtype, self.padding_mode), choice
+        sources = forward_sources(g, self.padding_mode)
+        choice = choose_backward_weight(self._task(sources, g.in_channels, g.out_channels, g.out_size), self.algorithm)
+        direct = BackwardWeightPlan(g, self.dtype, self.padding_mode)
+        if choice.algorithm == "winograd":
+            return WinogradWeightPlan(direct, g, self.dtype, sources), choice
+        return direct, choice
+
+    def _task(self, sources: Sources, source: int, destination: int, size: Any, prepared: bool = False) -> Dense:
+        g, vlen = self.geometry, register_tile(self.dtype.name)["vlen"]
+        kin, kout = source // g.groups, destination // g.groups
+        return Dense(sources, size, g.batch, g.groups, kin, kout, g.channels_last, vlen, prepared)
 
     def _dense(
         self, prepared: bool, backward: bool, source: int, destination: int, source_size: Any, size: Any, sources: Any
     ) -> tuple[Kernel, Choice]:
         g = self.geometry
-        kin, kout = source // g.groups, destination // g.groups
+        task = self._task(sources, source, destination, size, prepared)
         problem = {
             "dtype": int(self.dtype == np.float64),
             "backward": backward,
             "batch": g.batch,
             "groups": g.groups,
-            "kin": kin,
-            "kout": kout,
+            "kin": task.kin,
+            "kout": task.kout,
             "source_size": source_size,
             "destination_size": size,
             "sources": sources,
             "kernel": g.kernel,
         }
-        vlen = register_tile(self.dtype.name)["vlen"]
-        task = Dense(sources, size, g.batch, g.groups, kin, kout, g.channels_last, vlen, prepared)
         choice = choose_dense(task, self.algorithm)
         if choice.algorithm == "grouped":
             grouped = GroupedPlan(**problem)

@@ -16,6 +16,7 @@ from fastconv.geometry.arguments import IntOrTuple, Padding
 from fastconv.geometry.arrays import DTYPES
 from fastconv.kernels.memory import is_pooled
 from fastconv.kernels.winograd import WinogradPlan
+from fastconv.kernels.winograd_weight import WinogradWeightPlan
 from fastconv.planner import ConvPlan
 from fastconv.runtime import resolve_algorithm
 
@@ -73,7 +74,7 @@ class PlanExplanation:
     error : the class of its rounding error
     packing : what the source is read as, a word for each phase of a stride: "pixels" in place or packed "lines" or
         "columns" (direct), "lines" (grouped), "tiles" (winograd), "rows", "planes" or "turned" planes (depthwise),
-        "channels", "patches" or a "bundle" of groups (weight gradients)
+        "channels", "patches", a "bundle" of groups or "tiles" (weight gradients)
     points : Winograd's points along each axis, phase by phase; else empty
     isa, dtype : of the microkernels
     threads : that a call takes, at most `fastconv.get_num_threads()`
@@ -185,7 +186,7 @@ def explanation(plan: ConvPlan, direction: str, own_direction: str, prepared: bo
     folded = own_direction == "backward_input" and plan.padding_mode != "zeros"
     g, planned = plan.geometry, (plan.unpadded if folded else plan).planned(own_direction, prepared)
     kernel, choice = planned.kernel, planned.choice
-    threads, winograd = kernel.threads, isinstance(kernel, WinogradPlan)
+    threads, winograd = kernel.threads, isinstance(kernel, (WinogradPlan, WinogradWeightPlan))
     return PlanExplanation(
         direction=direction,
         algorithm=choice.algorithm,
@@ -210,8 +211,11 @@ def _budget(plan: ConvPlan, direction: str, kernel: Any, keeps: bool, folded: bo
     own, shared = kernel.workspace_bytes(threads)
     packed = 0 if gradient else kernel.packed_bytes
     output = weight if gradient else prod(plan.y_shape if direction == "forward" else plan.x_shape) * itemsize
-    fallback = kernel.direct if isinstance(kernel, WinogradPlan) else None
-    again = _workspace(fallback, fallback.threads) + fallback.packed_bytes if fallback else 0
+    again = 0
+    if isinstance(kernel, WinogradPlan):
+        again = _workspace(kernel.direct, kernel.direct.threads) + kernel.direct.packed_bytes
+    elif isinstance(kernel, WinogradWeightPlan):
+        again = _workspace(kernel.direct, kernel.direct.threads) + kernel.direct.partial_bytes
     return Budget(
         thread=own,
         shared=shared,

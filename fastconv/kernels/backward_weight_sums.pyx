@@ -99,7 +99,7 @@ cdef void multiply(const Problem *p, const Task *t, const fastconv_pair *pairs, 
     """sums[row][column] += products of the pairs, for all rows of the task and `columns` columns of panels."""
     cdef Py_ssize_t nr = p.kernels.pairs_nr, j, row, rows = tile_rows(p, t)
     cdef fastconv_pairs_tile tile
-    tile.pairs, tile.count, tile.ldc = pairs, count, p.columns
+    tile.pairs, tile.count, tile.ldc, tile.accumulate = pairs, count, p.columns, True
     for j in range(ceil_div(columns, nr)):
         tile.vectors = <int> ceil_div(min(nr, columns - j * nr), p.kernels.vlen)
         tile.b = x + j * p.panel

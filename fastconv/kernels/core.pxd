@@ -74,6 +74,7 @@ cdef extern from "table.h" nogil:
         Py_ssize_t ldc
         int rows
         int vectors
+        int accumulate
 
     ctypedef struct fastconv_run:
         Py_ssize_t start "from"

@@ -16,7 +16,8 @@ cdef struct Problem:
     Phase phase
     const fastconv_kernels *kernels
     Py_ssize_t lines, batches     # of tiles along W a batch, and batches of a group
-    Py_ssize_t tiles              # a batch
+    Py_ssize_t span               # batches whose sums are added up before they are added to those of others
+    Py_ssize_t tiles, chain       # a batch, and those summed in one chain
     Py_ssize_t columns, rows      # channels of x, and of grad_y, that lie side by side in a block of points
     Py_ssize_t x_stride, y_stride  # bytes between points of x and of grad_y
     Py_ssize_t sum_row, sum_stride  # bytes between rows and points of the sums
@@ -31,5 +32,6 @@ cdef struct Gradients:
     char *weight
     char *x_points                # [point][block][tile][columns]
     char *y_points                # [point][block][tile][rows]
-    char *sums                    # [point][row of grad_y's channels][channel of x]
+    char *sums                    # [point][row of grad_y's channels][channel of x], of a span
+    char *totals                  # of all; the same if there is but one span
     int *wrong                    # where to note that an element is not finite

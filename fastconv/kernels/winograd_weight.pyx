@@ -25,7 +25,7 @@ import numpy as np
 from cython.parallel cimport parallel, prange, threadid
 cimport numpy as cnp
 
-from fastconv.choice import winograd_points
+from fastconv.choice import gradient_points
 
 from fastconv.kernels.arrays cimport contiguous, data, hold
 from fastconv.kernels.core cimport (
@@ -43,14 +43,19 @@ from fastconv.kernels.core cimport (
 )
 from fastconv.kernels.plan cimport place_sizes
 from fastconv.kernels.winograd_problem cimport LINE, place_phase
-from fastconv.kernels.winograd_weight_steps cimport add_products, gradient_row, x_line, y_line
+from fastconv.kernels.winograd_weight_steps cimport add_products, add_span, gradient_row, x_line, y_line
 
 cnp.import_array()
 
 cdef enum:
     POINTS_BYTES = 8 * 1024 * 1024  # of x's and grad_y's points of a batch, about
-    MOST_TILES = 512              # a batch: more sums in one chain would round coarser
-    FEWEST_TILES = 128            # so that sums are read and written seldom
+    MOST_TILES = 512              # a batch
+    MOST_TILES_3D = 128
+    FEWEST_TILES = 128            # so that sums are read and written seldom, unless points then exceed
+    MOST_BYTES = 15 * 1024 * 1024
+    CHAIN = 64                    # most tiles summed in one chain
+    CHAIN_3D = 16
+    SPAN = 6                      # most batches a span
 
 
 cdef inline Py_ssize_t chunks_of(const Problem *p, Py_ssize_t channels) noexcept nogil:
@@ -79,7 +84,9 @@ cdef void transform_unit(const Problem *p, const Gradients *g, Py_ssize_t group,
 
 cdef void product_unit(const Problem *p, const Gradients *g, Py_ssize_t batch, Py_ssize_t unit) noexcept nogil:
     cdef Py_ssize_t blocks = ceil_div(p.kout, p.rows)
-    add_products(p, g, unit // blocks, unit % blocks, lines_of_batch(p, batch) * p.phase.axis[2].tiles, batch == 0)
+    add_products(p, g, unit // blocks, unit % blocks, lines_of_batch(p, batch) * p.phase.axis[2].tiles, batch % p.span == 0)
+    if p.batches > p.span and (batch % p.span == p.span - 1 or batch == p.batches - 1):
+        add_span(p, g, unit // blocks, unit % blocks, batch < p.span)
 
 
 cdef void run_alone(const Problem *p, const Gradients *g, char *own) noexcept nogil:
@@ -139,17 +146,20 @@ cdef class WinogradWeightPlan:
         p.batch, p.groups, p.taps = g.batch, g.groups, prod(g.kernel)
         p.kin, p.kout = g.in_channels // g.groups, g.out_channels // g.groups
         p.x_plane, p.y_plane = place_sizes(p.x_size, g.in_size), place_sizes(p.y_size, g.out_size)
-        place_phase(&p.phase, self.keep, sources[0], g.kernel, winograd_points(sources[0], p.kin))
+        place_phase(&p.phase, self.keep, sources[0], g.kernel, gradient_points(sources[0]))
         self.zeros = <const char *> hold(self.keep, np.zeros(p.kin * p.itemsize, np.uint8))
         self._set_sizes()
         self.work = self.multiply_adds
 
     cdef _set_sizes(self):
         cdef Problem *p = &self.problem
-        cdef Py_ssize_t isz = p.itemsize, across = p.phase.axis[2].tiles, all = p.batch * p.phase.tiles // across, most
-        most = POINTS_BYTES // (p.phase.points * (p.kin + p.kout) * isz)
-        p.lines = even_part(max(1, all), max(1, max(FEWEST_TILES, min(most, MOST_TILES)) // across), 1)
-        p.batches, p.tiles = ceil_div(all, p.lines), p.lines * across
+        cdef Py_ssize_t isz = p.itemsize, across = p.phase.axis[2].tiles, all = p.batch * p.phase.tiles // across, most, each
+        each = p.phase.points * (round_up(p.kin, p.kernels.pairs_nr) + round_up(p.kout, 4 * p.kernels.vlen)) * isz
+        most = max(min(FEWEST_TILES, MOST_BYTES // each),
+                   min(POINTS_BYTES // each, MOST_TILES_3D if p.axes == 3 else MOST_TILES))
+        p.lines = even_part(max(1, all), max(1, most // across), 1)
+        p.batches, p.tiles, p.chain = ceil_div(all, p.lines), p.lines * across, CHAIN_3D if p.axes == 3 else CHAIN
+        p.span = even_part(max(1, p.batches), SPAN, 1)
         p.columns, p.rows = p.kernels.pairs_nr, 4 * p.kernels.vlen
         p.x_stride = round_up(p.kin, p.columns) * p.tiles * isz + LINE
         p.y_stride = round_up(p.kout, p.rows) * p.tiles * isz + LINE
@@ -187,8 +197,8 @@ cdef class WinogradWeightPlan:
 
     @property
     def partial_bytes(self):
-        """The sums of a group, whatever the batch."""
-        return self.problem.phase.points * self.problem.sum_stride
+        """The sums of a group, and those of its spans, whatever the batch."""
+        return self.problem.phase.points * self.problem.sum_stride * (1 + (self.problem.batches > self.problem.span))
 
     def task_count(self, int threads):
         cdef const Problem *p = &self.problem
@@ -206,9 +216,9 @@ cdef class WinogradWeightPlan:
 
         The arrays are of one dtype and checked by the caller; inputs that are not C-contiguous are copied.
         """
-        cdef int wrong = 0
+        cdef int wrong = self.problem.batches == 0  # nothing is summed
         grad_y, x = contiguous(grad_y), contiguous(x)
-        if out_weight is not None:
+        if out_weight is not None and not wrong:
             wrong = self._differentiate(grad_y, x, out_weight)
         if wrong or out_bias is not None:
             self.direct(grad_y, x, out_weight if wrong else None, out_bias)
@@ -217,13 +227,14 @@ cdef class WinogradWeightPlan:
         cdef Problem *p = &self.problem
         cdef Py_ssize_t points = p.phase.points, own = self._own()
         cdef int wrong = 0, threads = team(self.work)
-        cdef char *memory = acquire(points * (p.x_stride + p.y_stride + p.sum_stride) + threads * own, 1)
+        cdef char *memory = acquire(points * (p.x_stride + p.y_stride) + self.partial_bytes + threads * own, 1)
         cdef Gradients g
         g.x, g.y, g.zeros, g.weight, g.wrong = data(x), data(grad_y), self.zeros, data(out_weight), &wrong
         g.x_points = memory
         g.y_points = g.x_points + points * p.x_stride
         g.sums = g.y_points + points * p.y_stride
-        memory += points * (p.x_stride + p.y_stride + p.sum_stride)
+        g.totals = g.sums + (points * p.sum_stride if p.batches > p.span else 0)
+        memory = g.totals + points * p.sum_stride
         with nogil:
             if threads == 1:
                 run_alone(p, &g, memory)

@@ -1,4 +1,4 @@
-"""Steps of a batch of tiles: transform a line of x's or of grad_y's, add up products of a point; and transform sums."""
+"""Steps of a batch of tiles: transform a line of x's or of grad_y's, add up products of a point, and sums of a span; and transform them."""
 
 from fastconv.kernels.winograd_weight cimport Gradients, Problem
 
@@ -8,4 +8,5 @@ cdef void y_line(const Problem *p, const Gradients *g, Py_ssize_t group, Py_ssiz
                  Py_ssize_t chunk, char *own) noexcept nogil
 cdef void add_products(const Problem *p, const Gradients *g, Py_ssize_t point, Py_ssize_t block, Py_ssize_t tiles,
                        bint first) noexcept nogil
+cdef void add_span(const Problem *p, const Gradients *g, Py_ssize_t point, Py_ssize_t block, bint first) noexcept nogil
 cdef void gradient_row(const Problem *p, const Gradients *g, Py_ssize_t group, Py_ssize_t row, char *own) noexcept nogil

@@ -5,7 +5,7 @@ time.
 """
 
 from libc.math cimport INFINITY
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from fastconv.kernels.core cimport (
     ceil_div,
@@ -129,9 +129,7 @@ cdef void add_products(const Problem *p, const Gradients *g, Py_ssize_t point, P
     cdef Py_ssize_t rows = min(p.rows, p.kout - block * p.rows), row, panel, vlen = p.kernels.vlen
     cdef char *sums = g.sums + point * p.sum_stride + block * p.rows * p.sum_row
     cdef fastconv_pairs_tile t
-    if first:
-        memset(sums, 0, rows * p.sum_row)
-    t.count, t.pairs, t.ldc = tiles, p.pairs, p.sum_row // p.itemsize
+    t.ldc = p.sum_row // p.itemsize
     for panel in range(ceil_div(p.kin, p.columns)):
         t.b = g.x_points + point * p.x_stride + panel * p.tiles * p.columns * p.itemsize
         t.vectors = <int> ceil_div(min(p.columns, p.kin - panel * p.columns), vlen)
@@ -140,8 +138,27 @@ cdef void add_products(const Problem *p, const Gradients *g, Py_ssize_t point, P
             t.rows = <int> ceil_div(rows - row, ceil_div(rows - row, p.kernels.pairs_mr))
             t.a = g.y_points + point * p.y_stride + (block * p.tiles * p.rows + row) * p.itemsize
             t.c = sums + row * p.sum_row + panel * p.columns * p.itemsize
-            p.kernels.gemm_pairs(&t)
+            sum_chains(p, &t, tiles, first)
             row += t.rows
+
+
+cdef inline void sum_chains(const Problem *p, fastconv_pairs_tile *t, Py_ssize_t tiles, bint first) noexcept nogil:
+    """The tile's sums over all tiles, chain by chain: long chains would round coarser than direct sums."""
+    cdef Py_ssize_t tile = 0
+    while tile < tiles:
+        t.pairs, t.count, t.accumulate = p.pairs + tile, min(p.chain, tiles - tile), not first or tile > 0
+        p.kernels.gemm_pairs(t)
+        tile += t.count
+
+
+cdef void add_span(const Problem *p, const Gradients *g, Py_ssize_t point, Py_ssize_t block, bint first) noexcept nogil:
+    """totals[point][row][channel] += sums, of a block of rows."""
+    cdef Py_ssize_t bytes = min(p.rows, p.kout - block * p.rows) * p.sum_row, n = bytes // p.itemsize
+    cdef Py_ssize_t at = point * p.sum_stride + block * p.rows * p.sum_row
+    if first:
+        memcpy(g.totals + at, g.sums + at, bytes)
+    else:
+        p.kernels.sum_rows(g.totals + at, g.sums + at, n, 1, n)
 
 
 cdef void gradient_row(const Problem *p, const Gradients *g, Py_ssize_t group, Py_ssize_t row,
@@ -159,7 +176,7 @@ cdef void gradient_row(const Problem *p, const Gradients *g, Py_ssize_t group, P
         t.outputs[i] = p.phase.taps[i]
     for i in range(p.taps):
         destinations[i] = own + i * p.sum_row
-    t.points, t.point_stride = g.sums + row * p.sum_row, p.sum_stride
+    t.points, t.point_stride = g.totals + row * p.sum_row, p.sum_stride
     if p.kernels.winograd_output_pixels(&t, &epilogue):
         g.wrong[0] = 1
     p.kernels.copy_matrix(g.weight + (group * p.kout + row) * p.kin * p.taps * p.itemsize, p.taps, own, 1,

@@ -50,7 +50,7 @@ typedef struct {
 /* One register tile of a sum of outer products:  c[i][j] += sum over p of a[p][i] * b[p][j].
  *
  * a[p]: `rows` contiguous elements at a + pairs[p].a bytes; b[p]: `vectors` whole vectors at b + pairs[p].b bytes.
- * c: rows of `vectors` whole vectors, ldc elements apart; the sum over all pairs is added to it at the end.
+ * c: rows of `vectors` whole vectors, ldc elements apart; the sum over all pairs, added to it if `accumulate`.
  */
 typedef struct {
   int32_t a, b;
@@ -63,6 +63,7 @@ typedef struct {
   char *c;
   ptrdiff_t ldc;
   int rows, vectors; /* 1 .. pairs_mr, 1 .. pairs_nr / vlen */
+  int accumulate;
 } fastconv_pairs_tile;
 
 /* Elements that a packed row takes from one stretch of a plane: dst[to + i] = plane[from + i * step], i < length. */

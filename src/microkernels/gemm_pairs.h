@@ -1,4 +1,4 @@
-/* The register tile of weight gradients: c[i][j] += sum over pairs p of a[p][i] * b[p][j] (see table.h).
+/* The register tile of weight gradients: c[i][j] (+)= sum over pairs p of a[p][i] * b[p][j] (see table.h).
  *
  * Every pair is one pixel: its output channels (a, broadcast) times its input channels (b, vectors). Where either lies
  * is read from a list, so that one packed block of pixels serves every tap and what falls into padding costs nothing.
@@ -58,7 +58,7 @@ INLINE void NAME(gemm_pairs_tile)(const fastconv_pairs_tile *t, const int mr, co
   if (ways >= 2) NAME(add_sums)(sum, sum1, mr, nv);
   UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) {
     real *c = (real *)t->c + i * t->ldc + j * VLEN;
-    NAME(store)(c, NAME(load)(c) + sum[i][j]);
+    NAME(store)(c, t->accumulate ? NAME(load)(c) + sum[i][j] : sum[i][j]);
   }
 }
 

@@ -157,25 +157,26 @@ INLINE void NAME(output_first)(const int axes, const int depth, const int *m, ve
 
 /* -------------------------------------------------------------------------------------------------------- weights */
 
-INLINE void NAME(weight_any)(int r, vec *v, const ptrdiff_t s) {
-  switch (r) {
-    case 2:
-      NAME(weight_axis)(2, v, s);
-      break;
-    case 3:
-      NAME(weight_axis)(3, v, s);
-      break;
-    case 4:
-      NAME(weight_axis)(4, v, s);
-      break;
-    default:
-      NAME(weight_axis)(5, v, s);
+#ifndef OF_TAPS
+#define OF_TAPS(F, R, ...)     \
+  switch (R) {                 \
+    case 2:                    \
+      NAME(F)(2, __VA_ARGS__); \
+      break;                   \
+    case 3:                    \
+      NAME(F)(3, __VA_ARGS__); \
+      break;                   \
+    case 4:                    \
+      NAME(F)(4, __VA_ARGS__); \
+      break;                   \
+    default:                   \
+      NAME(F)(5, __VA_ARGS__); \
   }
-}
+#endif
 
 INLINE void NAME(weight_depth)(const int depth, const int r, vec *v) {
   if (depth == POINTS) {
-    NAME(weight_any)(r, v, PLANE);
+    OF_TAPS(weight_axis, r, v, PLANE)
     return;
   }
   const vec first = v[0], last = v[(r - 1) * PLANE];
@@ -192,27 +193,43 @@ INLINE vec NAME(strided)(const real *p, ptrdiff_t stride, ptrdiff_t n) {
   return v;
 }
 
+/* The lines of r taps, transformed along them, to v: lines POINTS apart, planes PLANE. */
+INLINE void NAME(weight_lines)(const int r, const fastconv_winograd_weight *w, const real *from, ptrdiff_t n, vec *v) {
+  const ptrdiff_t *tap = w->offsets;
+  for (int d = 0; d < w->taps[0]; d++)
+    for (int h = 0; h < w->taps[1]; h++, tap += r) {
+      vec line[POINTS];
+      UNROLL for (int c = 0; c < r; c++) line[c] = tap[c] < 0 ? (vec){0} : NAME(strided)(from + tap[c], w->stride, n);
+      NAME(weight_axis)(r, line, 1);
+      UNROLL for (int c = 0; c < POINTS; c++) v[d * PLANE + h * POINTS + c] = line[c];
+    }
+}
+
+/* v[r][6], transformed along the first axis, to points. */
+INLINE void NAME(weight_columns)(const int r, const vec *v, char *points, ptrdiff_t stride, ptrdiff_t n) {
+  for (int p = 0; p < POINTS; p++) {
+    vec column[POINTS];
+    UNROLL for (int k = 0; k < r; k++) column[k] = v[k * POINTS + p];
+    NAME(weight_axis)(r, column, 1);
+    UNROLL for (int k = 0; k < POINTS; k++)
+        NAME(store_some)((real *)(points + (k * POINTS + p) * stride), column[k], n);
+  }
+}
+
 static void NAME(winograd_weight)(const fastconv_winograd_weight *w, const char *from, char *to, ptrdiff_t n) {
   const int axes = w->axes, depth = w->depth, *r = w->taps;
+  const ptrdiff_t stride = w->point_stride;
   vec v[MOST_VALUES];
-  for (ptrdiff_t i = 0; i < n; i += VLEN) {
-    const ptrdiff_t *tap = w->offsets;
-    const ptrdiff_t some = n - i < VLEN ? n - i : VLEN;
-    for (int d = 0; d < r[0]; d++)
-      for (int h = 0; h < r[1]; h++)
-        for (int c = 0; c < r[2]; c++, tap++)
-          v[(d * POINTS + h) * POINTS + c] =
-              *tap < 0 ? (vec){0} : NAME(strided)((const real *)from + i * w->stride + *tap, w->stride, some);
-    for (int d = 0; d < r[0]; d++)
-      for (int h = 0; h < r[1]; h++) NAME(weight_any)(r[2], v + (d * POINTS + h) * POINTS, 1);
-    for (int d = 0; d < r[0] && axes > 1; d++)
-      for (int p = 0; p < POINTS; p++) NAME(weight_any)(r[1], v + d * PLANE + p, POINTS);
-    for (int p = 0; p < PLANE && axes > 2; p++) NAME(weight_depth)(depth, r[0], v + p);
-    for (ptrdiff_t p = 0; p < NAME(values)(axes, depth); p++) {
-      real *dst = (real *)(to + p * w->point_stride) + i;
-      if (some < VLEN) NAME(store_tail)(dst, v[p], some);
-      else NAME(store)(dst, v[p]);
+  for (ptrdiff_t i = 0; i < n; i += VLEN, to += VEC_BYTES) {
+    OF_TAPS(weight_lines, r[2], w, (const real *)from + i * w->stride, n - i, v)
+    if (axes == 2) {
+      OF_TAPS(weight_columns, r[1], v, to, stride, n - i)
+      continue;
     }
+    for (int d = 0; d < r[0] && axes > 2; d++)
+      for (int p = 0; p < POINTS; p++) OF_TAPS(weight_axis, r[1], v + d * PLANE + p, POINTS)
+    for (int p = 0; p < PLANE && axes > 2; p++) NAME(weight_depth)(depth, r[0], v + p);
+    for (ptrdiff_t p = 0; p < NAME(values)(axes, depth); p++) NAME(store_some)((real *)(to + p * stride), v[p], n - i);
   }
 }
 
