@@ -1,8 +1,9 @@
 """Which algorithm runs a convolution, and why: what each must do, in multiply-adds of the direct kernel's inner loop.
 
 The weights of a cost were fitted by hand to some twenty layers timed on a Cascade Lake core with AVX-512, that of
-lines of 5 taps to seven of their own, those of strides to twenty, those of weight gradients to sixteen. They decide between algorithms that are far apart for
-most layers. A choice depends on geometry and policy alone, never on the number of threads.
+lines of 5 taps to seven of their own, those of strides to twenty, those of weight gradients to sixteen. They decide
+between algorithms that are far apart for most layers. A choice depends on geometry and policy alone, never on the
+number of threads.
 """
 
 from __future__ import annotations

@@ -11,9 +11,10 @@ Lines of tiles, numbered over all images, go batch by batch through two steps th
     products  sums[point][row][channel] += y_points x x_points, sums of outer products by the GEMM microkernel of pairs
 
 and a third at the end turns sums into the gradient. A batch is as large as its points may be, because the sums, which
-many channels make larger than any cache, are read and written once a batch. The geometry alone cuts batches, so that the
-number of threads changes no bit. An element that is infinite or NaN may be so because of a neighbour: then the gradient
-is computed again directly, as the bias gradient always is.
+many channels make larger than any cache, are read and written once a batch. Those of some batches, a span, are added up
+by themselves, or they would round too coarsely. The geometry alone cuts batches, so that the number of threads changes
+no bit. An element that is infinite or NaN may be so because of a neighbour: then the gradient is computed again
+directly, as the bias gradient always is.
 
 Source: Lavin, Gray, "Fast algorithms for convolutional neural networks", 2016, section 4.3.
 """
@@ -83,8 +84,8 @@ cdef void transform_unit(const Problem *p, const Gradients *g, Py_ssize_t group,
 
 
 cdef void product_unit(const Problem *p, const Gradients *g, Py_ssize_t batch, Py_ssize_t unit) noexcept nogil:
-    cdef Py_ssize_t blocks = ceil_div(p.kout, p.rows)
-    add_products(p, g, unit // blocks, unit % blocks, lines_of_batch(p, batch) * p.phase.axis[2].tiles, batch % p.span == 0)
+    cdef Py_ssize_t blocks = ceil_div(p.kout, p.rows), tiles = lines_of_batch(p, batch) * p.phase.axis[2].tiles
+    add_products(p, g, unit // blocks, unit % blocks, tiles, batch % p.span == 0)
     if p.batches > p.span and (batch % p.span == p.span - 1 or batch == p.batches - 1):
         add_span(p, g, unit // blocks, unit % blocks, batch < p.span)
 
@@ -153,7 +154,8 @@ cdef class WinogradWeightPlan:
 
     cdef _set_sizes(self):
         cdef Problem *p = &self.problem
-        cdef Py_ssize_t isz = p.itemsize, across = p.phase.axis[2].tiles, all = p.batch * p.phase.tiles // across, most, each
+        cdef Py_ssize_t isz = p.itemsize, across = p.phase.axis[2].tiles, all = p.batch * p.phase.tiles // across
+        cdef Py_ssize_t most, each
         each = p.phase.points * (round_up(p.kin, p.kernels.pairs_nr) + round_up(p.kout, 4 * p.kernels.vlen)) * isz
         most = max(min(FEWEST_TILES, MOST_BYTES // each),
                    min(POINTS_BYTES // each, MOST_TILES_3D if p.axes == 3 else MOST_TILES))

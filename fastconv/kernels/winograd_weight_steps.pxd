@@ -1,4 +1,4 @@
-"""Steps of a batch of tiles: transform a line of x's or of grad_y's, add up products of a point, and sums of a span; and transform them."""
+"""Steps of a batch: transform a line of tiles of x or grad_y, add up products of a point; add up and transform sums."""
 
 from fastconv.kernels.winograd_weight cimport Gradients, Problem
 
