@@ -48,6 +48,10 @@ GRADIENT_INPUT = {True: 50, False: 60}  # one point of x or of grad_y transforme
 ZONED = 0.65  # of the products of all taps, above which zones are not worth their smaller tiles
 ZONED_CHANNELS = 64  # a group, below which a tap's sums are too short to be added up tap by tap
 
+# Cycles, in channels_last, of
+ONE_VECTOR = 0.6  # a pixel's product of one vector, in tiles of few sums, which wait for loads
+TURNED = 0.6  # turning one element
+
 FEW_CHANNELS = 8  # a group, in and out: then packed lines always pay
 NARROW = 14  # outputs of a line below which the microkernel takes two vectors of channels
 GROUPED_BYTES = 4 << 20  # of workspace a thread, above which the lines are too long to be packed
@@ -201,6 +205,17 @@ def zoned(sources: Sources, batch: int, kin: int, vlen: int) -> Sources:
         for phases in (sources, zones)
     )
     return zones if cut < ZONED * whole else sources
+
+
+def turned(sources: Sources, groups: int, kout: int, vlen: int) -> bool:
+    """Whether pixels are turned to lines of planes, since their output channels would leave most lanes empty.
+
+    In vectors of multiply-adds an element of the source and a tile of 6 pixels by one vector of channels, or of 3 rows
+    by four vectors of pixels, after 16 x 16 elements have been transposed in a hundred cycles.
+    """
+    taps = [prod(len(a.taps) for a in axes) for axes in sources]
+    pixels = sum(taps) * -(-kout // vlen) * ONE_VECTOR
+    return groups == 1 and kout < vlen and sum(taps) * kout / (2 * vlen) + len(taps) * TURNED < pixels
 
 
 def winograd_refused(task: Dense) -> str | None:

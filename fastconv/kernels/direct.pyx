@@ -18,7 +18,7 @@ from cython.parallel cimport parallel, prange, threadid
 from libc.string cimport memcpy
 cimport numpy as cnp
 
-from fastconv.choice import zoned
+from fastconv.choice import turned, zoned
 from fastconv.sources import AxisSources, parts_of, places_of, shared_padding
 
 from fastconv.kernels.core cimport (
@@ -82,13 +82,15 @@ cdef class DirectPlan(ConvolutionPlan):
         cdef Problem *p = &self.problem
         cdef Phase *f
         cdef int i
-        self.channels_last, self.backward, self.adds_in_place = channels_last, backward, True
         p.kernels = kernels(dtype)
+        p.turned = channels_last and turned(sources, groups, kout, p.kernels.vlen)
+        channels_last = channels_last and not p.turned
+        self.channels_last, self.backward, self.adds_in_place = channels_last, backward, True
         p.batch, p.groups, p.kin, p.kout, p.itemsize = batch, groups, kin, kout, p.kernels.storage_bytes
         p.source_plane = place_sizes(p.source_size, source_size)
         p.destination_plane = place_sizes(p.destination_size, destination_size)
         p.kernel_taps = np.prod(kernel)
-        zones = sources if channels_last else zoned(sources, batch, kin, p.kernels.vlen)
+        zones = sources if channels_last or p.turned else zoned(sources, batch, kin, p.kernels.vlen)
         self.zoned, sources = zones is not sources, zones
         p.phases, p.phase = len(sources), <Phase *> self._hold(np.zeros(len(sources) * sizeof(Phase), np.uint8))
         self.zeros = <const char *> self._hold(np.zeros(groups * kin * p.itemsize if channels_last else 0, np.uint8))
@@ -105,8 +107,11 @@ cdef class DirectPlan(ConvolutionPlan):
 
     @property
     def packing(self):
-        """How each phase's source is packed: as "lines" or "columns", or for channels_last read in place, "pixels"."""
+        """How each phase's source is packed: as "lines" or "columns", or for channels_last "turned" to lines or read
+        in place, as "pixels"."""
         cdef const Phase *f = self.problem.phase
+        if self.problem.turned:
+            return ("turned",) * self.problem.phases
         names = ("pixels", "pixels") if self.channels_last else ("columns", "lines")
         return tuple(names[f[i].as_lines] for i in range(self.problem.phases))
 
@@ -185,7 +190,7 @@ cdef class DirectPlan(ConvolutionPlan):
         """Pack lines instead where that costs less."""
         cdef Problem *p = &self.problem
         cdef Phase lines = f[0]
-        if f.all_taps == 1 or f.pixels == 0 or p.batch == 0:
+        if (f.all_taps == 1 and not p.turned) or f.pixels == 0 or p.batch == 0:
             return
         h, w = ALONE if len(axes) == 1 else axes[len(axes) - 2], axes[len(axes) - 1]
         h_parts, h_shift = self._parts(h, &lines.lines.h_part)
@@ -197,7 +202,7 @@ cdef class DirectPlan(ConvolutionPlan):
         rows = [(i, *row) for i, part in enumerate(segments) for row in part]
         lines.lines.segments, lines.lines.segment = len(rows), <const PartSegment *> self._hold(np.array(rows, np.intp))
         cut_lines(p, &lines, max(more for _, more in w_parts), shared_padding(segments, w_parts))
-        if not lines_pay(p, f, &lines):
+        if not p.turned and not lines_pay(p, f, &lines):
             return
         places = np.zeros(1, np.intp)
         for taps in (np.arange(f.taps[0]) * (len(h_parts) * len(w_parts) * lines.lines.part),
@@ -326,6 +331,8 @@ cdef cut_lines(const Problem *p, Phase *f, Py_ssize_t more, Py_ssize_t shared):
     f.scratch = f.runs_on
     if f.step[1] == f.step[2] == 1 and s.pitch == s.wide == p.destination_size[2]:  # they run on in the destination
         f.runs_on, f.scratch = True, False
+    if p.turned:
+        f.runs_on, f.scratch = True, True
     f.scratch_columns = round_up(joined, vlen)
     f.blocks, f.slices = f.count[0] * s.high_blocks * s.wide_blocks, p.groups * p.batch
     f.panels = ceil_div(f.kc, PIECE)
@@ -369,10 +376,11 @@ cdef void run_alone(const Problem *p, const Call *call, bint channels_last, char
     """All phases by the calling thread, without the price of a team."""
     cdef const Phase *f
     cdef Py_ssize_t i, unit
+    cdef bint pixels = channels_last or p.turned
     cdef Cut cut
     if call.background != NULL:
-        for unit in range(p.batch * (p.destination_plane if channels_last else p.groups * p.kout)):
-            fill(p, call, channels_last, unit)
+        for unit in range(p.batch * (p.destination_plane if pixels else p.groups * p.kout)):
+            fill(p, call, pixels, unit)
     for i in range(p.phases):
         cut = cut_for(p, &p.phase[i], channels_last, 1)
         f = &cut.phase
@@ -389,13 +397,14 @@ cdef void run(const Problem *p, const Call *call, bint channels_last, char *shar
     cdef const Phase *f = NULL
     cdef char *own = NULL
     cdef Py_ssize_t i = 0, s = 0, first = 0, count = 0, panels = 0, unit
+    cdef bint pixels = channels_last or p.turned
     cdef Cut cut
     fegetenv(&environment)
     with parallel(num_threads=threads):
         fesetenv(&environment)
         if call.background != NULL:
-            for unit in prange(p.batch * (p.destination_plane if channels_last else p.groups * p.kout)):
-                fill(p, call, channels_last, unit)
+            for unit in prange(p.batch * (p.destination_plane if pixels else p.groups * p.kout)):
+                fill(p, call, pixels, unit)
         for i in range(p.phases):
             cut = cut_for(p, &p.phase[i], channels_last, threads)
             f = &cut.phase

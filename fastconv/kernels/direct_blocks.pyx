@@ -28,6 +28,9 @@ from fastconv.kernels.direct_problem cimport (
 )
 from fastconv.kernels.plan cimport Call
 
+cdef enum:
+    SPREAD = 64                # sums that are finished at a time where a residual is added to pixels
+
 cdef Block block_of(const Problem *p, const Phase *f, const Call *call, Py_ssize_t index) noexcept nogil:
     """Blocks at one place of all slices follow each other if they are lines: they share their runs."""
     cdef Block b
@@ -46,7 +49,7 @@ cdef Block block_of(const Problem *p, const Phase *f, const Call *call, Py_ssize
         b.columns = min(f.block, (f.pixels * p.batch if f.slices == p.groups else f.pixels) - b.q)
         b.d, b.top, b.bottom, b.left, b.right = 0, 0, 0, 0, 0
     b.group, b.n = slice % p.groups, slice // p.groups
-    b.source = call.source + slice * p.kin * p.source_plane * p.itemsize
+    b.source = call.source + slice * p.kin * p.source_plane * p.itemsize  # one group, where images are of pixels
     return b
 
 
@@ -123,12 +126,27 @@ cdef void pack_lines(const Problem *p, const Phase *f, const Block *b, Layout *l
     cdef Py_ssize_t isz = p.itemsize
     if layout.runs < 0:
         layout.runs = place_lines(p, f, b, layout.run)
-    if first < stop:
+    if first < stop and p.turned:
+        turn_lines(p, f, b, layout, first, stop, channel, panels)
+    elif first < stop:
         p.kernels.pack_runs(panels + first * f.plane * isz, f.plane, f.plane,
                             b.source + (channel + first) * p.source_plane * isz, p.source_plane, stop - first,
                             layout.run, layout.runs, NULL)
-        if stop == min(f.kc, p.kin - channel):  # what a last tile reads behind its columns
-            memset(panels + stop * f.plane * isz, 0, (p.kernels.nr + p.kernels.vlen) * isz)
+    if first < stop == min(f.kc, p.kin - channel):  # what a last tile reads behind its columns
+        memset(panels + stop * f.plane * isz, 0, (p.kernels.nr + p.kernels.vlen) * isz)
+
+
+cdef void turn_lines(const Problem *p, const Phase *f, const Block *b, const Layout *layout, Py_ssize_t first,
+                     Py_ssize_t stop, Py_ssize_t channel, char *panels) noexcept nogil:
+    """The same from pixels, whose channels lie side by side."""
+    cdef Py_ssize_t isz = p.itemsize, i
+    cdef const fastconv_run *run
+    memset(panels + first * f.plane * isz, 0, (stop - first) * f.plane * isz)
+    for i in range(layout.runs):
+        run = layout.run + i
+        p.kernels.copy_matrix(panels + (first * f.plane + run.to) * isz, f.plane,
+                              b.source + (run.start * p.kin + channel + first) * isz, 1, run.step * p.kin,
+                              stop - first, run.length)
 
 
 cdef Py_ssize_t place_lines(const Problem *p, const Phase *f, const Block *b, fastconv_run *runs) noexcept nogil:
@@ -246,7 +264,9 @@ cdef char *first_sum(const Problem *p, const Phase *f, const Call *call, const B
 cdef void copy_out(const Problem *p, const Phase *f, const Call *call, const Block *b, Py_ssize_t row, Py_ssize_t stop,
                    const char *sums) noexcept nogil:
     """Scratch rows to where their pixels are: destination[n][channel][d][h][w]."""
-    if f.as_lines:
+    if p.turned:
+        turn_back(p, f, call, b, row, stop, sums)
+    elif f.as_lines:
         copy_lines(p, f, call, b, row, stop, sums)
     else:
         copy_columns(p, f, call, b, row, stop, sums)
@@ -265,6 +285,45 @@ cdef void copy_lines(const Problem *p, const Phase *f, const Call *call, const B
                 spread(p, call.destination + (channel * p.destination_plane + y + line * y_line) * isz, f.step[2],
                        sums + line * f.lines.pitch * isz, wide)
         sums += f.scratch_columns * isz
+
+
+cdef void turn_back(const Problem *p, const Phase *f, const Call *call, const Block *b, Py_ssize_t row,
+                    Py_ssize_t stop, const char *sums) noexcept nogil:
+    """The same to pixels: destination[n][d][h][w][channel]."""
+    cdef Py_ssize_t isz = p.itemsize, wide = b.right - b.left, step = f.step[2] * p.kout, line, y, channel
+    for channel in range(row, stop):
+        for line in range(b.bottom - b.top):
+            y = b.n * p.destination_plane + destination_of(p, f, b.d, b.top + line, b.left)
+            y = (y * p.kout + channel) * isz
+            if call.residual == NULL:
+                spread(p, call.destination + y, step, sums + line * f.lines.pitch * isz, wide)
+            else:
+                spread_sums(p, call, y, step, sums + line * f.lines.pitch * isz, wide)
+        sums += f.scratch_columns * isz
+
+
+cdef void spread_sums(const Problem *p, const Call *call, Py_ssize_t y, Py_ssize_t step, const char *sums,
+                      Py_ssize_t n) noexcept nogil:
+    """destination[y ..] = activation(clamp(sums + residual)); lines may share sums, which stay as they are."""
+    cdef double buffer[SPREAD]
+    cdef double lower = call.epilogue.lower, upper = call.epilogue.upper, sum
+    cdef Py_ssize_t first = 0, i, count
+    while first < n:
+        count = min(<Py_ssize_t> SPREAD, n - first)
+        for i in range(count):
+            if p.itemsize == 4:
+                sum = (<const float *> sums)[first + i] + (<const float *> (call.residual + y))[(first + i) * step]
+            else:
+                sum = (<const double *> sums)[first + i] + (<const double *> (call.residual + y))[(first + i) * step]
+            sum = lower if sum < lower else upper if sum > upper else sum  # a NaN is neither
+            if p.itemsize == 4:
+                (<float *> buffer)[i] = <float> sum
+            else:
+                buffer[i] = sum
+        if call.activation >= 0:
+            p.kernels.activate(call.activation, call.alpha, <char *> buffer, <char *> buffer, count)
+        spread(p, call.destination + y + first * step * p.itemsize, step, <char *> buffer, count)
+        first += count
 
 
 cdef void copy_columns(const Problem *p, const Phase *f, const Call *call, const Block *b, Py_ssize_t row,

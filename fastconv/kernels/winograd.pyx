@@ -403,6 +403,7 @@ cdef class WinogradPlan(ConvolutionPlan):
         ConvolutionPlan._convolve(self, call)
         if wrong:
             call.weight = NULL  # transformed: the direct kernel packs another
+            call.epilogue.per_row, call.zeros = not self.direct.channels_last, self.direct.zeros
             self.direct._convolve(call)
         elif call.activation >= 0:
             activate(&self.problem, call, team(self.work))
