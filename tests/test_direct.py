@@ -1,12 +1,27 @@
-"""The direct kernel's ways to pack channels_first against the oracle: lines of every kind, and columns."""
+"""The direct kernel's ways to pack its source against the oracle: lines of every kind, columns, and turned pixels."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from cases import DTYPES, Conv, ConvTranspose
-from convolutions import check_activation, check_bits_of_threads, check_forward, check_not_finite, check_out
+from convolutions import (
+    check_activation,
+    check_bits_of_threads,
+    check_forward,
+    check_not_finite,
+    check_out,
+    exact_forward,
+    operands,
+    terms_of_y,
+)
 from fastconv.kernels.direct import DirectPlan
+from tolerance import assert_within, bound
 
 import fastconv
+import fastconv.functional as ff
+from fastconv import reference
+from fastconv.kernels import core
 from fastconv.planner import ConvPlan
 
 LINES = {
@@ -92,6 +107,53 @@ def test_it_is_packed_as_the_case_says(name):
     else:
         assert not plan.zoned
         assert plan.packing == (name.split(":")[0],)
+
+
+TURNED = {
+    "one-channel": Conv((2, 7, 9, 20), (1, 7, 3, 3), padding=1),
+    "wide": Conv((1, 20, 5, 70), (3, 20, 3, 3), padding=1),
+    "strided": Conv((2, 5, 14, 41), (3, 5, 5, 4), stride=(2, 3), padding=2),
+    "padding-beyond-the-kernel": Conv((1, 3, 5, 6), (4, 3, 3, 3), padding=4),
+    "dilated-reflect": Conv((1, 8, 12, 30), (2, 8, 3, 3), dilation=2, padding=2, padding_mode="reflect"),
+    "1d": Conv((3, 12, 90), (2, 12, 9), padding=4),
+    "3d": Conv((1, 6, 5, 7, 12), (2, 6, 3, 3, 3), padding=1),
+    "channels-in-blocks": Conv((1, 700, 6, 40), (3, 700, 5, 5), padding=2),
+    "phases": ConvTranspose((2, 9, 7, 11), (9, 3, 5, 5), stride=2, padding=2, output_padding=1),
+    "phases-of-one-tap": ConvTranspose((2, 9, 7, 11), (9, 3, 3, 3), stride=2, padding=1),
+    "some-outputs-meet-no-tap": ConvTranspose((1, 16, 6, 20), (16, 2, 4, 4), stride=(5, 2)),
+    "threaded": Conv((2, 32, 60, 60), (3, 32, 3, 3), padding=1),
+    "threaded-stretch": Conv((1, 400, 12, 50), (3, 400, 3, 3), padding=1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", TURNED)
+def test_few_output_channels_are_turned_to_lines(name, dtype, isa, threads):
+    case = TURNED[name]
+    geometry = replace(case.geometry, channels_last=True)
+    plan = ConvPlan(geometry, np.dtype("float32"), getattr(case, "padding_mode", "zeros"), "direct")
+    plan = plan.backward_input if isinstance(case, ConvTranspose) else plan.forward
+    if core.register_tile("float32")["vlen"] >= 8:
+        assert set(plan.packing) == {"turned"}
+    check_forward(case, dtype, "channels_last")
+
+
+@pytest.mark.parametrize("name", ["threaded", "threaded-stretch", "phases"])
+def test_bits_of_what_is_turned_do_not_depend_on_the_number_of_threads(name, isa):
+    check_bits_of_threads(TURNED[name], "channels_last")
+
+
+@pytest.mark.parametrize("activation", ["relu6", "tanh"])
+@pytest.mark.parametrize("name", ["wide", "padding-beyond-the-kernel", "channels-in-blocks"])
+def test_a_residual_of_what_is_turned(name, activation, isa):
+    case = TURNED[name]
+    x, weight, bias, residual = operands(case, "float32", "channels_last")
+    options = {"data_format": "channels_last", "activation": activation, **case.options}
+    y = ff.conv2d(x, weight, bias, residual=residual, **options)
+    linear = exact_forward(case).transpose(0, 2, 3, 1) + residual.astype(float)
+    limit = bound("float32", terms_of_y(case) + 1, x, weight) + 8 * np.finfo("float32").eps
+    assert_within(y, getattr(reference, activation)(linear), limit, "float32")
+    np.testing.assert_array_equal(ff.conv2d(x, weight, bias, residual=residual, out=residual, **options), y)
 
 
 def test_zones_share_their_weights():
