@@ -301,7 +301,8 @@ def winograd_points(axes: Sequence[AxisSources], kin: int) -> list[int]:
 
 def gradient_points(axes: Sequence[AxisSources]) -> list[int]:
     """The same for a weight gradient, whose sums over pixels are long."""
-    return [DEPTH_POINTS, *[POINTS] * 2] if len(axes) == 3 else [POINTS] * len(axes)
+    few = len(axes) == 3 and len(axes[0].taps) < DEPTH_POINTS
+    return [DEPTH_POINTS if few else POINTS, *[POINTS] * (len(axes) - 1)]
 
 
 def costs_of(task: Dense) -> Costs:

@@ -37,6 +37,8 @@ CASES = {
     "1d-taps-5": lambda t: Conv((2, 5, 50), (6, 5, 5)),
     "3d": lambda t: Conv((2, 4, 6, 7, 9), (5, 4, 3, 3, 3), padding=1),
     "3d-taps-2-3-2": lambda t: Conv((1, 4, 7, 7, 9), (5, 4, 2, 3, 2)),
+    "3d-taps-4-3-2": lambda t: Conv((1, 3, 9, 7, 9), (5, 3, 4, 3, 2)),
+    "3d-taps-5-2-4": lambda t: Conv((1, 3, 8, 7, 9), (5, 3, 5, 2, 4)),
     "3d-batches": lambda t: Conv((4, 5, 9, 17, 18), (6, 5, 3, 3, 3), padding=1),
     "dilated": lambda t: Conv((2, 5, 15, 40), (6, 5, 3, 3), padding=(2, 3), dilation=(2, 3)),
     "dilated-beyond-the-size": lambda t: Conv((2, 5, 4, 5), (6, 5, 3, 3), padding=6, dilation=6),
