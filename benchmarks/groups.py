@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from . import networks
 from .layer import Layer
-from .networks import Inference, Job
+from .networks import Inference, Job, Training
 from .shapes import find
 from .task import KINDS, Task
 
@@ -45,16 +45,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Networks:
-    """Whole networks, in evaluation mode and float32."""
+    """Whole networks, in float32."""
 
     quick: str
     """As of a `Group`."""
+    find: Callable[..., list[Inference]] = networks.find
     kinds: tuple[str, ...] = (Inference.kind,)
 
     def tasks(self, kind: str, dtype: str, pattern: str | None, quick: bool) -> tuple[Job, ...]:
         """Those whose name a regular expression is found in."""
-        found = networks.find(pattern)
-        return tuple(networks.find(self.quick, found) if quick else found)
+        found = self.find(pattern)
+        return tuple(self.find(self.quick, found) if quick else found)
 
 
 def _convolves(layer: Layer) -> bool:
@@ -79,6 +80,7 @@ GROUPS: dict[str, Group | Networks] = {
         backward=True,
     ),
     "networks": Networks("/b1$"),
+    "training": Networks("^(lenet5|resnet50)/", networks.find_trained, (Training.kind,)),
 }
 
 

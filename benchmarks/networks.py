@@ -1,4 +1,4 @@
-"""Whole networks, in evaluation mode: what engines are asked to do with one, its weights and the pictures for it."""
+"""Whole networks, running and in training: what engines are asked to do with one, its weights and pictures for it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from .layer import Array, Size
 from .task import Task, on_cache_lines
 
 # Names as in shapes.py, and in `fastconv.models`.
-MODELS = {"resnet50": "resnet50", "vgg16": "vgg16", "mobilenetv2": "mobilenet-v2"}
+MODELS = {"resnet50": "resnet50", "vgg16": "vgg16", "mobilenetv2": "mobilenet-v2", "lenet5": "lenet5"}
+RUNNING = ("resnet50", "vgg16", "mobilenetv2")
 BATCHES = (1, 8)
+TRAINED = {"lenet5": 64, "resnet50": 8, "vgg16": 8, "mobilenetv2": 8}  # and their batches
 SETTLING = (4, 3, 96, 96)  # shape of the pictures whose statistics batch normalizations have
 SPREAD = 0.1  # of biases, and of the weights of batch normalizations around 1
 
@@ -78,6 +80,42 @@ class Inference:
         return itemsize * (prod(self.x_shape) + _sizes(self.network)[1] + prod(self.y_shape))
 
 
+@dataclass(frozen=True)
+class Training(Inference):
+    """A step of training: loss, gradients of all parameters and their update by momentum, without dropout, whose
+    random numbers each engine draws for itself. The result is the loss, which falls from step to step."""
+
+    kind: ClassVar[str] = "functional"
+    lr: ClassVar[float] = 1e-3
+    momentum: ClassVar[float] = 0.9
+    weight_decay: ClassVar[float] = 1e-4
+
+    @property
+    def label(self) -> str:
+        """As `resnet50/train/b8`."""
+        return f"{self.network}/train/b{self.batch}"
+
+    @property
+    def y_shape(self) -> Size:
+        return ()
+
+    @property
+    def labels(self) -> Array:
+        """The classes that the pictures are said to be of."""
+        return np.random.default_rng(self.batch).integers(0, self.model.classes, self.batch)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Those of y, of the gradient of x and of that of the weights: every layer's but the first one's x."""
+        return 3 * super().multiply_adds
+
+    @property
+    def compulsory_bytes(self) -> int:
+        """Pictures read, and parameters and momentum read and written once."""
+        itemsize = np.dtype(self.dtype).itemsize
+        return itemsize * (prod(self.x_shape) + 4 * _sizes(self.network)[1])
+
+
 Job = Task | Inference
 
 
@@ -91,8 +129,13 @@ def _sizes(network: str) -> tuple[int, int]:
 
 def find(pattern: str | None, rows: Sequence[Inference] | None = None) -> list[Inference]:
     """The networks, each at both batches, whose label a regular expression is found in."""
-    rows = [Inference(*row) for row in product(MODELS, BATCHES)] if rows is None else rows
+    rows = [Inference(*row) for row in product(RUNNING, BATCHES)] if rows is None else rows
     return [row for row in rows if pattern is None or re.search(pattern, row.label)]
+
+
+def find_trained(pattern: str | None, rows: Sequence[Inference] | None = None) -> list[Inference]:
+    """The same of those in training."""
+    return find(pattern, [Training(*row) for row in TRAINED.items()] if rows is None else rows)
 
 
 def built(network: str, data_format: str = "channels_first") -> Sequential:

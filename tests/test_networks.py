@@ -7,7 +7,8 @@ from fastconv import cli, init, layers, runtime
 from fastconv.benchmarks import adapters, bench, compare, groups, networks, summary, tables
 from fastconv.benchmarks.adapters import ENGINES, OURS, Way
 from fastconv.benchmarks.engines import Engine, Result, check_agreement, distance, started
-from fastconv.benchmarks.networks import Inference, built, settle
+from fastconv.benchmarks.layer import LAYOUTS
+from fastconv.benchmarks.networks import Inference, Training, built, pictures, settle
 from fastconv.benchmarks.steps import steps, window
 from fastconv.benchmarks.timing import Spread
 from fastconv.models import mobilenet, resnet
@@ -142,6 +143,27 @@ def test_a_quick_run_has_every_network_at_batch_1():
     assert [task.label for task in only.tasks] == ["vgg16/b8"]
     assert groups.sections(["networks"], ["functional"], "float32", None, quick=False) == []
     assert adapters.taking_part(adapters.PEERS, "layer", only.tasks) == ["torch", "onnxruntime", "openvino"]
+
+
+def test_training_is_compared_with_those_who_train():
+    (quick,) = groups.sections(["training"], ["functional"], "float64", None, quick=True)
+    assert [task.label for task in quick.tasks] == ["lenet5/train/b64", "resnet50/train/b8"]
+    assert quick.title == "training, functional rows, float32"
+    assert adapters.taking_part(adapters.PEERS, "functional", quick.tasks) == ["torch"]
+    assert groups.sections(["training"], ["layer"], "float32", None, quick=False) == []
+    assert quick.tasks[0].multiply_adds == 3 * Inference("lenet5", 64).multiply_adds
+
+
+@pytest.mark.parametrize("data_format", LAYOUTS)
+def test_losses_of_twenty_steps_are_those_of_torch(data_format):
+    pytest.importorskip("torch")
+    from fastconv.benchmarks.adapters.networks import ours, pytorch
+
+    task = Training("lenet5", 32)
+    ours, theirs = (engine.prepare(task, pictures(task), data_format).build() for engine in (ours, pytorch))
+    losses = np.array([(ours(), theirs()) for _ in range(20)])
+    np.testing.assert_allclose(losses[:, 0], losses[:, 1], rtol=1e-4)
+    assert losses[-1, 0] < 0.5 * losses[0, 0]
 
 
 def test_a_row_says_which_way_was_the_quickest():

@@ -1,11 +1,14 @@
-"""PyTorch: the network as a torch.nn.Module, its batch normalizations folded, eager or frozen for oneDNN."""
+"""PyTorch: the network as a torch.nn.Module, its batch normalizations folded, eager or frozen for oneDNN; in training,
+eager."""
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch.fx.experimental.optimization import fuse
@@ -13,7 +16,7 @@ from torch.fx.experimental.optimization import fuse
 from fastconv.layers import AvgPool2d, BatchNorm2d, Conv2d, Flatten, GlobalAvgPool, Layer, Linear, MaxPool2d
 
 from ...layer import Array, Size
-from ...networks import Inference, built
+from ...networks import Inference, Training, built
 from ...steps import Step, steps, window
 from .. import Prepared, Way
 from ..pytorch import tried
@@ -31,11 +34,35 @@ INPLACE = ("relu", "relu6", "leaky_relu", "elu")
 
 def prepare(inference: Inference, x: Array, data_format: str) -> Prepared:
     """Contiguous or channels_last."""
-    network, pictures = fuse(module(built(inference.network), inference.x_shape), inplace=True), torch.from_numpy(x)
+    network, pictures = module(built(inference.network), inference.x_shape), torch.from_numpy(x)
+    if not isinstance(inference, Training):
+        network = fuse(network, inplace=True)
     if data_format == "channels_last":
         network = network.to(memory_format=torch.channels_last)
         pictures = pictures.contiguous(memory_format=torch.channels_last)
+    if isinstance(inference, Training):
+        step = trained(network, pictures, inference)
+        return Prepared(lambda: step, lambda loss: (np.array(loss),))
     return Prepared(partial(_quickest, network, pictures), lambda y: (y.numpy(),))
+
+
+def trained(network: nn.Module, x: torch.Tensor, training: Training) -> Callable[[], float]:
+    """A step, which returns the loss before it. The adapter of layers has switched gradients off."""
+    network.train().requires_grad_(True)
+    optimizer = torch.optim.SGD(
+        network.parameters(), training.lr, training.momentum, weight_decay=training.weight_decay
+    )
+    labels = torch.from_numpy(training.labels)
+
+    def step() -> float:
+        with torch.enable_grad():
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(network(x), labels)
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    return step
 
 
 def _quickest(network: nn.Module, x: torch.Tensor) -> Way:
