@@ -97,7 +97,7 @@ class Training(Inference):
 
     @property
     def y_shape(self) -> Size:
-        return ()
+        return (1,)
 
     @property
     def labels(self) -> Array:

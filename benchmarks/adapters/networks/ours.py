@@ -23,7 +23,7 @@ def prepare(inference: Inference, x: Array, data_format: str) -> Prepared:
     x = channels_last(x) if data_format == "channels_last" else x
     if isinstance(inference, Training):
         step = trained(built(inference.network, data_format), x, inference)
-        return Prepared(lambda: step, lambda loss: (np.array(loss),))
+        return Prepared(lambda: step, lambda loss: (np.array([loss]),))
     return Prepared(partial(_ready, built(inference.network, data_format), x), lambda y: (y,))
 
 

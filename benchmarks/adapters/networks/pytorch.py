@@ -42,7 +42,7 @@ def prepare(inference: Inference, x: Array, data_format: str) -> Prepared:
         pictures = pictures.contiguous(memory_format=torch.channels_last)
     if isinstance(inference, Training):
         step = trained(network, pictures, inference)
-        return Prepared(lambda: step, lambda loss: (np.array(loss),))
+        return Prepared(lambda: step, lambda loss: (np.array([loss]),))
     return Prepared(partial(_quickest, network, pictures), lambda y: (y.numpy(),))
 
 
