@@ -1,0 +1,77 @@
+"""Matrix products. One with a constant matrix is a convolution of one tap on packed weights, as in `layers.Linear`:
+BLAS's threads, which spin for a while after every product, would take the CPUs from those of the layers around it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastconv.backends.onnx.convolutions import PackedWeight, constant, describe, is_packable
+from fastconv.backends.onnx.graph import Node, is_float
+from fastconv.backends.onnx.kernels import Array, Constants, Kernel, floating, narrowed, operator, widened
+from fastconv.backends.onnx.pointwise import activate
+from fastconv.functional.planned import PlannedConv
+
+
+@operator("Linear")
+def _linear(node: Node, constants: Constants) -> Kernel:
+    """Made by passes: x (..., K) times a constant (N, K), transposed, plus bias and residual, activated."""
+    assert is_packable(node, constants)
+    weight, bias, activation = constant(node, 1, constants), constant(node, 2, constants), node.get("activation", None)
+    assert weight is not None
+    packed = PackedWeight("conv1d", weight[..., None], bias)
+    options = {"data_format": "channels_last", "activation": activation}
+
+    def plan(x: Array) -> PlannedConv:
+        return packed.plan((1, x.size // x.shape[-1], x.shape[-1]), lambda: options)
+
+    @floating
+    def run(x: Array, weight_: None, bias_: None = None, residual: Array | None = None) -> Array:
+        if x.ndim < 1 or x.shape[-1] != weight.shape[1]:
+            raise ValueError(f"its input must have shape (..., {weight.shape[1]}), got {x.shape}")
+        y_shape = (*x.shape[:-1], weight.shape[0])
+        if x.size and (residual is None or residual.shape == y_shape):
+            planned = plan(x)
+            others = None if residual is None else residual.reshape(planned.y_shape)
+            return planned(x.reshape(planned.x_shape), residual=others).reshape(y_shape)
+        y = x @ weight.T + (0 if bias is None else bias)
+        return activate(y if residual is None else y + residual, activation)
+
+    def how(x: Array, *others: Any) -> str:
+        return describe(plan(x)) if x.size else "NumPy"
+
+    return Kernel(run, how, bound=(1, 2))
+
+
+@operator("MatMul")
+def _matmul(node: Node, constants: Constants) -> Kernel:
+    def run(a: Array, b: Array) -> Array:
+        if a.dtype != b.dtype:
+            raise TypeError(f"A and B must have one dtype, got {a.dtype} and {b.dtype}")
+        y = np.asarray(np.matmul(widened(a), widened(b)))
+        return narrowed(y, a.dtype) if is_float(a) else y
+
+    return Kernel(run, "NumPy's BLAS")
+
+
+@operator("Gemm")
+def _gemm(node: Node, constants: Constants) -> Kernel:
+    alpha, beta = node.get("alpha", 1.0), node.get("beta", 1.0)
+
+    def run(a: Array, b: Array, c: Array | None = None) -> Array:
+        if a.ndim != 2 or b.ndim != 2:
+            raise ValueError(f"A and B must be matrices, got shapes {a.shape} and {b.shape}")
+        left, right = (widened(m).T if node.get(t, 0) else widened(m) for m, t in ((a, "transA"), (b, "transB")))
+        if not is_float(a):
+            y = np.asarray(alpha * (left @ right) + (0 if c is None else beta * c))
+            return y.astype(a.dtype)
+        y = left @ right
+        if alpha != 1:
+            y *= y.dtype.type(alpha)
+        if c is not None:
+            y += widened(c) if beta == 1 else y.dtype.type(beta) * widened(c)
+        return narrowed(y, a.dtype)
+
+    return Kernel(run, "NumPy's BLAS")

@@ -1,0 +1,98 @@
+"""Normalizations over a batch, over neighbouring channels, over the last axes of each sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastconv import functional as F
+from fastconv.backends.onnx.graph import Node, is_float
+from fastconv.backends.onnx.kernels import Array, Constants, Kernel, floating, narrowed, operator, widened
+from fastconv.kernels.memory import empty
+
+BATCH = "fastconv, batch_norm"
+
+
+def is_training(node: Node) -> bool:
+    """Whether a BatchNormalization takes the statistics of its batch: since opset 14 an attribute says so, before that
+    the outputs for them do.
+    """
+    if node.opset >= 14:
+        return bool(node.get("training_mode", 0))
+    return any(node.outputs[1:])
+
+
+@operator("BatchNormalization")
+def _batch_norm(node: Node, constants: Constants) -> Kernel:
+    eps, momentum = node.get("epsilon", 1e-5), node.get("momentum", 0.9)
+
+    def run(x: Array, scale: Array, shift: Array, mean: Array, var: Array) -> Any:
+        if not is_float(x):
+            raise TypeError(f"its dtype must be float16, bfloat16, float32 or float64, got {x.dtype}")
+        dtype, x = x.dtype, widened(x)
+        if not is_training(node):
+            return narrowed(_normalized(x, scale, shift, mean, var, eps), dtype)
+        axes = (0, *range(2, x.ndim))
+        batch_mean, batch_var = (np.asarray(f(x, axis=axes, dtype=np.float64)) for f in (np.mean, np.var))
+        y = narrowed(_normalized(x, scale, shift, batch_mean, batch_var, eps), dtype)
+        running = ((old * momentum + new * (1 - momentum)) for old, new in ((mean, batch_mean), (var, batch_var)))
+        means = tuple(np.asarray(value, mean.dtype) for value in running)
+        if node.opset >= 14:
+            return y, *means
+        return y, *means, batch_mean.astype(mean.dtype), batch_var.astype(mean.dtype)
+
+    return Kernel(run, BATCH)
+
+
+def _normalized(x: Array, scale: Array, shift: Array, mean: Array, var: Array, eps: float) -> Array:
+    """The parameters are one a channel, or, in the oldest opsets with spatial=0, one an element of a sample."""
+    parameters = [np.ascontiguousarray(widened(p), x.dtype) for p in (mean, var, scale, shift)]
+    if x.ndim >= 2 and all(p.shape == x.shape[1:2] for p in parameters):
+        return F.batch_norm(x, *parameters, eps=eps)
+    if any(p.shape != x.shape[1:] for p in parameters):
+        raise ValueError(
+            f"scale, B, mean and var must have shape {x.shape[1:2]}, the channels of x, got "
+            f"{', '.join(str(p.shape) for p in (scale, shift, mean, var))}"
+        )
+    mean, var, scale, shift = parameters
+    return (x - mean) / np.sqrt(var + x.dtype.type(eps)) * scale + shift
+
+
+@operator("LRN")
+def _lrn(node: Node, constants: Constants) -> Kernel:
+    size = node.need("size")
+    options = (size, node.get("alpha", 1e-4), node.get("beta", 0.75), node.get("bias", 1.0))
+
+    @floating
+    def run(x: Array) -> Array:
+        if size % 2:
+            return F.local_response_norm(x, *options)
+        # ONNX's even windows have their larger half ahead, fastconv's and PyTorch's behind: so from the last channel on.
+        return np.ascontiguousarray(F.local_response_norm(x[:, ::-1], *options)[:, ::-1])
+
+    return Kernel(run, "fastconv, local_response_norm")
+
+
+@operator("LayerNormalization")
+def _layer_norm(node: Node, constants: Constants) -> Kernel:
+    axis, eps = node.get("axis", -1), node.get("epsilon", 1e-5)
+
+    @floating
+    def run(x: Array, scale: Array, shift: Array | None = None) -> Any:
+        axes = tuple(range(axis % x.ndim, x.ndim))
+        mean = x.mean(axis=axes, keepdims=True)
+        y = np.subtract(x, mean, out=empty(x.shape, x.dtype))
+        count = np.prod([x.shape[a] for a in axes])
+        if len(axes) == 1:
+            var = np.einsum("...i,...i->...", y, y)[..., None] / x.dtype.type(count)
+        else:
+            var = np.square(y).mean(axis=axes, keepdims=True)
+        inverse = 1 / np.sqrt(var + x.dtype.type(eps))
+        y *= inverse
+        y *= scale
+        if shift is not None:
+            y += shift
+        return (y, mean, inverse)[: max(1, len(node.outputs))]
+
+    return Kernel(run)

@@ -1,0 +1,144 @@
+"""What is done to a graph once, so that running it is less: each pass takes a graph and changes it.
+
+    fold_constants  nodes whose inputs are all known are run
+    skip_no_ops     Identity, and Dropout outside of training
+    specialize      BatchNormalization, Gemm and MatMul with constant parameters become Affine and Linear
+    fuse            what follows a convolution or product goes into its weight, bias, residual or activation
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastconv.backends.onnx.fallback import kernel_of
+from fastconv.backends.onnx.fusion import fuse
+from fastconv.backends.onnx.graph import Array, Graph, Node, is_float
+from fastconv.backends.onnx.kernels import widened
+from fastconv.backends.onnx.normalizations import is_training
+from fastconv.backends.onnx.program import Step
+
+RANDOM = ("Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+          "RandomUniformLike")  # fmt: skip
+# One input of these has the rank of the output: the first, or the largest of all.
+SAME_RANK = ("BatchNormalization", "Relu", "LeakyRelu", "Elu", "Sigmoid", "Tanh", "Clip", "MaxPool", "AveragePool",
+             "LpPool", "GlobalAveragePool", "GlobalMaxPool", "LRN", "Dropout", "Identity", "Transpose", "Concat",
+             "Softmax", "HardSigmoid", "HardSwish", "Gelu", "Erf", "Conv", "ConvTranspose", "Pad", "Slice")  # fmt: skip
+BROADCAST = ("Add", "Sub", "Mul", "Div", "Sum", "Max", "Min", "PRelu")
+
+
+def optimize(graph: Graph) -> None:
+    """All passes, in the order in which each finds most to do.
+
+    Raises
+    ------
+    ModelError
+        If a node whose inputs are constants cannot be run.
+    """
+    graph.drop_unused()
+    fold_constants(graph)
+    skip_no_ops(graph)
+    find_ranks(graph)
+    specialize(graph)
+    fuse(graph)
+    graph.drop_unused()
+
+
+def fold_constants(graph: Graph) -> None:
+    """Run every node whose inputs are constants; their outputs become constants."""
+    kept = []
+    for node in graph.nodes:
+        if node.op in RANDOM or any(name not in graph.constants for name in node.reads):
+            kept.append(node)
+            continue
+        kernel = kernel_of(node, graph.opsets)
+        results = Step(node, kernel, (*node.inputs, *node.captured), {}, ())(graph.constants)
+        graph.constants.update((name, y) for name, y in zip(node.outputs, results, strict=False) if name)
+    graph.nodes = kept
+
+
+def skip_no_ops(graph: Graph) -> None:
+    """Leave out nodes that hand on their first input, unless a name must stay for an output of the model."""
+    kept: list[Node] = []
+    instead: dict[str, str] = {}
+    uses = graph.uses()
+    captured = {name for node in graph.nodes for name in node.captured}
+    for node in graph.nodes:
+        node = node.but(inputs=tuple(instead.get(name, name) for name in node.inputs))
+        y = node.outputs[0]
+        if _hands_on(node) and not any(uses[name] for name in node.outputs[1:]) and not (
+            y in graph.output_names or y in captured
+        ):
+            instead[y] = node.inputs[0]
+        else:
+            kept.append(node)
+    graph.nodes = kept
+
+
+def _hands_on(node: Node) -> bool:
+    return not node.domain and (node.op == "Identity" or (node.op == "Dropout" and not node.input(2)))
+
+
+def find_ranks(graph: Graph) -> None:
+    """Follow the number of axes of values from where it is known."""
+    ranks = graph.ranks
+    ranks.update((name, np.ndim(array)) for name, array in graph.constants.items() if isinstance(array, np.ndarray))
+    for node in graph.nodes:
+        known = [ranks.get(name) for name in node.inputs if name]
+        if node.domain or not known:
+            continue
+        if node.op in ("Conv", "ConvTranspose"):
+            ranks[node.outputs[0]] = known[1] or known[0] or 0
+        elif node.op in SAME_RANK and known[0] is not None:
+            ranks[node.outputs[0]] = known[0]
+        elif node.op in BROADCAST and None not in known:
+            ranks[node.outputs[0]] = max(rank for rank in known if rank is not None)
+
+
+def specialize(graph: Graph) -> None:
+    """Give nodes whose parameters are constants the form in which they fuse."""
+    graph.nodes = [_affine(node, graph) or _linear(node, graph) or node for node in graph.nodes]
+
+
+def _affine(node: Node, graph: Graph) -> Node | None:
+    """y = scale * x + shift, channel by channel, for a BatchNormalization; computed in float64."""
+    if node.op != "BatchNormalization" or node.domain or is_training(node) or any(node.outputs[1:]):
+        return None
+    parameters = [graph.constants.get(name) for name in node.inputs[1:5]]
+    if not all(is_float(p) and p.ndim == 1 and p.shape == parameters[0].shape for p in parameters):
+        return None
+    weight, bias, mean, var = (p.astype(np.float64) for p in parameters)
+    scale, dtype = weight / np.sqrt(var + node.get("epsilon", 1e-5)), widened(parameters[0]).dtype
+    names = (
+        graph.add_constant(node.inputs[1], scale.astype(dtype)),
+        graph.add_constant(node.inputs[2], (bias - scale * mean).astype(dtype)),
+    )
+    return node.but(op="Affine", inputs=(node.inputs[0], *names), attributes={}, parts=(node.op,))
+
+
+def _linear(node: Node, graph: Graph) -> Node | None:
+    """A product with a constant matrix (N, K), transposed, plus a bias (N,)."""
+    if node.op not in ("Gemm", "MatMul") or node.domain or node.get("transA", 0):
+        return None
+    matrix, shift = graph.constants.get(node.input(1)), graph.constants.get(node.input(2))
+    if not is_float(matrix) or matrix.ndim != 2 or 0 in matrix.shape:
+        return None
+    weight = widened(matrix if node.get("transB", 0) else matrix.T)
+    if node.get("alpha", 1.0) != 1:
+        weight = weight * weight.dtype.type(node.get("alpha", 1.0))
+    inputs = (node.inputs[0], graph.add_constant(node.inputs[1], weight))
+    if node.input(2):
+        bias = _as_bias(shift, len(weight))
+        if bias is None:
+            return None
+        beta = bias.dtype.type(node.get("beta", 1.0))
+        inputs = (*inputs, graph.add_constant(node.inputs[2], bias * beta))
+    return node.but(op="Linear", inputs=inputs, attributes={}, parts=(node.op,))
+
+
+def _as_bias(array: Any, size: int) -> Array | None:
+    """What is added to every row, if that is what broadcasting does."""
+    if not is_float(array) or array.size not in (1, size) or array.shape[:-1] not in ((), (1,)):
+        return None
+    return np.array(np.broadcast_to(widened(array).reshape(-1), (size,)))
