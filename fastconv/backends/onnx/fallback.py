@@ -8,12 +8,15 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
+from fastconv.backends.onnx import convolutions, linear, normalizations, pointwise, pools, shapes  # noqa: F401
 from fastconv.backends.onnx.graph import Node, nodes_of
 from fastconv.backends.onnx.kernels import OPERATORS, Kernel
+from fastconv.planner import PlanCache
 
 HOW = "onnx's reference evaluator"
 
@@ -28,26 +31,47 @@ def reference_kernel(node: Node, opsets: dict[str, int]) -> Kernel:
     """
     names = (*node.proto.input, *node.captured)  # the model's own: passes may have renamed the node's inputs
     outputs = [name for name in node.outputs if name]
-    evaluator = _evaluator(node, tuple(dict.fromkeys(filter(None, names))), outputs, opsets)
+    untyped = _evaluator(node, {name: onnx.TypeProto() for name in names if name}, outputs, opsets)
+    typed: PlanCache[Any] = PlanCache(16)
+    is_typed = _has_typed_body(node)
 
     def run(*values: Any) -> Any:
         feeds = dict(zip(names, values, strict=True))
         feeds.pop("", None)
+        evaluator = untyped
+        if is_typed:
+            types = {name: _type(value) for name, value in feeds.items()}
+            key = tuple(type_.SerializeToString() for type_ in types.values())
+            evaluator = typed.get(key) or typed.put(key, _evaluator(node, types, outputs, opsets))
         results = iter(evaluator.run(outputs, feeds))
         return tuple(next(results) if name else None for name in node.outputs)
 
     return Kernel(run, HOW, fresh=False)
 
 
-def _evaluator(node: Node, reads: tuple[str, ...], outputs: list[str], opsets: dict[str, int]) -> Any:
+def _has_typed_body(node: Node) -> bool:
+    """Whether the operator is defined by others, which depend on the types of its inputs."""
+    try:
+        return bool(onnx.defs.get_schema(node.op, node.opset, node.domain).has_context_dependent_function)
+    except onnx.defs.SchemaError:
+        return False
+
+
+def _type(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return onnx.TypeProto()
+    return onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+
+
+def _evaluator(node: Node, types: dict[str, Any], outputs: list[str], opsets: dict[str, int]) -> Any:
     graph = onnx.helper.make_graph(
-        [node.proto], "node", [onnx.ValueInfoProto(name=name) for name in reads],
+        [node.proto], "node", [onnx.ValueInfoProto(name=name, type=type_) for name, type_ in types.items()],
         [onnx.ValueInfoProto(name=name) for name in outputs],
     )  # fmt: skip
     versions = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
     model = onnx.helper.make_model(graph, opset_imports=versions)
     try:
-        return ReferenceEvaluator(model, new_ops=list(_bridges()) if node.captured or _has_graph(node) else None)
+        return ReferenceEvaluator(model, new_ops=list(_bridges()) if _has_graph(node) else None)
     except (NotImplementedError, RuntimeError, TypeError, AttributeError, onnx.defs.SchemaError) as error:
         domain = node.domain or "ai.onnx"
         raise node.error(f"operator {node.op} of {domain} {node.opset} is not supported") from error

@@ -127,7 +127,7 @@ def _aligned(node: Node, a: Array, b: Array) -> Array:
         return b
     axis = node.get("axis", a.ndim - b.ndim)
     axis += a.ndim if axis < 0 else 0
-    return b.reshape(*b.shape, *(1,) * (a.ndim - axis - b.ndim))
+    return b.reshape((*b.shape, *(1,) * (a.ndim - axis - b.ndim)))
 
 
 def _truncated_quotient(a: Array, b: Array) -> Array:
