@@ -1,8 +1,9 @@
 """Convolution, transposed and deformable convolution, and columns summed into an image.
 
 A weight that is a constant of the model is packed ahead, once for each of the last few shapes of x. Passes add to what
-the specification has: an attribute `activation` of Conv and ConvTranspose, a fourth input of Conv, which is added before
-the activation, and Affine, a scale and shift of each channel, as a convolution of one tap and one channel a group.
+the specification has: an attribute `activation` of Conv and ConvTranspose, a fourth input of Conv, which is added
+before the activation, and Affine, a scale and shift of each channel, as a convolution of one tap and one channel a
+group.
 """
 
 from __future__ import annotations
@@ -97,9 +98,7 @@ class Convolution:
     def plan(self, x_shape: Size) -> PlannedConv:
         """The packed weight's plan."""
         assert self.packed is not None
-        return self.packed.plan(
-            x_shape, lambda: self.options(self.windows, x_shape) | {"activation": self.activation}
-        )
+        return self.packed.plan(x_shape, lambda: self.options(self.windows, x_shape) | {"activation": self.activation})
 
     def how(self, x: Array, *others: Any) -> str:
         """The plan in a few words."""
@@ -114,9 +113,7 @@ class Convolution:
             return plan(x, residual=residual)
         return self.run_given(x, self.packed.weight, self.packed.bias, residual)
 
-    def run_given(
-        self, x: Array, weight: Array, bias: Array | None = None, residual: Array | None = None
-    ) -> Array:
+    def run_given(self, x: Array, weight: Array, bias: Array | None = None, residual: Array | None = None) -> Array:
         """y of any weight; a residual of another shape than y's is broadcast with it."""
         windows = windows_of(self.node, weight.shape[2:])
         check_spatial(x, windows.ndim)
@@ -158,14 +155,14 @@ class TransposedConvolution(Convolution):
         given = self.options(windows, x_shape)["output_padding"]
         return tuple(b - g for b, g in zip(self._sizes(windows, x_shape)[1], given, strict=True))
 
-    def run_packed(self, x: Array, weight: None, bias: None = None, residual: None = None) -> Array:
+    def run_packed(self, x: Array, weight: None, bias: None = None, residual: Array | None = None) -> Array:
         assert self.packed is not None
         check_spatial(x, self.windows.ndim)
         if any(self._grown(self.windows, x.shape)):
             return self.run_given(x, self.packed.weight, self.packed.bias)
         return self.plan(x.shape)(x)
 
-    def run_given(self, x: Array, weight: Array, bias: Array | None = None, residual: None = None) -> Array:
+    def run_given(self, x: Array, weight: Array, bias: Array | None = None, residual: Array | None = None) -> Array:
         windows = windows_of(self.node, weight.shape[2:])
         check_spatial(x, windows.ndim)
         y: Array = getattr(F, f"{self.name}{windows.ndim}d")(x, weight, bias, **self.options(windows, x.shape))

@@ -105,16 +105,18 @@ class _Fusion:
             return None
         first = node.inputs[0] == before.outputs[0]
         array = constants.get(node.inputs[first])
-        other = self._by_channel(array, before, channels) if is_float(array) else None
+        other = self._by_channel(array, before, channels)
         if other is None or (node.op == "Div" and not first):
             return None
         sign = 1.0 if first else -1.0
-        return {"Add": (1.0, other), "Sub": (sign, -sign * other), "Mul": (other, 0.0), "Div": (1 / other, 0.0)}[node.op]
+        if node.op in ("Add", "Sub"):
+            return (1.0, other) if node.op == "Add" else (sign, -sign * other)
+        return other if node.op == "Mul" else 1 / other, 0.0
 
-    def _by_channel(self, array: Array, before: Node, channels: int) -> Array | None:
+    def _by_channel(self, array: Any, before: Node, channels: int) -> Array | None:
         """A constant as a number or one number a channel, if broadcasting with `before`'s output makes that of it."""
         rank = 1 if before.op == "Linear" else self.graph.ranks.get(before.outputs[0])
-        if rank is None or array.ndim > rank:
+        if rank is None or not is_float(array) or array.ndim > rank:
             return None
         shape = (1,) * (rank - array.ndim) + array.shape
         axis = rank - 1 if before.op == "Linear" else 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx
@@ -142,6 +142,6 @@ def _captured(proto: Any) -> Iterator[str]:
             yield from (output.name for output in graph.output if output.name not in made)
 
 
-def is_float(array: Any) -> bool:
+def is_float(array: Any) -> TypeGuard[Array]:
     """Whether it is an array of a floating type, ml_dtypes' bfloat16 among them."""
     return isinstance(array, np.ndarray) and (array.dtype.kind == "f" or array.dtype.name == "bfloat16")

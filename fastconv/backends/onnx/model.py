@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from fastconv.backends.errors import ModelError
 from fastconv.backends.onnx.graph import Graph, nodes_of
 
-Source = str | os.PathLike[str] | bytes | onnx.ModelProto
+Source = Any  # str | os.PathLike[str] | bytes | onnx.ModelProto
 
 
 def read(source: Source) -> Graph:
@@ -54,12 +54,16 @@ def _load(source: Source) -> tuple[str, Any]:
             return name, onnx.load_model_from_string(source)
         model = onnx.load_model(source, load_external_data=False)
     except (DecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{name}: not an ONNX model ({' '.join(str(error).split())})") from error
+        raise ModelError(f"{name}: not an ONNX model ({_line(error)})") from error
     try:
         onnx.external_data_helper.load_external_data_for_model(model, str(Path(name).resolve().parent))
     except (ValueError, OSError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"{name}: its weights in other files cannot be read ({' '.join(str(error).split())})") from error
+        raise ModelError(f"{name}: its weights in other files cannot be read ({_line(error)})") from error
     return name, model
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _graph(name: str, graph: Any, opsets: dict[str, int]) -> Graph:
@@ -76,7 +80,7 @@ def _tensor(name: str, shown: str, tensor: Any) -> Any:
     try:
         return onnx.numpy_helper.to_array(tensor)
     except (ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"{name}: initializer {shown!r} cannot be read ({' '.join(str(error).split())})") from error
+        raise ModelError(f"{name}: initializer {shown!r} cannot be read ({_line(error)})") from error
 
 
 def _dense(name: str, tensor: Any) -> Any:

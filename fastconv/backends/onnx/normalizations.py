@@ -47,15 +47,15 @@ def _batch_norm(node: Node, constants: Constants) -> Kernel:
 
 def _normalized(x: Array, scale: Array, shift: Array, mean: Array, var: Array, eps: float) -> Array:
     """The parameters are one a channel, or, in the oldest opsets with spatial=0, one an element of a sample."""
-    parameters = [np.ascontiguousarray(widened(p), x.dtype) for p in (mean, var, scale, shift)]
+    mean, var, scale, shift = (np.ascontiguousarray(widened(p), x.dtype) for p in (mean, var, scale, shift))
+    parameters = (mean, var, scale, shift)
     if x.ndim >= 2 and all(p.shape == x.shape[1:2] for p in parameters):
-        return F.batch_norm(x, *parameters, eps=eps)
+        return F.batch_norm(x, mean, var, scale, shift, eps=eps)
     if any(p.shape != x.shape[1:] for p in parameters):
         raise ValueError(
             f"scale, B, mean and var must have shape {x.shape[1:2]}, the channels of x, got "
             f"{', '.join(str(p.shape) for p in (scale, shift, mean, var))}"
         )
-    mean, var, scale, shift = parameters
     return (x - mean) / np.sqrt(var + x.dtype.type(eps)) * scale + shift
 
 
@@ -68,7 +68,7 @@ def _lrn(node: Node, constants: Constants) -> Kernel:
     def run(x: Array) -> Array:
         if size % 2:
             return F.local_response_norm(x, *options)
-        # ONNX's even windows have their larger half ahead, fastconv's and PyTorch's behind: so from the last channel on.
+        # The larger half of an even window lies ahead in ONNX, behind in fastconv: so from the last channel on.
         return np.ascontiguousarray(F.local_response_norm(x[:, ::-1], *options)[:, ::-1])
 
     return Kernel(run, "fastconv, local_response_norm")

@@ -1,9 +1,9 @@
 """What is done to a graph once, so that running it is less: each pass takes a graph and changes it.
 
-    fold_constants  nodes whose inputs are all known are run
-    skip_no_ops     Identity, and Dropout outside of training
-    specialize      BatchNormalization, Gemm and MatMul with constant parameters become Affine and Linear
-    fuse            what follows a convolution or product goes into its weight, bias, residual or activation
+fold_constants  nodes whose inputs are all known are run
+skip_no_ops     Identity, and Dropout outside of training
+specialize      BatchNormalization, Gemm and MatMul with constant parameters become Affine and Linear
+fuse            what follows a convolution or product goes into its weight, bias, residual or activation
 """
 
 from __future__ import annotations
@@ -67,8 +67,10 @@ def skip_no_ops(graph: Graph) -> None:
     for node in graph.nodes:
         node = node.but(inputs=tuple(instead.get(name, name) for name in node.inputs))
         y = node.outputs[0]
-        if _hands_on(node) and not any(uses[name] for name in node.outputs[1:]) and not (
-            y in graph.output_names or y in captured
+        if (
+            _hands_on(node)
+            and not any(uses[name] for name in node.outputs[1:])
+            and not (y in graph.output_names or y in captured)
         ):
             instead[y] = node.inputs[0]
         else:
@@ -105,8 +107,8 @@ def _affine(node: Node, graph: Graph) -> Node | None:
     """y = scale * x + shift, channel by channel, for a BatchNormalization; computed in float64."""
     if node.op != "BatchNormalization" or node.domain or is_training(node) or any(node.outputs[1:]):
         return None
-    parameters = [graph.constants.get(name) for name in node.inputs[1:5]]
-    if not all(is_float(p) and p.ndim == 1 and p.shape == parameters[0].shape for p in parameters):
+    parameters = [array for name in node.inputs[1:5] if is_float(array := graph.constants.get(name))]
+    if len(parameters) < 4 or not all(p.ndim == 1 and p.shape == parameters[0].shape for p in parameters):
         return None
     weight, bias, mean, var = (p.astype(np.float64) for p in parameters)
     scale, dtype = weight / np.sqrt(var + node.get("epsilon", 1e-5)), widened(parameters[0]).dtype
@@ -127,7 +129,7 @@ def _linear(node: Node, graph: Graph) -> Node | None:
     weight = widened(matrix if node.get("transB", 0) else matrix.T)
     if node.get("alpha", 1.0) != 1:
         weight = weight * weight.dtype.type(node.get("alpha", 1.0))
-    inputs = (node.inputs[0], graph.add_constant(node.inputs[1], weight))
+    inputs: tuple[str, ...] = (node.inputs[0], graph.add_constant(node.inputs[1], weight))
     if node.input(2):
         bias = _as_bias(shift, len(weight))
         if bias is None:

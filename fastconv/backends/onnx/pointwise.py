@@ -59,7 +59,7 @@ def _activation(node: Node, constants: Constants) -> Kernel:
     defaults = {"Elu": 1.0, "LeakyRelu": 0.01}
     alpha = (float(node.get("alpha", defaults[node.op])),) if node.op in defaults else ()
     function = {"Relu": F.relu, "Sigmoid": F.sigmoid, "Tanh": F.tanh, "Elu": F.elu, "LeakyRelu": F.leaky_relu}[node.op]
-    of_floats = floating(lambda x: function(x, *alpha))  # type: ignore[operator]
+    of_floats = floating(lambda x: function(x, *alpha))
 
     def run(x: Array) -> Array:
         return np.maximum(x, 0) if node.op == "Relu" and x.dtype.kind in "iu" else of_floats(x)

@@ -47,8 +47,9 @@ class _Pools:
         w = self.windows
         check_spatial(x, w.ndim)
         size = x.shape[2:]
+        batch, channels = x.shape[:2]
         geometry = PoolGeometry(
-            w.ndim, *x.shape[:2], size, w.kernel, w.strides, w.padding(size), w.dilations, w.counts(size),
+            w.ndim, batch, channels, size, w.kernel, w.strides, w.padding(size), w.dilations, w.counts(size),
             w.ceil_mode, False,
         )  # fmt: skip
         axes = pool_windows(geometry)
@@ -163,9 +164,9 @@ def _global_pool(node: Node, constants: Constants) -> Kernel:
     @floating
     def run(x: Array) -> Array:
         if x.ndim - 2 in NDIMS:
-            y: Array = function(x)  # type: ignore[operator]
+            y: Array = function(x)
             return y.reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
-        return np.asarray(of_many_axes(x, axis=tuple(range(2, x.ndim)), keepdims=True))  # type: ignore[operator]
+        return np.asarray(of_many_axes(x, axis=tuple(range(2, x.ndim)), keepdims=True))
 
     return Kernel(run, "fastconv, global pool")
 
@@ -218,8 +219,8 @@ def _lie_in_windows(indices: Array, shape: tuple[int, ...], windows: Windows) ->
     """
     if indices.size and not 0 <= indices.min() <= indices.max() < prod(shape):
         return False
-    places = np.indices(indices.shape, sparse=True)
-    found = np.unravel_index(indices, shape)
+    places: tuple[Array, ...] = np.indices(indices.shape, sparse=True)
+    found: tuple[Array, ...] = np.unravel_index(indices, shape)
     inside = (found[0] == places[0]) & (found[1] == places[1])
     spatial = zip(found[2:], places[2:], windows.strides, windows.kernel, windows.pads, strict=True)
     for position, output, stride, taps, (before, _) in spatial:

@@ -112,7 +112,7 @@ class Session:
         if input_feed is None:
             if not isinstance(output_names, Mapping):
                 raise TypeError("run takes output names, or None, and a mapping from input names to arrays")
-            output_names, input_feed = None, output_names
+            return self.run(None, output_names)
         wanted = self._positions(output_names)
         results = self._program.run(self._checked(input_feed))
         return [results[position] for position in wanted]
@@ -177,7 +177,7 @@ def _checked_value(name: str, value: Any, declared: Any) -> Any:
     array = np.asarray(value)
     if tensor.elem_type:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        if array.dtype != dtype and not (dtype == object and array.dtype.kind in "UOST"):
+        if array.dtype != dtype and not (dtype.hasobject and array.dtype.kind in "UOST"):
             raise ModelError(f"input {name!r} must have dtype {dtype}, got {array.dtype}")
     if not array.dtype.isnative:
         raise ModelError(f"input {name!r} must be of native byte order, got dtype {array.dtype.str}")

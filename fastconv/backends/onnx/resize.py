@@ -1,0 +1,140 @@
+"""Resize and Upsample, axis by axis: an output is a weighted sum of one (nearest), two (linear) or four (cubic) inputs.
+
+What stretches over several axes as a whole (antialias, cropping, an aspect ratio that is kept) is left to the reference
+evaluator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from fastconv.backends.onnx.graph import Node, is_float
+from fastconv.backends.onnx.kernels import Array, Constants, Kernel, operator, widened
+
+MODES = {"nearest": 1, "linear": 2, "cubic": 4}
+COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
+ROUNDINGS: dict[str, Callable[[Array], Array]] = {
+    "round_prefer_floor": lambda at: np.ceil(at - 0.5),
+    "round_prefer_ceil": lambda at: np.floor(at + 0.5),
+    "floor": np.floor,
+    "ceil": np.ceil,
+}
+
+
+@dataclass(frozen=True)
+class _Manner:
+    mode: str
+    coordinates: str
+    rounding: str
+    cubic: float
+    excludes_outside: bool
+
+    def taps(self, size: int, out: int, scale: float) -> tuple[Array, Array]:
+        """For each output of an axis, the inputs (taps, out) and their weights."""
+        at = self._positions(size, out, scale)
+        if self.mode == "nearest":
+            return np.clip(ROUNDINGS[self.rounding](at), 0, size - 1).astype(np.int64)[None], np.ones((1, out))
+        first = np.floor(at)
+        part = at - first
+        if self.mode == "linear":
+            offsets, weights = [0, 1], np.stack([1 - part, part])
+        else:
+            offsets, weights = [-1, 0, 1, 2], self._cubic_weights(part)
+        places = first[None] + np.reshape(offsets, (-1, 1))
+        if self.excludes_outside:
+            weights = np.where((places >= 0) & (places < size), weights, 0)
+            weights = weights / weights.sum(0)
+        return np.clip(places, 0, size - 1).astype(np.int64), weights
+
+    def _positions(self, size: int, out: int, scale: float) -> Array:
+        """Where each output lies on the input's axis."""
+        i = np.arange(out, dtype=np.float64)
+        if self.coordinates == "asymmetric":
+            return i / scale
+        if self.coordinates == "align_corners":
+            return i * ((size - 1) / (size * scale - 1)) if out > 1 else i
+        if self.coordinates == "pytorch_half_pixel" and out == 1:
+            return i
+        shift = size / 2 * (1 - out / (size * scale)) if self.coordinates == "half_pixel_symmetric" else 0.0
+        return shift + (i + 0.5) / scale - 0.5
+
+    def _cubic_weights(self, part: Array) -> Array:
+        """Keys (1981), Cubic Convolution Interpolation for Digital Image Processing, with a for the slope of -1/2."""
+        a = self.cubic
+        far, near = np.stack([1 + part, 2 - part]), np.stack([part, 1 - part])
+        outer = a * (((far - 5) * far + 8) * far - 4)
+        inner = ((a + 2) * near - (a + 3)) * near * near + 1
+        return np.stack([outer[0], inner[0], inner[1], outer[1]])
+
+
+@operator("Resize", "Upsample")
+def _resize(node: Node, constants: Constants) -> Kernel | None:
+    manner = _manner(node)
+    if manner is None:
+        return None
+    given = node.get("scales", None)
+    axes = node.get("axes", None)
+
+    def run(x: Array, *others: Array | None) -> Array:
+        places = [a % x.ndim for a in (range(x.ndim) if axes is None else axes)]
+        scales, sizes = _request(node, others, given)
+        if len(scales if sizes is None else sizes) != len(places):
+            raise ValueError(f"scales or sizes must be {len(places)} numbers, one an axis")
+        y = widened(x) if is_float(x) else x
+        for number, axis in enumerate(places):
+            size = x.shape[axis]
+            scale = float(scales[number]) if sizes is None else sizes[number] / size
+            out = int(np.floor(size * scale)) if sizes is None else int(sizes[number])
+            if out != size or scale != 1:
+                y = _along(y, axis, *manner.taps(size, out, scale))
+        return np.asarray(y, x.dtype) if y is not x else x.copy()
+
+    return Kernel(run)
+
+
+def _manner(node: Node) -> _Manner | None:
+    """How a node interpolates, or None for what is left to the reference evaluator."""
+    whole = node.get("antialias", 0) or node.get("keep_aspect_ratio_policy", "stretch") != "stretch"
+    old = node.op == "Upsample" or node.opset < 11
+    coordinates = "asymmetric" if old else node.get("coordinate_transformation_mode", "half_pixel")
+    mode = node.get("mode", "nearest").removeprefix("bi")  # Upsample's of the first opset
+    if whole or coordinates not in COORDINATES or mode not in MODES:
+        return None
+    rounding = "floor" if old else node.get("nearest_mode", "round_prefer_floor")
+    return _Manner(mode, coordinates, rounding, node.get("cubic_coeff_a", -0.75), bool(node.get("exclude_outside", 0)))
+
+
+def _request(node: Node, others: tuple[Any, ...], given: Any) -> tuple[Any, Any]:
+    """(scales, sizes), one of them."""
+    if given is not None:
+        return given, None
+    if node.op == "Upsample" or node.opset < 11:
+        return others[0], None
+    _, scales, sizes = (*others, None, None, None)[:3]
+    if sizes is not None and sizes.size:
+        return None, sizes.tolist()
+    if scales is None or not scales.size:
+        raise ValueError("scales or sizes must be given")
+    return scales, None
+
+
+def _along(x: Array, axis: int, places: Array, weights: Array) -> Array:
+    """The weighted sums along one axis."""
+    if len(places) == 1:
+        return np.take(x, places[0], axis)
+    dtype = x.dtype if is_float(x) else np.dtype(np.float64)
+    if axis == x.ndim - 1 and is_float(x):
+        matrix = np.zeros((x.shape[axis], places.shape[1]), dtype)
+        np.add.at(matrix, (places, np.arange(places.shape[1])), weights.astype(dtype))
+        y = np.matmul(x, matrix)
+        if np.isfinite(y).all():  # else products of 0 have spread what is not finite over its row
+            return y
+    along = (-1, *(1,) * (x.ndim - 1 - axis))
+    factors = (weight.astype(dtype).reshape(along) for weight in weights)
+    terms = (np.take(x, place, axis) * factor for place, factor in zip(places, factors, strict=True))
+    return reduce(np.add, terms)
