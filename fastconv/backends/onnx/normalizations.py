@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,6 @@ import numpy as np
 from fastconv import functional as F
 from fastconv.backends.onnx.graph import Node, is_float
 from fastconv.backends.onnx.kernels import Array, Constants, Kernel, floating, narrowed, operator, widened
-from fastconv.kernels.memory import empty
 
 BATCH = "fastconv, batch_norm"
 
@@ -76,23 +76,60 @@ def _lrn(node: Node, constants: Constants) -> Kernel:
 
 @operator("LayerNormalization")
 def _layer_norm(node: Node, constants: Constants) -> Kernel:
-    axis, eps = node.get("axis", -1), node.get("epsilon", 1e-5)
+    axis, eps, outputs = node.get("axis", -1), node.get("epsilon", 1e-5), max(1, len(node.outputs))
 
     @floating
     def run(x: Array, scale: Array, shift: Array | None = None) -> Any:
         axes = tuple(range(axis % x.ndim, x.ndim))
-        mean = x.mean(axis=axes, keepdims=True)
-        y = np.subtract(x, mean, out=empty(x.shape, x.dtype))
-        count = np.prod([x.shape[a] for a in axes])
-        if len(axes) == 1:
-            var = np.einsum("...i,...i->...", y, y)[..., None] / x.dtype.type(count)
-        else:
-            var = np.square(y).mean(axis=axes, keepdims=True)
-        inverse = 1 / np.sqrt(var + x.dtype.type(eps))
-        y *= inverse
+        y = _standard(x, x.shape[: axes[0]], eps)
         y *= scale
         if shift is not None:
             y += shift
-        return (y, mean, inverse)[: max(1, len(node.outputs))]
+        if outputs == 1:
+            return y
+        mean, var = (np.asarray(f(x, axis=axes, keepdims=True)) for f in (np.mean, np.var))
+        return (y, mean, np.asarray(1 / np.sqrt(var + x.dtype.type(eps))))[:outputs]
 
-    return Kernel(run)
+    return Kernel(run, BATCH)
+
+
+def _standard(x: Array, rows: tuple[int, ...], eps: float) -> Array:
+    """x with mean 0 and variance 1 in each row, an element of its leading axes: channels of a batch of one image."""
+    count = math.prod(rows)
+    if x.size <= count:  # rows of one value
+        return np.zeros(x.shape, x.dtype)
+    return F.batch_norm(x.reshape(1, count, -1), None, None, training=True, eps=eps).reshape(x.shape)
+
+
+@operator("InstanceNormalization")
+def _instance_norm(node: Node, constants: Constants) -> Kernel:
+    eps = node.get("epsilon", 1e-5)
+
+    @floating
+    def run(x: Array, scale: Array, shift: Array) -> Array:
+        return _by_channel(_standard(x, x.shape[:2], eps), scale, shift)
+
+    return Kernel(run, BATCH)
+
+
+@operator("GroupNormalization")
+def _group_norm(node: Node, constants: Constants) -> Kernel:
+    groups, eps = node.need("num_groups"), node.get("epsilon", 1e-5)
+
+    @floating
+    def run(x: Array, scale: Array, shift: Array) -> Array:
+        if x.shape[1] % groups:
+            raise ValueError(f"attribute num_groups must divide the {x.shape[1]} channels of X, got {groups}")
+        if node.opset < 21:  # one a group
+            scale, shift = (np.repeat(p, x.shape[1] // groups) for p in (scale, shift))
+        return _by_channel(_standard(x, (x.shape[0], groups), eps), scale, shift)
+
+    return Kernel(run, BATCH)
+
+
+def _by_channel(y: Array, scale: Array, shift: Array) -> Array:
+    """scale * y + shift, written into y."""
+    channels = (-1, *(1,) * (y.ndim - 2))
+    y *= scale.reshape(channels)
+    y += shift.reshape(channels)
+    return y
