@@ -1,4 +1,4 @@
-"""The command line: train, predict, bench, info.
+"""The command line: train, predict, run, bench, info.
 
 An error of the user is one line on standard error and exit code 2, a Ctrl-C one line and exit code 130.
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from fastconv import __version__, data, models, prediction, progress, runs, runtime, training
+from fastconv.backends.errors import ModelError
 from fastconv.benchmarks import options as bench_options
 from fastconv.extras import MissingExtraError, require
 
@@ -21,6 +22,7 @@ MISUSE = 2
 USER_ERRORS = (
     data.DataError,
     MissingExtraError,
+    ModelError,
     OSError,
     prediction.PictureError,
     runs.RunError,
@@ -99,6 +101,14 @@ def _predict(options: argparse.Namespace) -> int:
     return 0
 
 
+def _run(options: argparse.Namespace) -> int:
+    for module in ("onnx", "rich"):
+        require(module, extra="onnx")
+    from fastconv.backends.onnx import command
+
+    return command.run(options)
+
+
 def _bench(options: argparse.Namespace) -> int:
     require("rich", extra="bench")
     from fastconv.benchmarks import bench
@@ -121,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     predict = _command(commands, "predict", _predict, "classify a picture with a trained network")
     predict.add_argument("folder", metavar="RUN", help="a folder that train has left")
     predict.add_argument("image", metavar="IMAGE", help="a PNG, or any picture that Pillow reads")
+    _add_run(_command(commands, "run", _run, "run an ONNX model, and tell how long each of its layers takes"))
     bench_options.add(_command(commands, "bench", _bench, "measure layers of real networks against other libraries"))
     _command(commands, "info", _info, "print version, ISA, threads, compiler and OpenMP runtime")
     return parser
@@ -166,6 +177,24 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--seed", type=_whole(0), default=options.seed, metavar="N", help="of everything random; default: %(default)s"
     )
     parser.add_argument("--run", metavar="DIR", help="what to leave and where; default: runs/MODEL-DATA-TIME")
+    parser.add_argument(
+        "--threads", type=_whole(1, 4096), metavar="N", help="default: OMP_NUM_THREADS, or the CPUs there are"
+    )
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="an ONNX file")
+    feed = parser.add_mutually_exclusive_group()
+    feed.add_argument(
+        "--input", metavar="X", help="a .npy file, or a .npz file with an array of each input's name (default: random)"
+    )
+    feed.add_argument(
+        "--image",
+        metavar="PICTURE",
+        help="a PNG, or any picture that Pillow reads; cut to the input's shape, colours scaled as ImageNet's",
+    )
+    parser.add_argument("--profile", action="store_true", help="print time, share and plan of each layer")
+    parser.add_argument("--chart", metavar="PICTURE", help="draw the time of each layer into a PNG or SVG file")
     parser.add_argument(
         "--threads", type=_whole(1, 4096), metavar="N", help="default: OMP_NUM_THREADS, or the CPUs there are"
     )

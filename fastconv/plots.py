@@ -1,4 +1,4 @@
-"""Pictures of a training: how loss and accuracy went, and which classes were taken for which.
+"""Pictures of a training, how loss and accuracy went and which classes were taken for which, and of a run's layers.
 
 Figures are drawn without `matplotlib.pyplot`: it keeps global state and may open a window.
 """
@@ -116,6 +116,47 @@ def confusion_matrix(path: str | os.PathLike[str], counts: Array, classes: Seque
     figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.046, pad=0.03).outline.set_visible(
         False
     )
+    _write(figure, path)
+
+
+def layer_times(
+    path: str | os.PathLike[str], names: Sequence[str], seconds: Sequence[float], plans: Sequence[str], title: str
+) -> None:
+    """Draw how long each layer of a network takes, one bar under the other, into a picture file.
+
+    Parameters
+    ----------
+    path
+        Where to; the suffix, such as .png or .svg, chooses the format.
+    names, seconds, plans
+        Of each layer: what it is called, how long it takes, and what runs it; layers of one plan have one colour.
+    title
+        Stands above the picture.
+
+    Raises
+    ------
+    ValueError
+        If there is no layer.
+    MissingExtraError
+        If matplotlib is not installed.
+    """
+    if not names:
+        raise ValueError("names is empty: there is no layer to draw")
+    figure = _figure(10, 1.2 + 0.22 * len(names))
+    axes = figure.subplots()
+    kinds = list(dict.fromkeys(plans))
+    for kind in kinds:
+        places = [place for place, plan in enumerate(plans) if plan == kind]
+        color = f"C{kinds.index(kind) % 10}"
+        axes.barh(places, [1e3 * seconds[place] for place in places], color=color, label=kind)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel("ms")
+    axes.grid(axis="x", color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    axes.set_title(title, fontsize=10)
     _write(figure, path)
 
 

@@ -57,23 +57,35 @@ def read_picture(path: str | os.PathLike[str], run: Run) -> Array:
     MissingExtraError
         If Pillow is not installed.
     """
-    image = _open(Path(path))
-    if run.channels == 1:
-        image = _on_black(image)
-        if image.size != (run.size, run.size):
-            image = _framed(image, run.size, MARGINS.get(run.data, 0))
-    else:
-        image = _ops().fit(image.convert("RGB"), (run.size, run.size))
-    pixels = np.asarray(image)
-    return np.ascontiguousarray(pixels.reshape(run.size, run.size, run.channels).transpose(2, 0, 1)[None])
+    image = open_picture(Path(path))
+    if run.channels != 1:
+        return cut_picture(image, run.channels, (run.size, run.size))
+    image = _on_black(image)
+    if image.size != (run.size, run.size):
+        image = _framed(image, run.size, MARGINS.get(run.data, 0))
+    return np.ascontiguousarray(np.asarray(image)[None, None])
+
+
+def cut_picture(image: Any, channels: int, size: tuple[int, int]) -> Array:
+    """A picture's middle, as large as it goes, scaled to (width, height): uint8 (1, C, H, W), C being 1 or 3."""
+    pixels = np.asarray(_ops().fit(image.convert("L" if channels == 1 else "RGB"), size))
+    return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], channels).transpose(2, 0, 1)[None])
 
 
 def _ops() -> Any:
     return require("PIL.ImageOps", extra="train")
 
 
-def _open(path: Path) -> Any:
-    """Return the picture in mode L or RGB."""
+def open_picture(path: Path) -> Any:
+    """Return the picture in mode L or RGB.
+
+    Raises
+    ------
+    PictureError
+        If the file cannot be read as a picture.
+    MissingExtraError
+        If Pillow is not installed.
+    """
     pillow = require("PIL.Image", extra="train")
     try:
         with pillow.open(path) as file:

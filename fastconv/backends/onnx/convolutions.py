@@ -46,7 +46,7 @@ class PackedWeight:
 def describe(plan: PlannedConv) -> str:
     """A plan in a few words."""
     explained = plan.explain()
-    return f"fastconv, {explained.algorithm} ({', '.join(dict.fromkeys(explained.packing))})"
+    return f"{explained.algorithm} ({', '.join(dict.fromkeys(explained.packing))})"
 
 
 def constant(node: Node, position: int, constants: Constants) -> Array | None:
@@ -79,7 +79,7 @@ class Convolution:
     def kernel(self) -> Kernel:
         """Runs the packed weight, or the one that is given."""
         if self.packed is None:
-            return Kernel(floating(self.run_given), "fastconv, weight not constant")
+            return Kernel(floating(self.run_given), "packs its weight in each run")
         return Kernel(floating(self.run_packed), self.how, bound=(1, 2))
 
     @cached_property
@@ -227,7 +227,7 @@ def _deform_conv(node: Node, constants: Constants) -> Kernel:
             x, offset, weight, bias, windows.strides, windows.padding(x.shape[2:]), windows.dilations, mask
         )
 
-    return Kernel(run, "fastconv, deformable")
+    return Kernel(run, "deformable")
 
 
 def _check_deform(node: Node, x: Size, weight: Size, offset: Size) -> None:
@@ -251,4 +251,4 @@ def _col2im(node: Node, constants: Constants) -> Kernel:
         pads = as_pairs(node.get("pads", (0,) * 2 * ndim), ndim)
         return F.fold(x, image, block, node.get("dilations", ones), pads, node.get("strides", ones))
 
-    return Kernel(run, "fastconv, fold")
+    return Kernel(run, "fold")

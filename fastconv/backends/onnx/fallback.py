@@ -18,7 +18,7 @@ from fastconv.backends.onnx.graph import Node, nodes_of
 from fastconv.backends.onnx.kernels import OPERATORS, Kernel
 from fastconv.planner import PlanCache
 
-HOW = "onnx's reference evaluator"
+HOW = "onnx reference"
 
 
 def reference_kernel(node: Node, opsets: dict[str, int]) -> Kernel:

@@ -53,7 +53,7 @@ def _matmul(node: Node, constants: Constants) -> Kernel:
         y = np.asarray(np.matmul(widened(a), widened(b)))
         return narrowed(y, a.dtype) if is_float(a) else y
 
-    return Kernel(run, "NumPy's BLAS")
+    return Kernel(run, "BLAS")
 
 
 @operator("Gemm")
@@ -74,4 +74,4 @@ def _gemm(node: Node, constants: Constants) -> Kernel:
             y += widened(c) if beta == 1 else y.dtype.type(beta) * widened(c)
         return narrowed(y, a.dtype)
 
-    return Kernel(run, "NumPy's BLAS")
+    return Kernel(run, "BLAS")

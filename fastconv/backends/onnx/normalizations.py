@@ -11,7 +11,7 @@ from fastconv import functional as F
 from fastconv.backends.onnx.graph import Node, is_float
 from fastconv.backends.onnx.kernels import Array, Constants, Kernel, floating, narrowed, operator, widened
 
-BATCH = "fastconv, batch_norm"
+BATCH = "batch norm"
 
 
 def is_training(node: Node) -> bool:
@@ -71,7 +71,7 @@ def _lrn(node: Node, constants: Constants) -> Kernel:
         # The larger half of an even window lies ahead in ONNX, behind in fastconv: so from the last channel on.
         return np.ascontiguousarray(F.local_response_norm(x[:, ::-1], *options)[:, ::-1])
 
-    return Kernel(run, "fastconv, local_response_norm")
+    return Kernel(run, "response norm")
 
 
 @operator("LayerNormalization")

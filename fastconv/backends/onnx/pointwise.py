@@ -15,7 +15,7 @@ from fastconv.backends.onnx.graph import Node, is_float
 from fastconv.backends.onnx.kernels import Array, Constants, Kernel, floating, operator, widened
 from fastconv.kernels.memory import empty
 
-HOW = "fastconv, rowwise"
+HOW = "rowwise"
 FUSED: dict[str, Callable[..., Array]] = {
     "relu": F.relu,
     "relu6": F.relu6,

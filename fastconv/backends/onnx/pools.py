@@ -25,7 +25,7 @@ from fastconv.kernels.pool import PoolPlan
 from fastconv.planner import PlanCache
 from fastconv.windows import AxisWindows, leading_axes, pool_windows
 
-HOW = "fastconv, pool"
+HOW = "pool"
 
 
 class _Pools:
@@ -168,7 +168,7 @@ def _global_pool(node: Node, constants: Constants) -> Kernel:
             return y.reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
         return np.asarray(of_many_axes(x, axis=tuple(range(2, x.ndim)), keepdims=True))
 
-    return Kernel(run, "fastconv, global pool")
+    return Kernel(run, "global pool")
 
 
 @operator("GlobalLpPool")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -44,7 +44,7 @@ class Timing:
     operator : the operators that it computes, joined by "+"
     shape : of its first output
     seconds : the least of all runs
-    plan : what ran: fastconv's algorithm and packing, NumPy or onnx's reference evaluator
+    plan : what ran: an algorithm and packing of fastconv, another of its kernels, NumPy, or onnx's reference evaluator
     """
 
     name: str
@@ -126,20 +126,18 @@ class Session:
             As in `run`.
         """
         feeds = self._checked(input_feed)
-        timings: dict[int, Timing] = {}
-        self._program.run(feeds)
-        least, outputs = np.inf, []
-
-        def observe(step: Step, inputs: list[Any], results: tuple[Any, ...], seconds: float) -> None:
-            before = timings.get(id(step))
-            if before is None or seconds < before.seconds:
-                timings[id(step)] = _timing(step, inputs, results, seconds)
-
+        timings: list[Timing] = []
+        outputs = self._program.run(feeds, lambda *observed: timings.append(_timing(*observed)))
+        seconds = np.full(len(timings), np.inf)
+        whole = np.inf
         for _ in range(max(1, runs)):
+            of_steps: list[float] = []
             start = perf_counter()
-            outputs = self._program.run(feeds, observe)
-            least = min(least, perf_counter() - start)
-        return Profile(outputs, list(timings.values()), least)
+            self._program.run(feeds, lambda *observed, to=of_steps: to.append(observed[-1]))
+            whole = min(whole, perf_counter() - start)
+            seconds = np.minimum(seconds, of_steps)
+        timed = [replace(timing, seconds=least) for timing, least in zip(timings, seconds.tolist(), strict=True)]
+        return Profile(outputs, timed, whole)
 
     def _positions(self, names: Any) -> list[int]:
         known = [value.name for value in self._outputs]
