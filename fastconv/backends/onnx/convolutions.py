@@ -194,23 +194,28 @@ def _affine(node: Node, constants: Constants) -> Kernel:
     scale, shift = constant(node, 1, constants), constant(node, 2, constants)
     assert scale is not None
     assert shift is not None
-    activation = node.get("activation", None)
-    packed = {n: PackedWeight(f"conv{n}d", scale.reshape(-1, *(1,) * (n + 1)), shift) for n in NDIMS}
+    activation, channels = node.get("activation", None), len(scale)
+    packed = PackedWeight("conv1d", scale.reshape(-1, 1, 1), shift)
+    options = {"groups": channels, "activation": activation}
 
-    def plan(x_shape: Size) -> PlannedConv:
-        options = {"groups": len(scale), "activation": activation}
-        return packed[len(x_shape) - 2].plan(x_shape, lambda: options)
+    def plan(x: Array) -> PlannedConv:
+        """Of planes as lines, whatever their axes."""
+        return packed.plan((len(x), channels, x.size // (len(x) * channels)), lambda: options)
 
     @floating
     def run(x: Array, scale_: None, shift_: None, residual: Array | None = None) -> Array:
-        if x.ndim - 2 in NDIMS and (residual is None or residual.shape == x.shape):
-            return plan(x.shape)(x, residual=residual)
-        channels = (-1, *(1,) * (x.ndim - 2))
-        y = x * scale.reshape(channels) + shift.reshape(channels)
+        if x.ndim < 2 or x.shape[1] != channels:
+            raise ValueError(f"its input must have {channels} channels, got shape {x.shape}")
+        if x.size and (residual is None or residual.shape == x.shape):
+            planned = plan(x)
+            others = None if residual is None else residual.reshape(planned.y_shape)
+            return planned(x.reshape(planned.x_shape), residual=others).reshape(x.shape)
+        by_channel = (-1, *(1,) * (x.ndim - 2))
+        y = x * scale.reshape(by_channel) + shift.reshape(by_channel)
         return activate(y if residual is None else y + residual, activation)
 
     def how(x: Array, *others: Any) -> str:
-        return describe(plan(x.shape)) if x.ndim - 2 in NDIMS else "NumPy"
+        return describe(plan(x)) if x.size else "NumPy"
 
     return Kernel(run, how, bound=(1, 2))
 

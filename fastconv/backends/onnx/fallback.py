@@ -29,6 +29,11 @@ def reference_kernel(node: Node, opsets: dict[str, int]) -> Kernel:
     ModelError
         If the evaluator does not know the operator.
     """
+    if node.op == "Scatter" and not node.domain:  # the old name of ScatterElements
+        proto = onnx.NodeProto()
+        proto.CopyFrom(node.proto)
+        proto.op_type = "ScatterElements"
+        node, opsets = node.but(proto=proto), {**opsets, "": 11}
     names = (*node.proto.input, *node.captured)  # the model's own: passes may have renamed the node's inputs
     outputs = [name for name in node.outputs if name]
     untyped = _evaluator(node, {name: onnx.TypeProto() for name in names if name}, outputs, opsets)
@@ -71,13 +76,14 @@ def _evaluator(node: Node, types: dict[str, Any], outputs: list[str], opsets: di
     versions = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
     model = onnx.helper.make_model(graph, opset_imports=versions)
     try:
-        return ReferenceEvaluator(model, new_ops=list(_bridges()) if _has_graph(node) else None)
+        return ReferenceEvaluator(model, new_ops=list(_bridges()) if has_graph(node) else None)
     except (NotImplementedError, RuntimeError, TypeError, AttributeError, onnx.defs.SchemaError) as error:
         domain = node.domain or "ai.onnx"
         raise node.error(f"operator {node.op} of {domain} {node.opset} is not supported") from error
 
 
-def _has_graph(node: Node) -> bool:
+def has_graph(node: Node) -> bool:
+    """Whether a node has subgraphs, such as a Loop's body."""
     return any(a.HasField("g") or a.graphs for a in node.proto.attribute)
 
 

@@ -3,6 +3,7 @@
 A node is joined with the one before if nobody else reads what is between them. The new node stands where the later one
 stood, so all that it reads is there:
 
+    Pad with zeros, then Conv                                    its pads
     Conv, ConvTranspose, Affine or Linear, then
         Affine, or Add, Sub, Mul, Div by a constant a channel   into weight and bias, computed in float64
         Add or Sum with another value                            its residual (but for ConvTranspose)
@@ -13,6 +14,7 @@ stood, so all that it reads is there:
 
 from __future__ import annotations
 
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -63,7 +65,11 @@ class _Fusion:
 
     def _join(self, before: Node, node: Node) -> Node | None:
         """What does both, or None."""
-        if before.domain or node.domain or before.op not in TAKES_AFFINE or ACTIVATION in before.attributes:
+        if before.domain or node.domain:
+            return None
+        if before.op == "Pad":
+            return self._padded(before, node)
+        if before.op not in TAKES_AFFINE or ACTIVATION in before.attributes:
             return None
         if before.op in ("Affine", "Linear") or is_packable(before, self.graph.constants):
             activation = activation_of(node, self.graph.constants)
@@ -72,6 +78,32 @@ class _Fusion:
             if len(before.inputs) < 4:
                 return self._scaled(before, node) or self._with_residual(before, node)
         return None
+
+    def _padded(self, before: Node, node: Node) -> Node | None:
+        """A Conv with the pads of a Pad before it."""
+        if node.op != "Conv" or node.inputs[0] != before.outputs[0] or before.get("mode", "constant") != "constant":
+            return None
+        if node.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or before.input(3):
+            return None
+        pads, value = self._pads_of(before)
+        ndim = len(pads or ()) // 2 - 2
+        if pads is None or value != 0 or ndim < 1 or min(pads) < 0 or any((*pads[:2], *pads[ndim + 2 : ndim + 4])):
+            return None
+        own = node.get("pads", (0,) * 2 * ndim)
+        added = (*pads[2 : ndim + 2], *pads[ndim + 4 :])
+        if len(own) != len(added):
+            return None
+        attributes = {**node.attributes, "auto_pad": "NOTSET", "pads": tuple(map(add, own, added))}
+        inputs = (before.inputs[0], *node.inputs[1:])
+        return node.but(inputs=inputs, attributes=attributes, parts=(before.op, *(node.parts or (node.op,))))
+
+    def _pads_of(self, pad: Node) -> tuple[tuple[int, ...] | None, float | None]:
+        """The pads of a Pad and what it fills them with, where they are known ahead."""
+        if pad.opset < 11:
+            return pad.get("pads", pad.get("paddings", None)), pad.get("value", 0.0)
+        pads = self.graph.constants.get(pad.input(1))
+        value = scalar(self.graph.constants.get(pad.input(2))) if pad.input(2) else 0.0
+        return None if pads is None else tuple(pads.tolist()), value
 
     def _joined(self, before: Node, node: Node, **changes: Any) -> Node:
         parts = (*(before.parts or (before.op,)), *(node.parts or (node.op,)))

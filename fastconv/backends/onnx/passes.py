@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.backends.onnx.fallback import kernel_of
+from fastconv.backends.onnx.fallback import has_graph, kernel_of
 from fastconv.backends.onnx.fusion import fuse
 from fastconv.backends.onnx.graph import Array, Graph, Node, is_float
 from fastconv.backends.onnx.kernels import widened
@@ -46,10 +46,10 @@ def optimize(graph: Graph) -> None:
 
 
 def fold_constants(graph: Graph) -> None:
-    """Run every node whose inputs are constants; their outputs become constants."""
+    """Run every node whose inputs are constants, but those with subgraphs; their outputs become constants."""
     kept = []
     for node in graph.nodes:
-        if node.op in RANDOM or any(name not in graph.constants for name in node.reads):
+        if node.op in RANDOM or has_graph(node) or any(name not in graph.constants for name in node.reads):
             kept.append(node)
             continue
         kernel = kernel_of(node, graph.opsets)

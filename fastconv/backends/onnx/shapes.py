@@ -5,12 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 
 from fastconv.backends.onnx.graph import Node
 from fastconv.backends.onnx.kernels import Array, Constants, Kernel, operator
 from fastconv.kernels.memory import empty
 
 VIEW = "a view"
+
+
+@operator("Constant")
+def _constant(node: Node, constants: Constants) -> Kernel | None:
+    if "value" not in node.attributes:
+        return None
+    array = onnx.numpy_helper.to_array(node.attributes["value"])
+    return Kernel(lambda: array, VIEW, fresh=False)
 
 
 @operator("Identity")
