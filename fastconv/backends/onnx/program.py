@@ -67,8 +67,17 @@ class Program:
         self._own = _fresh(graph, kernels)
 
     def run(self, feeds: Mapping[str, Any], observer: Observer | None = None) -> list[Any]:
-        """The outputs for these inputs; an observer is told of each step, its inputs, outputs and seconds."""
+        """The outputs for these inputs; an observer is told of each step, its inputs, outputs and seconds.
+
+        What is not finite goes through as IEEE says, without NumPy's warnings.
+        """
         values: Values = {**self.constants, **feeds}
+        with np.errstate(all="ignore"):
+            self._run(values, observer)
+        return [self._handed_out(name, values[name]) for name in self.outputs]
+
+    def _run(self, values: Values, observer: Observer | None) -> None:
+        """Fill in the outputs."""
         for step in self.steps:
             if observer is None:
                 results = step(values)
@@ -80,7 +89,6 @@ class Program:
             values.update((name, y) for name, y in zip(step.node.outputs, results, strict=False) if name)
             for name in step.frees:
                 values.pop(name, None)
-        return [self._handed_out(name, values[name]) for name in self.outputs]
 
     def _handed_out(self, name: str, value: Any) -> Any:
         """An output as the caller may have it: C-contiguous, and no view of inputs or constants."""
