@@ -11,6 +11,8 @@ from onnx.backend.base import Backend as OnnxBackend
 from onnx.backend.base import BackendRep, namedtupledict
 
 from fastconv.backends.errors import ModelError
+from fastconv.backends.onnx.fallback import kernel_of
+from fastconv.backends.onnx.model import read
 from fastconv.backends.onnx.session import Session
 
 CPU = "CPU"
@@ -46,9 +48,11 @@ class Backend(OnnxBackend):
 
     @classmethod
     def is_compatible(cls, model: Any, device: str = CPU, **options: Any) -> bool:
-        """Whether `prepare` would take the model."""
+        """Whether every operator of the model is supported, and the device is ours."""
         try:
-            Session(model)
+            graph = read(model)
+            for node in graph.nodes:
+                kernel_of(node, graph.opsets)
         except ModelError:
             return False
         return cls.supports_device(device)
