@@ -24,7 +24,7 @@ WEIGHT, BIAS = normal(4, 3, 3, 3, seed=1), normal(4, seed=2)
 def convolution(**attributes):
     """y = relu(conv(x)), with a second output that is the convolution alone."""
     nodes = [node("Conv", "x w b", "c", name="first", **attributes), node("Relu", "c", "y")]
-    outputs = [helper.make_tensor_value_info(name, FLOAT, None) for name in ("y", "c")]
+    outputs = [helper.make_tensor_value_info(name, FLOAT, ["batch", 4, "rows", None]) for name in ("y", "c")]
     return model(nodes, [declared("x", X, ("batch", 3, 8, "width"))], outputs, {"w": WEIGHT, "b": BIAS})
 
 
@@ -65,7 +65,9 @@ def test_inputs_and_outputs_are_described_as_onnx_runtime_does():
     session = Session(convolution())
     (x,) = session.get_inputs()
     assert (x.name, x.shape, x.type) == ("x", ["batch", 3, 8, "width"], "tensor(float)")
-    assert [(y.name, y.shape) for y in session.get_outputs()] == [("y", None), ("c", None)]
+    assert [(y.name, y.shape) for y in session.get_outputs()] == [
+        (name, ["batch", 4, "rows", None]) for name in ("y", "c")
+    ]
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 8, 8), (5, 3, 8, 8), (1, 3, 8, 20), (2, 3, 8, 5), (3, 3, 8, 4)])
@@ -198,6 +200,7 @@ def test_compatible_is_what_can_run():
 
 
 def raises(text, call, *arguments):
+    """The one line of the error that the call raises, which says this."""
     with pytest.raises(ModelError) as caught:
         call(*arguments)
     message = str(caught.value)

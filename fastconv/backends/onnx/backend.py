@@ -71,6 +71,8 @@ class Backend(OnnxBackend):
             super().prepare(model, device, **options)
         except onnx.checker.ValidationError as error:
             raise ModelError(f"onnx's checker refuses the model: {' '.join(str(error).split())}") from error
+        except ValueError:
+            pass  # more than 2 GiB, which the checker does not take; Session checks what it needs itself
         return PreparedModel(Session(model))
 
     @classmethod
