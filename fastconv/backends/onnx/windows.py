@@ -73,7 +73,7 @@ class Windows:
         if self.auto_pad.startswith("SAME"):
             return -(-size // stride)
         room = size + before + after - extent
-        if room < 0 or not self.ceil_mode:
+        if not self.ceil_mode:
             return room // stride + 1
         count = -(-room // stride) + 1
         return count - 1 if (count - 1) * stride >= size + before else count
