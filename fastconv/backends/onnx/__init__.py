@@ -7,6 +7,7 @@
     passes.py      constants folded, nodes that do nothing left out, convolutions fused with what follows
     program.py     nodes in order, each value freed after its last use
     kernels.py     what runs a node, and the table of operators
+    layout.py      where channels lie in memory: kernels take values as they lie
     windows.py     ONNX's windows: pads a side, auto_pad, ceil_mode, dilations
     convolutions.py, pools.py, linear.py, normalizations.py, pointwise.py, shapes.py, resize.py
                    the operators, a family each

@@ -17,6 +17,7 @@ import numpy as np
 from fastconv import functional as F
 from fastconv.backends.onnx.graph import Node, is_float
 from fastconv.backends.onnx.kernels import Array, Constants, Kernel, floating, operator, widened
+from fastconv.backends.onnx.layout import as_first, as_lies, format_of, lies_last
 from fastconv.backends.onnx.pointwise import activate
 from fastconv.backends.onnx.pools import check_spatial
 from fastconv.backends.onnx.windows import NDIMS, Pairs, Size, Windows, as_pairs, windows_of
@@ -37,10 +38,14 @@ class PackedWeight:
         self._plan: Callable[..., PlannedConv] = getattr(planned, f"plan_{operator_name}")
         self._plans: PlanCache[PlannedConv] = PlanCache(SHAPES_KEPT)
 
-    def plan(self, x_shape: Size, options: Callable[[], Options]) -> PlannedConv:
-        """The plan for an x of this shape, made with these options if there is none."""
-        key = isa_index(), resolve_algorithm(None), x_shape
-        return self._plans.get(key) or self._plans.put(key, self._plan(x_shape, self.weight, self.bias, **options()))
+    def plan(self, x: Array, last: bool, options: Callable[[], Options]) -> PlannedConv:
+        """The plan for arrays like x, as it lies, made with these options if there is none."""
+        key = isa_index(), resolve_algorithm(None), x.shape, last
+        plan = self._plans.get(key)
+        if plan is None:
+            made = self._plan(x.shape, self.weight, self.bias, data_format=format_of(last), **options())
+            plan = self._plans.put(key, made)
+        return plan
 
 
 def describe(plan: PlannedConv) -> str:
@@ -95,30 +100,41 @@ class Convolution:
             "groups": self.groups,
         }  # fmt: skip
 
-    def plan(self, x_shape: Size) -> PlannedConv:
+    def plan(self, x: Array) -> PlannedConv:
         """The packed weight's plan."""
         assert self.packed is not None
-        return self.packed.plan(x_shape, lambda: self.options(self.windows, x_shape) | {"activation": self.activation})
+        last = lies_last(x)
+        return self.packed.plan(
+            as_lies(x, last), last, lambda: self.options(self.windows, x.shape) | {"activation": self.activation}
+        )
 
     def how(self, x: Array, *others: Any) -> str:
         """The plan in a few words."""
-        return describe(self.plan(x.shape))
+        return describe(self.plan(x))
 
     def run_packed(self, x: Array, weight: None, bias: None = None, residual: Array | None = None) -> Array:
         """y of the packed weight."""
         assert self.packed is not None
         check_spatial(x, self.windows.ndim)
-        plan = self.plan(x.shape)
-        if residual is None or residual.shape == plan.y_shape:
-            return plan(x, residual=residual)
+        plan, last = self.plan(x), lies_last(x)
+        if residual is None:
+            return as_first(plan(as_lies(x, last)), last)
+        if residual.ndim == x.ndim and as_lies(residual, last).shape == plan.y_shape:
+            return as_first(plan(as_lies(x, last), residual=as_lies(residual, last)), last)
         return self.run_given(x, self.packed.weight, self.packed.bias, residual)
 
     def run_given(self, x: Array, weight: Array, bias: Array | None = None, residual: Array | None = None) -> Array:
         """y of any weight; a residual of another shape than y's is broadcast with it."""
-        windows = windows_of(self.node, weight.shape[2:])
-        check_spatial(x, windows.ndim)
-        y: Array = getattr(F, f"{self.name}{windows.ndim}d")(x, weight, bias, **self.options(windows, x.shape))
+        y = self._operate(x, weight, bias)
         return activate(y if residual is None else y + residual, self.activation)
+
+    def _operate(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        """The operator without what passes have added."""
+        windows, last = windows_of(self.node, weight.shape[2:]), lies_last(x)
+        check_spatial(x, windows.ndim)
+        function = getattr(F, f"{self.name}{windows.ndim}d")
+        options = self.options(windows, x.shape) | {"data_format": format_of(last)}
+        return as_first(function(as_lies(x, last), weight, bias, **options), last)
 
 
 class TransposedConvolution(Convolution):
@@ -160,13 +176,12 @@ class TransposedConvolution(Convolution):
         check_spatial(x, self.windows.ndim)
         if any(self._grown(self.windows, x.shape)):
             return self.run_given(x, self.packed.weight, self.packed.bias)
-        return self.plan(x.shape)(x)
+        last = lies_last(x)
+        return as_first(self.plan(x)(as_lies(x, last)), last)
 
     def run_given(self, x: Array, weight: Array, bias: Array | None = None, residual: Array | None = None) -> Array:
-        windows = windows_of(self.node, weight.shape[2:])
-        check_spatial(x, windows.ndim)
-        y: Array = getattr(F, f"{self.name}{windows.ndim}d")(x, weight, bias, **self.options(windows, x.shape))
-        grown = self._grown(windows, x.shape)
+        y = self._operate(x, weight, bias)
+        grown = self._grown(windows_of(self.node, weight.shape[2:]), x.shape)
         return activate(_filled(y, grown, bias) if any(grown) else y, self.activation)
 
 
@@ -198,18 +213,22 @@ def _affine(node: Node, constants: Constants) -> Kernel:
     packed = PackedWeight("conv1d", scale.reshape(-1, 1, 1), shift)
     options = {"groups": channels, "activation": activation}
 
+    def lines(x: Array, last: bool) -> Array:
+        """Planes as lines, whatever their axes."""
+        return as_lies(x, last).reshape((len(x), -1, channels) if last else (len(x), channels, -1))
+
     def plan(x: Array) -> PlannedConv:
-        """Of planes as lines, whatever their axes."""
-        return packed.plan((len(x), channels, x.size // (len(x) * channels)), lambda: options)
+        last = lies_last(x)
+        return packed.plan(lines(x, last), last, lambda: options)
 
     @floating
     def run(x: Array, scale_: None, shift_: None, residual: Array | None = None) -> Array:
         if x.ndim < 2 or x.shape[1] != channels:
             raise ValueError(f"its input must have {channels} channels, got shape {x.shape}")
         if x.size and (residual is None or residual.shape == x.shape):
-            planned = plan(x)
-            others = None if residual is None else residual.reshape(planned.y_shape)
-            return planned(x.reshape(planned.x_shape), residual=others).reshape(x.shape)
+            last = lies_last(x)
+            y = plan(x)(lines(x, last), residual=None if residual is None else lines(residual, last))
+            return as_first(y.reshape(as_lies(x, last).shape), last)
         by_channel = (-1, *(1,) * (x.ndim - 2))
         y = x * scale.reshape(by_channel) + shift.reshape(by_channel)
         return activate(y if residual is None else y + residual, activation)

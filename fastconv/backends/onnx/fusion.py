@@ -26,7 +26,7 @@ from fastconv.backends.onnx.pointwise import activation_of, scalar
 
 TAKES_AFFINE = ("Conv", "ConvTranspose", "Affine", "Linear")
 TAKES_RESIDUAL = ("Conv", "Affine", "Linear")
-SCALE, SHIFT, ACTIVATION = 0, 1, "activation"
+ACTIVATION = "activation"
 
 
 def fuse(graph: Graph) -> None:
@@ -73,11 +73,15 @@ class _Fusion:
             return None
         if before.op in ("Affine", "Linear") or is_packable(before, self.graph.constants):
             activation = activation_of(node, self.graph.constants)
-            if activation is not None:
+            if activation is not None and not self._is_wide_leak(before, activation):
                 return self._joined(before, node, attributes={**before.attributes, ACTIVATION: activation})
             if len(before.inputs) < 4:
                 return self._scaled(before, node) or self._with_residual(before, node)
         return None
+
+    def _is_wide_leak(self, before: Node, activation: str) -> bool:
+        """Whether a slope of 0.01 as float32 has it, which is ONNX's, is not that of float64."""
+        return activation == "leaky_relu" and self.graph.constants[before.inputs[1]].dtype == np.float64
 
     def _padded(self, before: Node, node: Node) -> Node | None:
         """A Conv with the pads of a Pad before it."""
@@ -131,7 +135,8 @@ class _Fusion:
         constants = self.graph.constants
         if node.op == "Affine":
             scale, shift = (constants[name].astype(np.float64) for name in node.inputs[1:3])
-            whole = len(node.inputs) == 3 and ACTIVATION not in node.attributes and before.op != "Linear"
+            rank = self.graph.ranks.get(before.outputs[0])
+            whole = len(node.inputs) == 3 and ACTIVATION not in node.attributes and (before.op != "Linear" or rank == 2)
             return (scale, shift) if whole and scale.shape == (channels,) else None
         if node.op not in ("Add", "Sub", "Mul", "Div") or node.get("broadcast", 0):
             return None

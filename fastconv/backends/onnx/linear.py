@@ -22,10 +22,13 @@ def _linear(node: Node, constants: Constants) -> Kernel:
     weight, bias, activation = constant(node, 1, constants), constant(node, 2, constants), node.get("activation", None)
     assert weight is not None
     packed = PackedWeight("conv1d", weight[..., None], bias)
-    options = {"data_format": "channels_last", "activation": activation}
+
+    def rows(x: Array) -> Array:
+        """As pixels of one line."""
+        return x.reshape(1, -1, x.shape[-1])
 
     def plan(x: Array) -> PlannedConv:
-        return packed.plan((1, x.size // x.shape[-1], x.shape[-1]), lambda: options)
+        return packed.plan(rows(x), True, lambda: {"activation": activation})
 
     @floating
     def run(x: Array, weight_: None, bias_: None = None, residual: Array | None = None) -> Array:
@@ -33,9 +36,7 @@ def _linear(node: Node, constants: Constants) -> Kernel:
             raise ValueError(f"its input must have shape (..., {weight.shape[1]}), got {x.shape}")
         y_shape = (*x.shape[:-1], weight.shape[0])
         if x.size and (residual is None or residual.shape == y_shape):
-            planned = plan(x)
-            others = None if residual is None else residual.reshape(planned.y_shape)
-            return planned(x.reshape(planned.x_shape), residual=others).reshape(y_shape)
+            return plan(x)(rows(x), residual=None if residual is None else rows(residual)).reshape(y_shape)
         y = x @ weight.T + (0 if bias is None else bias)
         return activate(y if residual is None else y + residual, activation)
 

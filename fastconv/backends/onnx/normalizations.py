@@ -10,6 +10,7 @@ import numpy as np
 from fastconv import functional as F
 from fastconv.backends.onnx.graph import Node, is_float
 from fastconv.backends.onnx.kernels import Array, Constants, Kernel, floating, narrowed, operator, widened
+from fastconv.backends.onnx.layout import as_first, as_lies, format_of, lies_last
 
 BATCH = "batch norm"
 
@@ -50,7 +51,9 @@ def _normalized(x: Array, scale: Array, shift: Array, mean: Array, var: Array, e
     mean, var, scale, shift = (np.ascontiguousarray(widened(p), x.dtype) for p in (mean, var, scale, shift))
     parameters = (mean, var, scale, shift)
     if x.ndim >= 2 and all(p.shape == x.shape[1:2] for p in parameters):
-        return F.batch_norm(x, mean, var, scale, shift, eps=eps)
+        last = lies_last(x)
+        y = F.batch_norm(as_lies(x, last), mean, var, scale, shift, eps=eps, data_format=format_of(last))
+        return as_first(y, last)
     if any(p.shape != x.shape[1:] for p in parameters):
         raise ValueError(
             f"scale, B, mean and var must have shape {x.shape[1:2]}, the channels of x, got "

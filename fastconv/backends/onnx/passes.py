@@ -92,6 +92,8 @@ def find_ranks(graph: Graph) -> None:
             continue
         if node.op in ("Conv", "ConvTranspose"):
             ranks[node.outputs[0]] = known[1] or known[0] or 0
+        elif node.op == "Gemm":
+            ranks[node.outputs[0]] = 2
         elif node.op in SAME_RANK and known[0] is not None:
             ranks[node.outputs[0]] = known[0]
         elif node.op in BROADCAST and None not in known:

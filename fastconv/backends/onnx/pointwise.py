@@ -13,7 +13,7 @@ from fastconv import functional as F
 from fastconv.backends.onnx.erf import erf
 from fastconv.backends.onnx.graph import Node, is_float
 from fastconv.backends.onnx.kernels import Array, Constants, Kernel, floating, operator, widened
-from fastconv.kernels.memory import empty
+from fastconv.backends.onnx.layout import as_first, as_lies, lies_last, new
 
 HOW = "rowwise"
 FUSED: dict[str, Callable[..., Array]] = {
@@ -28,7 +28,13 @@ FUSED: dict[str, Callable[..., Array]] = {
 
 def activate(y: Array, activation: str | None) -> Array:
     """What a convolution's epilogue does, as a step of its own."""
-    return y if activation is None else FUSED[activation](y)
+    return y if activation is None else _as_it_lies(FUSED[activation], y)
+
+
+def _as_it_lies(function: Callable[[Array], Array], x: Array) -> Array:
+    """function(x) for a function of each element, which makes a C-contiguous array."""
+    last = lies_last(x)
+    return as_first(function(as_lies(x, last)), last)
 
 
 def activation_of(node: Node, constants: Constants) -> str | None:
@@ -59,7 +65,7 @@ def _activation(node: Node, constants: Constants) -> Kernel:
     defaults = {"Elu": 1.0, "LeakyRelu": 0.01}
     alpha = (float(node.get("alpha", defaults[node.op])),) if node.op in defaults else ()
     function = {"Relu": F.relu, "Sigmoid": F.sigmoid, "Tanh": F.tanh, "Elu": F.elu, "LeakyRelu": F.leaky_relu}[node.op]
-    of_floats = floating(lambda x: function(x, *alpha))
+    of_floats = floating(lambda x: _as_it_lies(lambda lying: function(lying, *alpha), x))
 
     def run(x: Array) -> Array:
         return np.maximum(x, 0) if node.op == "Relu" and x.dtype.kind in "iu" else of_floats(x)
@@ -99,10 +105,10 @@ def place(shape: tuple[int, ...], dtype: np.dtype[Any], inputs: tuple[Any, ...],
     """Where a result goes: into an input that nobody reads again, if it is like the result, else into new memory."""
     for position in reusable:
         x = inputs[position]
-        if x.shape == shape and x.dtype == dtype and x.flags.c_contiguous and x.flags.writeable:
+        if x.shape == shape and x.dtype == dtype and x.flags.writeable and (x.flags.c_contiguous or lies_last(x)):
             found: Array = x
             return found
-    return empty(shape, dtype)
+    return new(shape, dtype, *inputs)
 
 
 @operator("Add", "Sub", "Mul", "Div")
@@ -144,7 +150,7 @@ def _of_many(node: Node, constants: Constants) -> Kernel:
         if len(arrays) == 1:
             return arrays[0].copy()
         shape = np.broadcast_shapes(*(x.shape for x in arrays))
-        y = empty(shape, arrays[0].dtype)
+        y = new(shape, arrays[0].dtype, *arrays)
         function(arrays[0], arrays[1], out=y)
         reduce(lambda so_far, x: function(so_far, x, out=y), arrays[2:], y)
         return np.divide(y, len(arrays), out=y) if node.op == "Mean" else y
@@ -179,15 +185,14 @@ def _pow(node: Node, constants: Constants) -> Kernel:
 
 @operator("Erf")
 def _erf(node: Node, constants: Constants) -> Kernel:
-    return Kernel(floating(erf))
+    return Kernel(floating(lambda x: _as_it_lies(erf, x)))
 
 
 @operator("Gelu")
 def _gelu(node: Node, constants: Constants) -> Kernel:
     tanh = node.get("approximate", "none") == "tanh"
 
-    @floating
-    def run(x: Array) -> Array:
+    def gelu(x: Array) -> Array:
         if tanh:
             inner = x * x
             inner *= 0.044715
@@ -202,7 +207,7 @@ def _gelu(node: Node, constants: Constants) -> Kernel:
         y *= 0.5
         return y
 
-    return Kernel(run)
+    return Kernel(floating(lambda x: _as_it_lies(gelu, x)))
 
 
 @operator("Silu", "HardSwish")
@@ -211,7 +216,7 @@ def _gated(node: Node, constants: Constants) -> Kernel:
 
     @floating
     def run(x: Array) -> Array:
-        y = F.sigmoid(x) if node.op == "Silu" else _hard_sigmoid(x, 1 / 6, 0.5)
+        y = _as_it_lies(F.sigmoid, x) if node.op == "Silu" else _hard_sigmoid(x, 1 / 6, 0.5)
         return np.multiply(y, x, out=y)
 
     return Kernel(run)
@@ -223,7 +228,7 @@ def _hard_sigmoid_of(node: Node, constants: Constants) -> Kernel:
 
 
 def _hard_sigmoid(x: Array, alpha: float, beta: float) -> Array:
-    y = np.multiply(x, x.dtype.type(alpha), out=empty(x.shape, x.dtype))
+    y = np.multiply(x, x.dtype.type(alpha), out=new(x.shape, x.dtype, x))
     y += x.dtype.type(beta)
     return np.clip(y, 0, 1, out=y)
 

@@ -15,6 +15,7 @@ import numpy as np
 from fastconv import functional as F
 from fastconv.backends.onnx.graph import Node
 from fastconv.backends.onnx.kernels import Array, Constants, Kernel, floating, operator
+from fastconv.backends.onnx.layout import as_first, as_lies, format_of, lies_last
 from fastconv.backends.onnx.windows import NDIMS, Windows, windows_of
 from fastconv.functional._output import contiguous
 from fastconv.functional._pooling import Pool, planes_of
@@ -40,17 +41,18 @@ class _Pools:
 
         Raises: ValueError where x has other axes than windows, or a window sees nothing of it.
         """
-        key = isa_index(), x.shape, x.dtype
-        return self._pools.get(key) or self._pools.put(key, self._plan(x))
+        last = lies_last(x)
+        key = isa_index(), x.shape, x.dtype, last
+        return self._pools.get(key) or self._pools.put(key, self._plan(x, last))
 
-    def _plan(self, x: Array) -> Pool:
+    def _plan(self, x: Array, last: bool) -> Pool:
         w = self.windows
         check_spatial(x, w.ndim)
         size = x.shape[2:]
         batch, channels = x.shape[:2]
         geometry = PoolGeometry(
             w.ndim, batch, channels, size, w.kernel, w.strides, w.padding(size), w.dilations, w.counts(size),
-            w.ceil_mode, False,
+            w.ceil_mode, last,
         )  # fmt: skip
         axes = pool_windows(geometry)
         if any((axis.count < 1).any() for axis in axes):
@@ -88,17 +90,25 @@ def _max_pool(node: Node, constants: Constants) -> Kernel:
 
     @floating
     def of_floats(x: Array) -> Any:
-        pool = pools.of(x)
-        y = pool.output(x, None)
         if not with_indices:
-            pool.maximum(contiguous(x), y)
-            return y
+            return _run(pools.of(x), "maximum", x)
+        x = contiguous(x)
+        pool = pools.of(x)
         pool.check_indexable()
-        indices = np.empty(y.shape, np.int64)
-        pool.maximum(contiguous(x), y, indices)
+        y, indices = pool.output(x, None), np.empty(pool.y_shape, np.int64)
+        pool.maximum(x, y, indices)
         return y, _indices_of_all(indices, x.shape, by_columns)
 
     return Kernel(run, HOW)
+
+
+def _run(pool: Pool, kind: str, x: Array) -> Array:
+    """One of a pool's kernels on x as it lies."""
+    last = pool.geometry.channels_last
+    lying = contiguous(as_lies(x, last))
+    y = pool.output(lying, None)
+    getattr(pool, kind)(lying, y)
+    return as_first(y, last)
 
 
 def _indices_of_all(indices: Array, x_shape: tuple[int, ...], by_columns: bool) -> Array:
@@ -114,14 +124,7 @@ def _indices_of_all(indices: Array, x_shape: tuple[int, ...], by_columns: bool) 
 def _average_pool(node: Node, constants: Constants) -> Kernel:
     pools = _Pools(windows_of(node), bool(node.get("count_include_pad", 0)))
 
-    @floating
-    def run(x: Array) -> Array:
-        pool = pools.of(x)
-        y = pool.output(x, None)
-        pool.mean(contiguous(x), y)
-        return y
-
-    return Kernel(run, HOW)
+    return Kernel(floating(lambda x: _run(pools.of(x), "mean", x)), HOW)
 
 
 @operator("LpPool")
@@ -132,11 +135,12 @@ def _lp_pool(node: Node, constants: Constants) -> Kernel:
 
     @floating
     def run(x: Array) -> Array:
+        x = contiguous(x)
         pool = pools.of(x)
         key = isa_index(), x.shape, x.dtype
         norm = norms.get(key) or norms.put(key, _norm(pool, power))
         y = pool.output(x, None)
-        norm(contiguous(x if power == 2 else np.abs(x)), y)
+        norm(x if power == 2 else np.abs(x), y)
         return y
 
     return Kernel(run, HOW)
@@ -164,7 +168,8 @@ def _global_pool(node: Node, constants: Constants) -> Kernel:
     @floating
     def run(x: Array) -> Array:
         if x.ndim - 2 in NDIMS:
-            y: Array = function(x)
+            last = lies_last(x)
+            y: Array = function(as_lies(x, last), data_format=format_of(last))
             return y.reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
         return np.asarray(of_many_axes(x, axis=tuple(range(2, x.ndim)), keepdims=True))
 

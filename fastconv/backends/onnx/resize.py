@@ -15,6 +15,7 @@ import numpy as np
 
 from fastconv.backends.onnx.graph import Node, is_float
 from fastconv.backends.onnx.kernels import Array, Constants, Kernel, operator, widened
+from fastconv.backends.onnx.layout import as_first, as_lies, lies_last
 
 MODES = {"nearest": 1, "linear": 2, "cubic": 4}
 COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
@@ -85,16 +86,23 @@ def _resize(node: Node, constants: Constants) -> Kernel | None:
         scales, sizes = _request(node, others, given)
         if len(scales if sizes is None else sizes) != len(places):
             raise ValueError(f"scales or sizes must be {len(places)} numbers, one an axis")
-        y = widened(x) if is_float(x) else x
+        last = lies_last(x)
+        lying = as_lies(widened(x) if is_float(x) else x, last)
+        y = lying
         for number, axis in enumerate(places):
             size = x.shape[axis]
             scale = float(scales[number]) if sizes is None else sizes[number] / size
             out = int(np.floor(size * scale)) if sizes is None else int(sizes[number])
             if out != size or scale != 1:
-                y = _along(y, axis, *manner.taps(size, out, scale))
-        return np.asarray(y, x.dtype) if y is not x else x.copy()
+                y = _along(y, _lying_axis(axis, x.ndim) if last else axis, *manner.taps(size, out, scale))
+        return as_first(np.array(y, x.dtype, copy=None if y is not lying else True), last)
 
     return Kernel(run)
+
+
+def _lying_axis(axis: int, ndim: int) -> int:
+    """Where an axis is once the channels are last."""
+    return {0: 0, 1: ndim - 1}.get(axis, axis - 1)
 
 
 def _manner(node: Node) -> _Manner | None:

@@ -11,9 +11,11 @@ import numpy as np
 import onnx
 
 from fastconv.backends.errors import ModelError
+from fastconv.backends.onnx.layout import lying_last
 from fastconv.backends.onnx.model import Source, read
 from fastconv.backends.onnx.passes import optimize
 from fastconv.backends.onnx.program import Program, Step
+from fastconv.geometry import is_channels_last
 
 Feeds = Mapping[str, Any]
 
@@ -73,21 +75,29 @@ class Session:
     ----------
     model
         Path of a file, its bytes, or a `ModelProto`.
+    data_format
+        Where channels lie inside: "channels_first" (default), as the model has them, or "channels_last", for which
+        inputs of convolutions are copied. Inputs, outputs and results are the same.
 
     Raises
     ------
+    ValueError
+        If data_format is neither.
     ModelError
         If it is not a model, or a node is not supported; the message, of one line, names the node.
     OSError
         If the file cannot be read.
     """
 
-    def __init__(self, model: Source) -> None:
+    def __init__(self, model: Source, *, data_format: str = "channels_first") -> None:
+        last = is_channels_last(data_format)
         graph = read(model)
         self._inputs = tuple(map(_value, graph.inputs))
         self._outputs = tuple(map(_value, graph.outputs))
         self._types = {value.name: value.type for value in graph.inputs}
         optimize(graph)
+        convolved = {node.inputs[0] for node in graph.nodes if node.op in ("Conv", "ConvTranspose")}
+        self._turned = convolved if last else set()
         self._program = Program(graph)
 
     def get_inputs(self) -> list[Value]:
@@ -156,7 +166,8 @@ class Session:
         for name, type_ in self._types.items():
             if name not in feeds and not type_.HasField("optional_type"):
                 raise ModelError(f"input {name!r} of the model must be given")
-        return {name: _checked_value(name, feeds.get(name), type_) for name, type_ in self._types.items()}
+        values = {name: _checked_value(name, feeds.get(name), type_) for name, type_ in self._types.items()}
+        return values | {name: lying_last(values[name]) for name in self._turned.intersection(values)}
 
 
 def _timing(step: Step, inputs: list[Any], results: tuple[Any, ...], seconds: float) -> Timing:

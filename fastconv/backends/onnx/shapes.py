@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import onnx
 
 from fastconv.backends.onnx.graph import Node
 from fastconv.backends.onnx.kernels import Array, Constants, Kernel, operator
+from fastconv.backends.onnx.layout import as_first, as_lies, lies_last
 from fastconv.kernels.memory import empty
 
 VIEW = "a view"
@@ -95,7 +97,12 @@ def _concat(node: Node, constants: Constants) -> Kernel:
         first = arrays[0]
         if first.dtype == object or not -first.ndim <= axis < first.ndim:
             return np.concatenate(arrays, axis)
-        shape = list(first.shape)
+        if axis % first.ndim == 1 and all(map(lies_last, arrays)):
+            return as_first(joined([as_lies(x, True) for x in arrays], first.ndim - 1), True)
+        return joined(arrays, axis)
+
+    def joined(arrays: Sequence[Array], axis: int) -> Array:
+        first, shape = arrays[0], list(arrays[0].shape)
         shape[axis] = sum(x.shape[axis] if x.ndim == first.ndim else 0 for x in arrays)
         return np.concatenate(arrays, axis, out=empty(tuple(shape), first.dtype))
 
