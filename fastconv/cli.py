@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from fastconv import __version__, data, models, prediction, progress, runs, runtime, training
+from fastconv import __version__, data, geometry, models, prediction, progress, runs, runtime, training
 from fastconv.backends.errors import ModelError
 from fastconv.benchmarks import options as bench_options
 from fastconv.extras import MissingExtraError, require
@@ -194,6 +194,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="a PNG, or any picture that Pillow reads; cut to the input's shape, colours scaled as ImageNet's",
     )
     parser.add_argument("--profile", action="store_true", help="print time, share and plan of each layer")
+    parser.add_argument(
+        "--data-format",
+        choices=geometry.DATA_FORMATS,
+        default="channels_first",
+        help="where channels lie inside; default: %(default)s, as the model has them",
+    )
     parser.add_argument("--chart", metavar="PICTURE", help="draw the time of each layer into a PNG or SVG file")
     parser.add_argument(
         "--threads", type=_whole(1, 4096), metavar="N", help="default: OMP_NUM_THREADS, or the CPUs there are"

@@ -113,6 +113,8 @@ def test_a_profile_tells_every_layer_and_draws_it(capsys, classifier, tmp_path):
     assert abs(sum(float(row[4].rstrip("%")) for row in rows) - 100) < 0.5
     assert "5 layers; a run takes" in shown
     assert "1 threads" in shown
+    last = run(capsys, classifier, "--profile", "--data-format", "channels_last")
+    assert next(line for line in last.splitlines() if "stem" in line).rstrip().endswith("(pixels)")
     with Image.open(tmp_path / "times.png") as picture:
         assert picture.size[0] >= 1000
 

@@ -28,20 +28,20 @@ def distance(y, exact):
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "data_format", "expected"),
     [
-        ("densenet121", {"Conv+BatchNormalization+Mul+Add+Relu": 59, "BatchNormalization+Mul+Add+Relu": 62,
-                         "Conv": 62}),
-        ("inception_v1", {"Conv+Relu": 57, "LRN": 2, "Gemm": 1}),
-        ("resnet50", {"Conv+BatchNormalization+Relu": 33, "Conv+BatchNormalization+Sum+Relu": 16,
-                      "Conv+BatchNormalization": 4}),
-        ("shufflenet", {"Conv+BatchNormalization+Sum+Relu": 13, "Conv+BatchNormalization+Relu": 17,
-                        "Conv+BatchNormalization": 19}),
+        ("densenet121", "channels_last",
+         {"Conv+BatchNormalization+Mul+Add+Relu": 59, "BatchNormalization+Mul+Add+Relu": 62, "Conv": 62}),
+        ("inception_v1", "channels_first", {"Conv+Relu": 57, "LRN": 2, "Gemm": 1}),
+        ("resnet50", "channels_last",
+         {"Conv+BatchNormalization+Relu": 33, "Conv+BatchNormalization+Sum+Relu": 16, "Conv+BatchNormalization": 4}),
+        ("shufflenet", "channels_first",
+         {"Conv+BatchNormalization+Sum+Relu": 13, "Conv+BatchNormalization+Relu": 17, "Conv+BatchNormalization": 19}),
     ],
 )  # fmt: skip
-def test_networks_with_random_weights(name, expected):
+def test_networks_with_random_weights(name, data_format, expected):
     model = randomized(name)
-    session = Session(model)
+    session = Session(model, data_format=data_format)
     (value,) = session.get_inputs()
     x = np.random.default_rng(1).standard_normal(value.shape, dtype=np.float32)
     profile = session.profile({value.name: x})
@@ -162,7 +162,7 @@ def test_exports_of_pytorch(make, opset):
             nn.init.normal_(layer.running_mean, 0, 0.2)
             nn.init.uniform_(layer.running_var, 0.5, 1.5)
     network.eval()
-    session = Session(exported(network, opset))
+    session = Session(exported(network, opset), data_format="channels_last" if opset == 11 else "channels_first")
     for batch in (1, 3):
         x = torch.randn(batch, 3, 64, 64)
         (y,) = session.run({"x": x.numpy()})

@@ -32,6 +32,7 @@ CONSTANTS = {
     "var": np.abs(normal(4, seed=10)) + 0.5,
     "m": normal(5, 7, seed=11),
     "m_bias": normal(7, seed=12),
+    "scale7": np.abs(normal(7, seed=13)) + 0.5,
     "six": np.array(6, np.float32),
     "zero": np.array(0, np.float32),
     "half": np.array(0.5, np.float32),
@@ -41,7 +42,7 @@ CONSTANTS = {
     "shape": np.array([2, 2]),
 }
 CONV = node("Conv", "x w b", "c", pads=[1, 1, 1, 1])
-BN = "scale shift mean var"
+BN, BN7 = "scale shift mean var", "scale7 m_bias m_bias scale7"
 
 
 def conv_bn(x="x", y="n", **attributes):
@@ -53,7 +54,7 @@ def conv_bn(x="x", y="n", **attributes):
 
 def check(nodes, expected, outputs="y", feeds=None):
     """The optimized model runs these operators, and computes what one does that keeps every value."""
-    feeds = feeds or {"x": X}
+    feeds = feeds or ({"rows": normal(3, 5)} if "rows" in nodes[0].input else {"x": X})
     made = [name for n in nodes for name in n.output if name]
     session = Session(model(nodes, feeds, outputs, CONSTANTS))
     assert operators(session, feeds) == expected.split()
@@ -100,6 +101,7 @@ def check(nodes, expected, outputs="y", feeds=None):
         ),
         ([node("Pad", "x pads", "p"), node("Conv", "p w b", "c"), node("Relu", "c", "y")], "Pad+Conv+Relu"),
         ([node("MatMul", "x m", "p"), node("Add", "m_bias p", "a"), node("Relu", "a", "y")], "MatMul+Add+Relu"),
+        ([node("Gemm", "rows m", "g"), node("BatchNormalization", f"g {BN7}", "y")], "Gemm+BatchNormalization"),
         ([node("Sigmoid", "x", "s"), node("Mul", "s x", "y")], "Sigmoid+Mul"),
         (
             [node("Div", "x root", "d"), node("Erf", "d", "e"), node("Add", "e plus", "a"), node("Mul", "x a", "m1"),
@@ -241,13 +243,14 @@ def drawn_graph(seed):
     return nodes, values[-1]
 
 
+@pytest.mark.parametrize("data_format", ["channels_first", "channels_last"])
 @pytest.mark.parametrize("seed", range(60))
-def test_optimized_graphs_compute_the_same(seed):
+def test_optimized_graphs_compute_the_same(seed, data_format):
     nodes, last = drawn_graph(seed)
     constants = {**CONSTANTS, "whole": np.array(X.shape), "w": CONSTANTS["w"] / 6, "w2": CONSTANTS["w2"] / 4}
     made = [name for n in nodes for name in n.output]
     plain = Session(model(nodes, {"x": X}, " ".join(made), constants)).run({"x": X})
-    session = Session(model(nodes, {"x": X}, last, constants))
+    session = Session(model(nodes, {"x": X}, last, constants), data_format=data_format)
     before = X.copy()
     for _ in range(2):  # the second time in memory that the first has left
         (y,) = session.run({"x": X})

@@ -14,8 +14,8 @@
     fallback.py    every other operator, by onnx's reference evaluator
     command.py     `python -m fastconv run`
 
-Layout is ONNX's, channels first. Operators follow the specification of the opset that the model names; float16 and
-bfloat16 are computed in float32 and rounded once an operator.
+Operators follow the specification of the opset that the model names; float16 and bfloat16 are computed in float32 and
+rounded once an operator.
 """
 
 from fastconv.backends.errors import ModelError

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     if options.threads:
         runtime.set_num_threads(options.threads)
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
-    session = Session(options.model)
+    session = Session(options.model, data_format=options.data_format)
     feeds = _feeds(session, options)
     if options.profile or options.chart:
         profile = session.profile(feeds, RUNS)

@@ -95,7 +95,7 @@ def _resize(node: Node, constants: Constants) -> Kernel | None:
             out = int(np.floor(size * scale)) if sizes is None else int(sizes[number])
             if out != size or scale != 1:
                 y = _along(y, _lying_axis(axis, x.ndim) if last else axis, *manner.taps(size, out, scale))
-        return as_first(np.array(y, x.dtype, copy=None if y is not lying else True), last)
+        return as_first(y.astype(x.dtype, copy=y is lying), last)
 
     return Kernel(run)
 
