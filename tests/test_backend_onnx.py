@@ -156,6 +156,13 @@ def test_a_subgraph_runs_on_our_kernels():
     assert np.isnan(y[0, 0, 0, 0])
 
 
+def test_strings_and_sequences_run():
+    names = helper.make_tensor_value_info("names", onnx.TensorProto.STRING, [2])
+    nodes = [node("Concat", "names names", "twice", axis=0), node("SequenceConstruct", "twice", "y")]
+    ((y,),) = Session(model(nodes, [names], "y")).run({"names": np.array(["a", "bc"])})
+    assert y.tolist() == ["a", "bc", "a", "bc"]
+
+
 # The interface of backends.
 
 
@@ -232,6 +239,12 @@ def test_weights_of_another_file_that_is_not_there(tmp_path):
     np.testing.assert_allclose(c, expected(X), rtol=1e-5, atol=1e-5)
     (tmp_path / "weights").unlink()
     raises("model.onnx: its weights in other files cannot be read", Session, tmp_path / "model.onnx")
+
+
+def test_a_weight_that_is_cut_short():
+    proto = convolution()
+    proto.graph.initializer[0].raw_data = proto.graph.initializer[0].raw_data[:-4]
+    raises("the model: initializer 'w' cannot be read", Session, proto)
 
 
 def test_an_unsupported_operator_is_named():

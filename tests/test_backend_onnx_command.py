@@ -136,6 +136,7 @@ def test_mistakes(capsys, classifier, tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "p.png")
     np.save(tmp_path / "x.npy", normal(1, 3, 4, 4))
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     for arguments, text in (
         ([tmp_path / "missing.onnx"], "No such file"),
@@ -149,6 +150,8 @@ def test_mistakes(capsys, classifier, tmp_path):
         ),
         ([classifier, "--image", classifier], "not a picture in a known format"),
         ([classifier, "--chart", tmp_path / "no" / "folder.png"], "No such file"),
+        ([classifier, "--chart", tmp_path / "chart.txt"], "chart.txt: Format 'txt' is not supported"),
+        ([classifier, "--input", tmp_path / "cut.npz"], "not a file of NumPy arrays"),
         ([classifier, "--image", "a", "--input", "b"], "not allowed with argument"),
         ([], "the following arguments are required: MODEL"),
     ):

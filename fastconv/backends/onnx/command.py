@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import onnx
@@ -80,7 +81,7 @@ def _read(path: str, inputs: Sequence[Value]) -> dict[str, Any]:
     """A .npy file for the only input, or a .npz file with an array of each input's name."""
     try:
         loaded = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, BadZipFile) as error:
         raise ModelError(f"{path}: not a file of NumPy arrays ({' '.join(str(error).split())})") from error
     if isinstance(loaded, np.ndarray):
         if len(inputs) != 1:
@@ -181,7 +182,10 @@ def _draw(path: str, profile: Profile, title: str) -> None:
         names.append(f"{len(profile.timings) - len(shown)} shorter ones")
         seconds.append(rest)
         plans.append("shorter ones")
-    plots.layer_times(path, names, seconds, plans, title)
+    try:
+        plots.layer_times(path, names, seconds, plans, title)
+    except ValueError as error:  # matplotlib's, which names the formats that it knows
+        raise ModelError(f"--chart {path}: {' '.join(str(error).split())}") from error
 
 
 def _ms(seconds: float) -> str:

@@ -72,7 +72,7 @@ class _Fusion:
         if before.op not in TAKES_AFFINE or ACTIVATION in before.attributes:
             return None
         if before.op in ("Affine", "Linear") or is_packable(before, self.graph.constants):
-            activation = activation_of(node, self.graph.constants)
+            activation = activation_of(node, self.graph.constants) if node.inputs[0] == before.outputs[0] else None
             if activation is not None and not self._is_wide_leak(before, activation):
                 return self._joined(before, node, attributes={**before.attributes, ACTIVATION: activation})
             if len(before.inputs) < 4:

@@ -21,7 +21,7 @@ from fastconv.backends.onnx.kernels import Kernel
 Values = dict[str, Any]
 Observer = Callable[["Step", list[Any], tuple[Any, ...], float], None]
 
-FAULTS = (ValueError, TypeError, RuntimeError, NotImplementedError, LookupError, ArithmeticError, AttributeError)
+FAULTS = (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError, AttributeError, AssertionError)
 
 
 @dataclass(frozen=True, eq=False)

@@ -188,6 +188,7 @@ def _checked_value(name: str, value: Any, declared: Any) -> Any:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
         if array.dtype != dtype and not (dtype.hasobject and array.dtype.kind in "UOST"):
             raise ModelError(f"input {name!r} must have dtype {dtype}, got {array.dtype}")
+        array = array.astype(dtype, copy=False)  # strings are objects
     shape = _shape(declared)
     if shape is not None and not _fits(array.shape, shape):
         shown = ", ".join("?" if size is None else str(size) for size in shape)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from fastconv.backends.onnx.graph import Node
+from fastconv.backends.onnx.graph import Node, is_float
 from fastconv.backends.onnx.kernels import Array, Constants, Kernel, operator
 from fastconv.backends.onnx.layout import as_first, as_lies, lies_last
 from fastconv.kernels.memory import empty
@@ -95,7 +95,7 @@ def _concat(node: Node, constants: Constants) -> Kernel:
 
     def run(*arrays: Array) -> Array:
         first = arrays[0]
-        if first.dtype == object or not -first.ndim <= axis < first.ndim:
+        if not (first.dtype.kind in "fiub" or is_float(first)) or not -first.ndim <= axis < first.ndim:
             return np.concatenate(arrays, axis)
         if axis % first.ndim == 1 and all(map(lies_last, arrays)):
             return as_first(joined([as_lies(x, True) for x in arrays], first.ndim - 1), True)
