@@ -16,7 +16,7 @@ from tolerance import assert_within, bound
 import fastconv as fc
 from fastconv import reference
 from fastconv.backends.onnx import ModelError
-from fastconv.backends.onnx.erf import erf
+from fastconv.backends.onnx.erf import erf, gelu
 
 pytestmark = pytest.mark.isa_independent
 
@@ -72,6 +72,15 @@ def test_erf_is_within_three_eps():
     assert np.abs(erf(x)[nonzero] / exact[nonzero] - 1).max() <= 3 * EPS
     assert np.isnan(erf(np.float32([np.nan]))).all()
     np.testing.assert_array_equal(erf(x.astype(np.float64)), exact)
+
+
+def test_gelu_is_as_exact():
+    x = np.concatenate([np.linspace(-9, 9, 20001), np.logspace(-30, 1, 5001), [np.inf, 0]]).astype(np.float32)
+    exact = np.array([value * 0.5 * math.erfc(-value / math.sqrt(2)) for value in x.tolist()])
+    y = gelu(x)
+    assert (np.abs(y[:-2] - exact[:-2]) <= 3 * EPS * np.abs(x[:-2])).all()
+    assert y[-2:].tolist() == [np.inf, 0]
+    assert np.isnan(gelu(np.float32([np.nan]))).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])

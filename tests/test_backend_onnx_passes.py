@@ -33,6 +33,8 @@ CONSTANTS = {
     "m": normal(5, 7, seed=11),
     "m_bias": normal(7, seed=12),
     "scale7": np.abs(normal(7, seed=13)) + 0.5,
+    "scale5": np.abs(normal(5, seed=14)) + 0.5,
+    "shift5": normal(5, seed=15),
     "six": np.array(6, np.float32),
     "zero": np.array(0, np.float32),
     "half": np.array(0.5, np.float32),
@@ -117,6 +119,18 @@ def check(nodes, expected, outputs="y", feeds=None):
 )  # fmt: skip
 def test_joined(nodes, expected):
     check(nodes, expected)
+
+
+@pytest.mark.parametrize("shift", ["", "shift5"])
+@pytest.mark.parametrize("bias", ["", "m_bias"])
+def test_scales_of_a_normalization_go_into_the_product_after_it(shift, bias):
+    nodes = [node("LayerNormalization", f"rows scale5 {shift}", "n"), node("Gemm", f"n m {bias}", "y")]
+    check(nodes, "LayerNormalization Gemm")
+    rows = normal(3, 5)
+    alone = Session(model(nodes, {"rows": rows}, "y", CONSTANTS))._program
+    assert alone.steps[0].reads == ("rows",)
+    shared = Session(model([*nodes, node("Relu", "n", "r")], {"rows": rows}, "y r", CONSTANTS))._program
+    assert shared.steps[0].reads[:2] == ("rows", "scale5")
 
 
 @pytest.mark.parametrize(

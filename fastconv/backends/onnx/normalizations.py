@@ -82,10 +82,11 @@ def _layer_norm(node: Node, constants: Constants) -> Kernel:
     axis, eps, outputs = node.get("axis", -1), node.get("epsilon", 1e-5), max(1, len(node.outputs))
 
     @floating
-    def run(x: Array, scale: Array, shift: Array | None = None) -> Any:
+    def run(x: Array, scale: Array | None = None, shift: Array | None = None) -> Any:
         axes = tuple(range(axis % x.ndim, x.ndim))
         y = _standard(x, x.shape[: axes[0]], eps)
-        y *= scale
+        if scale is not None:  # else passes have put it into the product that follows
+            y *= scale
         if shift is not None:
             y += shift
         if outputs == 1:

@@ -41,6 +41,7 @@ def optimize(graph: Graph) -> None:
     skip_no_ops(graph)
     find_ranks(graph)
     specialize(graph)
+    merge_scales(graph)
     fuse(graph)
     graph.drop_unused()
 
@@ -139,6 +140,44 @@ def _linear(node: Node, graph: Graph) -> Node | None:
         beta = bias.dtype.type(node.get("beta", 1.0))
         inputs = (*inputs, graph.add_constant(node.inputs[2], bias * beta))
     return node.but(op="Linear", inputs=inputs, attributes={}, parts=(node.op,))
+
+
+def merge_scales(graph: Graph) -> None:
+    """Multiply weights of a Linear by the scale of the LayerNormalization before it, and move its bias by the shift."""
+    uses = graph.uses()
+    places = {node.outputs[0]: place for place, node in enumerate(graph.nodes) if node.op == "LayerNormalization"}
+    for place, node in enumerate(graph.nodes):
+        before = graph.nodes[places[node.inputs[0]]] if node.op == "Linear" and node.inputs[0] in places else None
+        if before is None or before.domain or len(before.outputs) != 1 or uses[node.inputs[0]] != 1:
+            continue
+        merged = _merged(before, node, graph)
+        if merged is not None:
+            graph.nodes[places[node.inputs[0]]] = before.but(inputs=before.inputs[:1])
+            graph.nodes[place] = merged
+
+
+def _merged(before: Node, node: Node, graph: Graph) -> Node | None:
+    """The product of what is not scaled, if the scale is one a column."""
+    weight = graph.constants[node.inputs[1]]
+    scale, shift = (graph.constants.get(before.input(position)) for position in (1, 2))
+    if not is_float(scale) or scale.shape != weight.shape[1:] or (before.input(2) and not is_float(shift)):
+        return None
+    inputs: tuple[str, ...] = (
+        node.inputs[0],
+        graph.add_constant(node.inputs[1], _rounded(weight * _wide(scale), weight)),
+    )
+    if is_float(shift):
+        bias = _wide(weight) @ _wide(shift) + (_wide(graph.constants[node.inputs[2]]) if node.input(2) else 0)
+        inputs = (*inputs, graph.add_constant(node.input(2) or before.inputs[2], _rounded(bias, weight)))
+    return node.but(inputs=(*inputs, *node.inputs[len(inputs) :]))
+
+
+def _wide(array: Array) -> Array:
+    return array.astype(np.float64)
+
+
+def _rounded(array: Array, like: Array) -> Array:
+    return array.astype(widened(like).dtype)
 
 
 def _as_bias(array: Any, size: int) -> Array | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, reduce
-from math import inf, prod
+from math import inf, pi, prod, sqrt
 from typing import Any
 
 import numpy as np
 
 from fastconv import functional as F
-from fastconv.backends.onnx.erf import erf
+from fastconv.backends.onnx.erf import erf, gelu
 from fastconv.backends.onnx.graph import Node, is_float
 from fastconv.backends.onnx.kernels import Array, Constants, Kernel, floating, operator, widened
 from fastconv.backends.onnx.layout import as_first, as_lies, lies_last, new
@@ -190,24 +190,18 @@ def _erf(node: Node, constants: Constants) -> Kernel:
 
 @operator("Gelu")
 def _gelu(node: Node, constants: Constants) -> Kernel:
-    tanh = node.get("approximate", "none") == "tanh"
+    function = _gelu_by_tanh if node.get("approximate", "none") == "tanh" else gelu
+    return Kernel(floating(lambda x: _as_it_lies(function, x)))
 
-    def gelu(x: Array) -> Array:
-        if tanh:
-            inner = x * x
-            inner *= 0.044715
-            inner += 1
-            inner *= x
-            inner *= np.sqrt(2 / np.pi)
-            y = F.tanh(inner)
-        else:
-            y = erf(x * np.sqrt(0.5).astype(x.dtype))
-        y += 1
-        y *= x
-        y *= 0.5
-        return y
 
-    return Kernel(floating(lambda x: _as_it_lies(gelu, x)))
+def _gelu_by_tanh(x: Array) -> Array:
+    """x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 * x^3)), which is the usual formula without its tanh."""
+    y = np.multiply(x, x)
+    y *= 0.044715
+    y += 1
+    y *= x
+    y *= 2 * sqrt(2 / pi)
+    return np.multiply(F.sigmoid(y), x, out=y)
 
 
 @operator("Silu", "HardSwish")
