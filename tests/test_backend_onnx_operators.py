@@ -10,6 +10,7 @@ import torch.nn.functional as F
 pytest.importorskip("onnx", reason="onnx is not installed: pip install 'fastconv[onnx]'")
 
 import ml_dtypes
+from conftest import using_threads
 from onnx_models import normal, run_operator
 from tolerance import assert_within, bound
 
@@ -81,6 +82,15 @@ def test_gelu_is_as_exact():
     assert (np.abs(y[:-2] - exact[:-2]) <= 3 * EPS * np.abs(x[:-2])).all()
     assert y[-2:].tolist() == [np.inf, 0]
     assert np.isnan(gelu(np.float32([np.nan]))).all()
+
+
+@pytest.mark.parametrize("function", [erf, gelu])
+def test_threads_change_no_bit(function):
+    x = normal(3, 200_000, seed=1)
+    with using_threads(1):
+        one = function(x)
+    with using_threads(2):
+        np.testing.assert_array_equal(function(x), one)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])

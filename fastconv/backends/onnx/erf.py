@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,17 @@ from numpy.typing import NDArray
 
 from fastconv import functional as F
 from fastconv.kernels.memory import empty
+from fastconv.runtime import get_num_threads
 
 Array = NDArray[Any]
 
 # erf(x) = tanh(x * P(x^2)): atanh(erf(x)) / x is smooth, and these are its minimax coefficients on |x| <= 3.9 for the
-# relative error of erf, which is 9.5e-8; beyond, erf is 1 in float32, and so is tanh of what P continued by its last
-# value gives.
+# relative error of erf, which is 9.5e-8; beyond, where erf is 1 in float32, x * P(x^2) stays above 8.9, where tanh is, too.
 ERF = (1.12837927, 0.102769056, -0.000191830553, -0.000619784853, 8.76373939e-05, -5.66848554e-06, 1.41852745e-07)
-ERF_LIMIT = 3.9**2
 # And so the normal distribution is (1 + erf(x / sqrt(2))) / 2 = sigmoid(sqrt(2) * x * P(x^2 / 2)).
 NORMAL = tuple(math.sqrt(2) * coefficient / 2**power for power, coefficient in enumerate(ERF))
-NORMAL_LIMIT = 2 * ERF_LIMIT
-CHUNK = 8192  # elements: what is computed of so many stays in L1 and L2 throughout
+CHUNK = 16384  # elements: what is computed of so many stays in L2 throughout, and fastconv starts no team for them
+SHARE = 2**18  # elements that are worth a thread of their own
 
 
 def erf(x: Array) -> Array:
@@ -34,10 +34,7 @@ def erf(x: Array) -> Array:
     if x.dtype == np.float64:
         y.reshape(-1)[:] = np.fromiter(map(math.erf, x.ravel().tolist()), np.float64, x.size)
         return y
-    flat, to = np.ravel(x), y.reshape(-1)
-    for start in range(0, flat.size, CHUNK):
-        part = slice(start, start + CHUNK)
-        F.tanh(_odd(ERF, ERF_LIMIT, flat[part]), out=to[part])
+    _by_chunks(lambda part, to: F.tanh(_odd(ERF, part), out=to), x, y)
     return y
 
 
@@ -46,18 +43,36 @@ def gelu(x: Array) -> Array:
     if x.dtype == np.float64:
         return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
     y = empty(x.shape, x.dtype)
-    flat, to = np.ravel(x), y.reshape(-1)
-    for start in range(0, flat.size, CHUNK):
-        part = slice(start, start + CHUNK)
-        F.sigmoid(_odd(NORMAL, NORMAL_LIMIT, flat[part]), out=to[part])
-        np.multiply(to[part], flat[part], out=to[part])
+
+    def times_normal(part: Array, to: Array) -> None:
+        F.sigmoid(_odd(NORMAL, part), out=to)
+        np.multiply(to, part, out=to)
+
+    _by_chunks(times_normal, x, y)
     return y
 
 
-def _odd(coefficients: Sequence[float], limit: float, x: Array) -> Array:
-    """x times the polynomial of x^2, which counts up to a limit."""
+def _by_chunks(function: Callable[[Array, Array], Any], x: Array, y: Array) -> None:
+    """Let a function fill y from x, chunk by chunk, large arrays by several threads: NumPy lets go of its lock."""
+    flat, to = np.ravel(x), y.reshape(-1)
+
+    def run(starts: range) -> None:
+        with np.errstate(all="ignore"):
+            for start in starts:
+                function(flat[start : start + CHUNK], to[start : start + CHUNK])
+
+    starts = range(0, flat.size, CHUNK)
+    threads = min(get_num_threads(), flat.size // SHARE)
+    if threads < 2:
+        run(starts)
+        return
+    with ThreadPoolExecutor(threads) as pool:  # made anew, since threads that are kept do not outlive a fork
+        list(pool.map(run, (starts[thread::threads] for thread in range(threads))))
+
+
+def _odd(coefficients: Sequence[float], x: Array) -> Array:
+    """x times the polynomial of x^2."""
     square = np.square(x)
-    np.minimum(square, np.float32(limit), out=square)
     y = np.multiply(square, np.float32(coefficients[-1]))
     for coefficient in coefficients[-2:0:-1]:
         np.add(y, np.float32(coefficient), out=y)
