@@ -163,6 +163,12 @@ def test_strings_and_sequences_run():
     assert y.tolist() == ["a", "bc", "a", "bc"]
 
 
+def test_the_default_domain_by_its_other_name():
+    nodes = [helper.make_node(op, [a], [b], domain="ai.onnx") for op, a, b in (("Relu", "x", "r"), ("Cosh", "r", "y"))]
+    (y,) = Session(model(nodes, {"x": X}, "y")).run({"x": X})
+    np.testing.assert_allclose(y, np.cosh(np.maximum(X, 0)), rtol=1e-6)
+
+
 # The interface of backends.
 
 

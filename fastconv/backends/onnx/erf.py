@@ -17,7 +17,8 @@ from fastconv.runtime import get_num_threads
 Array = NDArray[Any]
 
 # erf(x) = tanh(x * P(x^2)): atanh(erf(x)) / x is smooth, and these are its minimax coefficients on |x| <= 3.9 for the
-# relative error of erf, which is 9.5e-8; beyond, where erf is 1 in float32, x * P(x^2) stays above 8.9, where tanh is, too.
+# relative error of erf, which is 9.5e-8; beyond, where erf is 1 in float32, x * P(x^2) stays above 8.9, where tanh is
+# 1, too.
 ERF = (1.12837927, 0.102769056, -0.000191830553, -0.000619784853, 8.76373939e-05, -5.66848554e-06, 1.41852745e-07)
 # And so the normal distribution is (1 + erf(x / sqrt(2))) / 2 = sigmoid(sqrt(2) * x * P(x^2 / 2)).
 NORMAL = tuple(math.sqrt(2) * coefficient / 2**power for power, coefficient in enumerate(ERF))

@@ -105,8 +105,10 @@ class Graph:
 
 def nodes_of(protos: Iterable[Any], opsets: dict[str, int]) -> Iterator[Node]:
     """The nodes of NodeProtos."""
-    for number, proto in enumerate(protos):
-        domain = "" if proto.domain == "ai.onnx" else proto.domain
+    for number, given in enumerate(protos):
+        proto = onnx.NodeProto()
+        proto.CopyFrom(given)
+        domain = proto.domain = "" if given.domain == "ai.onnx" else given.domain
         shown = repr(proto.name) if proto.name else f"{number} -> {next(iter(proto.output), '')!r}"
         title = f"{proto.op_type} {shown}"
         if domain not in opsets:
