@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from fastconv.backends.onnx import convolutions, linear, normalizations, pointwise, pools, resize, shapes  # noqa: F401
-from fastconv.backends.onnx.graph import Node, nodes_of
+from fastconv.backends.onnx.graph import Node, copied, nodes_of
 from fastconv.backends.onnx.kernels import OPERATORS, Kernel
 from fastconv.planner import PlanCache
 
@@ -30,8 +30,7 @@ def reference_kernel(node: Node, opsets: dict[str, int]) -> Kernel:
         If the evaluator does not know the operator.
     """
     if node.op == "Scatter" and not node.domain:  # the old name of ScatterElements
-        proto = onnx.NodeProto()
-        proto.CopyFrom(node.proto)
+        proto = copied(node.proto)
         proto.op_type = "ScatterElements"
         node, opsets = node.but(proto=proto), {**opsets, "": 11}
     names = (*node.proto.input, *node.captured)  # the model's own: passes may have renamed the node's inputs

@@ -106,8 +106,7 @@ class Graph:
 def nodes_of(protos: Iterable[Any], opsets: dict[str, int]) -> Iterator[Node]:
     """The nodes of NodeProtos."""
     for number, given in enumerate(protos):
-        proto = onnx.NodeProto()
-        proto.CopyFrom(given)
+        proto = copied(given)
         domain = proto.domain = "" if given.domain == "ai.onnx" else given.domain
         shown = repr(proto.name) if proto.name else f"{number} -> {next(iter(proto.output), '')!r}"
         title = f"{proto.op_type} {shown}"
@@ -117,6 +116,13 @@ def nodes_of(protos: Iterable[Any], opsets: dict[str, int]) -> Iterator[Node]:
             proto.op_type, tuple(proto.input), tuple(proto.output), _attributes(proto), opsets[domain], title, domain,
             tuple(dict.fromkeys(_captured(proto))), proto,
         )  # fmt: skip
+
+
+def copied(proto: Any) -> Any:
+    """A part of a model by itself: the part that lies in the model would keep all of its weights in memory."""
+    copy = type(proto)()
+    copy.CopyFrom(proto)
+    return copy
 
 
 def _attributes(proto: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import onnx.inliner
 from google.protobuf.message import DecodeError
 
 from fastconv.backends.errors import ModelError
-from fastconv.backends.onnx.graph import Graph, nodes_of
+from fastconv.backends.onnx.graph import Graph, copied, nodes_of
 
 Source = Any  # str | os.PathLike[str] | bytes | onnx.ModelProto
 
@@ -70,10 +70,10 @@ def _graph(name: str, graph: Any, opsets: dict[str, int]) -> Graph:
     constants = {tensor.name: _tensor(name, tensor.name, tensor) for tensor in graph.initializer}
     for tensor in graph.sparse_initializer:
         constants[tensor.values.name] = _dense(name, tensor)
-    inputs = tuple(value for value in graph.input if value.name not in constants)
+    inputs = tuple(copied(value) for value in graph.input if value.name not in constants)
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in (*graph.input, *graph.value_info)
              if value.type.tensor_type.HasField("shape")}  # fmt: skip
-    return Graph(inputs, tuple(graph.output), list(nodes_of(graph.node, opsets)), constants, opsets, ranks)
+    return Graph(inputs, tuple(map(copied, graph.output)), list(nodes_of(graph.node, opsets)), constants, opsets, ranks)
 
 
 def _tensor(name: str, shown: str, tensor: Any) -> Any:
