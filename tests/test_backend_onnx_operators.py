@@ -208,6 +208,27 @@ def test_matmul(shape, constants):
     assert_within(y, a.astype(np.float64) @ b, bound(np.float32, 7, a, b), np.float32)
 
 
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [((5, 7), (7, 6)), ((2, 3, 5, 7), (2, 3, 7, 6)), ((2, 1, 5, 7), (3, 7, 6)), ((7,), (2, 7, 6)), ((2, 5, 7), (7,)),
+     ((4, 0, 7), (4, 7, 6)), ((3, 5, 1), (3, 1, 6))],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("turned", [False, True])
+def test_stacks_of_products(a, b, turned):
+    """Of values as they are, and of views with their last axes exchanged."""
+    x, y = normal(*a), normal(*b, seed=1)
+    if turned and min(x.ndim, y.ndim) > 1:
+        x, y = (np.ascontiguousarray(z.swapaxes(-1, -2)).swapaxes(-1, -2) for z in (x, y))
+    exact = x.astype(np.float64) @ y.astype(np.float64)
+    assert_within(run_operator("MatMul", x, y), exact, bound(np.float32, a[-1], x, y), np.float32)
+
+
+def test_products_that_do_not_fit():
+    with pytest.raises(ModelError, match=r"MatMul .*x0 float32\[2, 5, 7\], x1 float32\[2, 6, 7\]"):
+        run_operator("MatMul", normal(2, 5, 7), normal(2, 6, 7))
+
+
 # Normalizations.
 
 
@@ -295,6 +316,14 @@ def test_resize(size, mode, corners):
     exact = of_torch(F.interpolate, X, size=size, mode=torchs, align_corners=corners)
     # A position is rounded to a few eps of it: PyTorch's own are computed in another order.
     assert_within(y, exact, 64 * EPS * np.abs(X).max() if mode != "nearest" else 0, np.float32)
+
+
+def test_resize_of_a_long_axis():
+    """By picking out what is used, not by a matrix."""
+    x = normal(2, 3, 150)
+    y = run_operator("Resize", x, None, None, np.array([2, 3, 400]), mode="linear")
+    exact = of_torch(F.interpolate, x, size=400, mode="linear")
+    assert_within(y, exact, 256 * EPS * np.abs(x).max(), np.float32)  # positions are up to 150 themselves
 
 
 def test_resize_by_scales_and_upsample():

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from fastconv import functional as F
 from fastconv.backends.onnx.convolutions import PackedWeight, constant, describe, is_packable
 from fastconv.backends.onnx.graph import Node, is_float
 from fastconv.backends.onnx.kernels import Array, Constants, Kernel, floating, narrowed, operator, widened
 from fastconv.backends.onnx.pointwise import activate
 from fastconv.functional.planned import PlannedConv
+from fastconv.geometry.arrays import DTYPES
 
 
 @operator("Linear")
@@ -51,10 +53,25 @@ def _matmul(node: Node, constants: Constants) -> Kernel:
     def run(a: Array, b: Array) -> Array:
         if a.dtype != b.dtype:
             raise TypeError(f"A and B must have one dtype, got {a.dtype} and {b.dtype}")
-        y = np.asarray(np.matmul(widened(a), widened(b)))
+        y = _product(widened(a), widened(b))
         return narrowed(y, a.dtype) if is_float(a) else y
 
-    return Kernel(run, "BLAS")
+    return Kernel(run, lambda a, b: "direct" if _is_grouped(widened(a), widened(b)) else "BLAS")
+
+
+def _is_grouped(a: Array, b: Array) -> bool:
+    """Whether it is one product or a stack of them, each of two matrices of its own."""
+    fits = a.ndim >= 2 and a.shape[:-2] == b.shape[:-2] and a.shape[-1:] == b.shape[-2:-1]
+    return fits and a.dtype in DTYPES and a.size > 0 and b.size > 0
+
+
+def _product(a: Array, b: Array) -> Array:
+    """a @ b: the rows of each b are the channels of a group, its columns their pixels, and a is the weight."""
+    if not _is_grouped(a, b):
+        return np.asarray(np.matmul(a, b))
+    rows, terms = a.shape[-2:]
+    y = F.conv1d(b.reshape(1, -1, b.shape[-1]), a.reshape(-1, terms, 1), groups=a.size // (rows * terms))
+    return y.reshape(*a.shape[:-1], b.shape[-1])
 
 
 @operator("Gemm")

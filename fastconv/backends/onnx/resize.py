@@ -6,6 +6,7 @@ evaluator.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
@@ -13,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from fastconv import functional as F
 from fastconv.backends.onnx.graph import Node, is_float
 from fastconv.backends.onnx.kernels import Array, Constants, Kernel, operator, widened
 from fastconv.backends.onnx.layout import as_first, as_lies, lies_last
+from fastconv.geometry.arrays import DTYPES
 
 MODES = {"nearest": 1, "linear": 2, "cubic": 4}
 COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
@@ -25,6 +28,9 @@ ROUNDINGS: dict[str, Callable[[Array], Array]] = {
     "floor": np.floor,
     "ceil": np.ceil,
 }
+
+
+DENSE = 128  # inputs of an axis: the products of more with a matrix of zeros take longer than picking out what is used
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ def _resize(node: Node, constants: Constants) -> Kernel | None:
     manner = _manner(node)
     if manner is None:
         return None
+    how = "NumPy" if manner.mode == "nearest" else "direct, an axis at a time"
     given = node.get("scales", None)
     axes = node.get("axes", None)
 
@@ -95,9 +102,9 @@ def _resize(node: Node, constants: Constants) -> Kernel | None:
             out = int(np.floor(size * scale)) if sizes is None else int(sizes[number])
             if out != size or scale != 1:
                 y = _along(y, _lying_axis(axis, x.ndim) if last else axis, *manner.taps(size, out, scale))
-        return as_first(y.astype(x.dtype, copy=y is lying), last)
+        return as_first(y.astype(x.dtype, copy=False), last)
 
-    return Kernel(run)
+    return Kernel(run, how, fresh=False)  # nothing is copied where no size changes
 
 
 def _lying_axis(axis: int, ndim: int) -> int:
@@ -136,13 +143,23 @@ def _along(x: Array, axis: int, places: Array, weights: Array) -> Array:
     if len(places) == 1:
         return np.take(x, places[0], axis)
     dtype = x.dtype if is_float(x) else np.dtype(np.float64)
-    if axis == x.ndim - 1 and is_float(x):
-        matrix = np.zeros((x.shape[axis], places.shape[1]), dtype)
-        np.add.at(matrix, (places, np.arange(places.shape[1])), weights.astype(dtype))
-        y = np.matmul(x, matrix)
-        if np.isfinite(y).all():  # else products of 0 have spread what is not finite over its row
-            return y
+    if x.shape[axis] <= DENSE and x.dtype in DTYPES and x.size and np.isfinite(x).all():
+        return _product(x, axis, places, weights)
     along = (-1, *(1,) * (x.ndim - 1 - axis))
     factors = (weight.astype(dtype).reshape(along) for weight in weights)
     terms = (np.take(x, place, axis) * factor for place, factor in zip(places, factors, strict=True))
     return reduce(np.add, terms)
+
+
+def _product(x: Array, axis: int, places: Array, weights: Array) -> Array:
+    """The same by a matrix, most of which is 0: what is not finite would be spread along the axis.
+
+    The axis's elements are the channels of a convolution of one tap, and what lies behind it its pixels.
+    """
+    size, out = x.shape[axis], places.shape[1]
+    matrix = np.zeros((out, size), x.dtype)
+    np.add.at(matrix, (np.arange(out), places), weights.astype(x.dtype))
+    shape = (*x.shape[:axis], out, *x.shape[axis + 1 :])
+    if axis == x.ndim - 1:
+        return F.conv1d(x.reshape(1, -1, size), matrix[..., None], data_format="channels_last").reshape(shape)
+    return F.conv1d(x.reshape(math.prod(x.shape[:axis]), size, -1), matrix[..., None]).reshape(shape)
