@@ -96,6 +96,29 @@ def test_results_are_the_callers_own():
     np.testing.assert_array_equal(turned, X.T)
 
 
+def test_an_empty_batch():
+    nodes = [
+        node("Conv", "x w b", "c"), node("Relu", "c", "r"), node("MaxPool", "r", "p", kernel_shape=[2, 2]),
+        node("BatchNormalization", "p k k b k", "n"), node("GlobalAveragePool", "n", "g"), node("Flatten", "g", "f"),
+        node("MatMul", "f m", "y"),
+    ]  # fmt: skip
+    constants = {"w": WEIGHT, "b": BIAS, "k": np.abs(BIAS), "m": normal(4, 5)}
+    session = Session(model(nodes, [declared("x", X, ("batch", 3, 8, 8))], "y", constants))
+    for batch in (2, 0, 1):
+        assert session.run({"x": normal(batch, 3, 8, 8)})[0].shape == (batch, 5)
+
+
+def test_inputs_as_they_lie():
+    """Views, gaps, channels last, and memory that may not be written."""
+    session = Session(convolution())
+    last = np.ascontiguousarray(X.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    gaps = np.repeat(np.repeat(X, 2, axis=2), 3, axis=3)[:, :, ::2, ::3]
+    locked = X.copy()
+    locked.flags.writeable = False
+    for x in (last, gaps, locked, X[::-1][::-1]):
+        np.testing.assert_allclose(session.run({"x": x})[1], expected(X), rtol=1e-5, atol=1e-5)
+
+
 def test_many_threads_run_one_session():
     session = Session(convolution())
     inputs = [normal(1 + i % 3, 3, 8, 8, seed=i) for i in range(24)]
@@ -295,6 +318,13 @@ def test_names_that_do_not_fit_together():
 )
 def test_wrong_inputs(feeds, text):
     raises(text, Session(convolution()).run, None, feeds)
+
+
+def test_feeds_that_are_no_mapping():
+    with pytest.raises(TypeError, match="input_feed must be a mapping from input names to arrays, got list"):
+        Session(convolution()).run(None, [X])
+    with pytest.raises(TypeError, match="run takes output names, or None, and a mapping"):
+        Session(convolution()).run(["y"])
 
 
 def test_an_output_that_is_not_there():

@@ -123,6 +123,8 @@ class Session:
             if not isinstance(output_names, Mapping):
                 raise TypeError("run takes output names, or None, and a mapping from input names to arrays")
             return self.run(None, output_names)
+        if not isinstance(input_feed, Mapping):
+            raise TypeError(f"input_feed must be a mapping from input names to arrays, got {type(input_feed).__name__}")
         wanted = self._positions(output_names)
         results = self._program.run(self._checked(input_feed))
         return [results[position] for position in wanted]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,8 +51,8 @@ def _flatten(node: Node, constants: Constants) -> Kernel:
     def run(x: Array) -> Array:
         if not -x.ndim <= axis <= x.ndim:
             raise ValueError(f"attribute axis must lie in {-x.ndim} .. {x.ndim}, got {axis}")
-        rows = int(np.prod(x.shape[: axis + x.ndim if axis < 0 else axis], dtype=np.int64))
-        return x.reshape(rows, x.size // rows if rows else 0)
+        first = axis + x.ndim if axis < 0 else axis
+        return x.reshape(math.prod(x.shape[:first]), math.prod(x.shape[first:]))
 
     return Kernel(run, VIEW, fresh=False)
 
