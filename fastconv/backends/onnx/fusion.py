@@ -246,7 +246,7 @@ class _Gelu:
             return False
         by = self._number(scaled.inputs[1])
         root = 2**0.5 if scaled.op == "Div" else 0.5**0.5
-        if by is None or abs(by - root) > 1e-4:  # exporters write 1.4142 and more digits
+        if by is None or abs(by - root) > 1e-6:
             return False
         self.numbers += [self.fusion.made[n] for n in (name, inner[0], function.inputs[0])]
         return True
