@@ -6,15 +6,16 @@
 
 `enable` puts the operators below in the place of those of Keras's module, where layers and `keras.ops` look them up at
 every call. Each takes Keras's arguments and means what Keras means by them: kernels (*size, C_in / groups, C_out),
-channels last by default, "same" that pads for a stride as TensorFlow does. An operator that returns None declines: what
-fastconv has no kernel for (float16, bfloat16, integers, dtypes that differ) and what is no valid call at all go to
-Keras's own implementation, with its results and its errors.
+channels last by default, "same" that pads for a stride as TensorFlow does, float64 computed in float32, as JAX does. An
+operator that returns None declines: what fastconv has no kernel for (float16, bfloat16, integers) and what is no valid
+call at all go to Keras's own implementation, with its results and its errors.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -29,7 +30,6 @@ from fastconv.extras import require
 from fastconv.functional import planned
 from fastconv.functional.planned import PlansByShape
 from fastconv.geometry import is_int
-from fastconv.geometry.arrays import DTYPES
 
 __all__ = ["disable", "enable"]
 
@@ -43,8 +43,8 @@ def enable(*, pack: bool = True) -> contextlib.ExitStack:
     """Let Keras's NumPy backend convolve and pool with fastconv, in the whole process.
 
     That is `conv`, `depthwise_conv`, `separable_conv`, `conv_transpose`, `max_pool` and `average_pool` of arrays of
-    float32 or float64, in layers and in `keras.ops`. float64 is computed as such, where Keras itself goes through
-    float32. Calling it again changes `pack` alone.
+    float32 or float64, in layers and in `keras.ops`; float64 becomes float32, as in Keras itself, unless JAX has its
+    64 bits enabled: then it is left to Keras. Calling it again changes `pack` alone.
 
     Parameters
     ----------
@@ -180,8 +180,8 @@ class _Input(NamedTuple):
 
 
 def _input(inputs: Any, data_format: Any) -> _Input | None:
-    x = _array(inputs)
-    if x is None or x.dtype not in DTYPES or x.ndim not in (3, 4, 5) or 0 in x.shape[1:]:
+    x = _single(_array(inputs))
+    if x is None or x.ndim not in (3, 4, 5) or 0 in x.shape[1:]:
         return None
     if data_format is None:
         data_format = _keras().config.image_data_format()
@@ -199,12 +199,20 @@ def _array(value: Any) -> Array | None:
     return value if isinstance(value, np.ndarray) else None
 
 
+def _single(array: Array | None) -> Array | None:
+    """The array in the float32 that Keras computes in, if it does."""
+    if array is None or array.dtype == np.float32:
+        return array
+    if array.dtype != np.float64 or sys.modules["jax"].config.jax_enable_x64:
+        return None
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)
+
+
 def _kernel(kernel: Any, source: _Input) -> Array | None:
     """The kernel as an array, if fastconv takes it together with this input."""
-    array = _array(kernel)
-    if array is None or array.dtype != source.x.dtype or array.ndim != source.x.ndim or 0 in array.shape:
-        return None
-    return array
+    array = _single(_array(kernel))
+    return None if array is None or array.ndim != source.x.ndim or 0 in array.shape else array
 
 
 def _stored(kernel: Any) -> Array | None:
@@ -301,8 +309,6 @@ def separable_conv(
     data_format: Any = None, dilation_rate: Any = 1,
 ) -> Array | None:  # fmt: skip
     """Depthwise convolution, then one of single pixels; each is declined by itself."""
-    if _input(inputs, data_format) is None:
-        return None
     y = depthwise_conv(inputs, depthwise_kernel, strides, padding, data_format, dilation_rate)
     z: Array = conv(y, pointwise_kernel, 1, "valid", data_format, dilation_rate)
     return z
