@@ -54,19 +54,18 @@ class _Cut(NamedTuple):
 
 
 def _axis_cut(
-    chunks: Chunks, reach: int, stride: int, padding: tuple[int, int], out_size: int, padding_mode: str
+    chunks: Chunks, reach: int, stride: int, padding: tuple[int, int], out_size: int, lead: int, mirrored: int
 ) -> _Cut:
-    """Share the windows of an axis among its chunks, each window to the chunk that it begins in, or nearly so.
+    """Share the windows of an axis among its chunks.
 
-    A window begins `padding` before x and reaches so many positions. It belongs to the chunk in which lies what is
-    `depth[0]` behind its beginning, so that blocks of "same" convolutions are as large as their chunks. Chunks that
-    might have no window, or less than a window reaches beyond a neighbour, are joined.
+    The first window begins padding[0] before x, and each reaches so many positions. It belongs to the chunk in which
+    its position `lead` lies: with the padding as lead, y has a chunk of x's size, or of that over the stride, for each
+    of x's. Chunks are joined that might have no window, less than a neighbour's windows reach into them, or less than
+    so many elements to be `mirrored`.
     """
     before, after = padding
-    least = max(reach - 1, max(padding) if padding_mode == "reflect" else 0) + stride
-    chunks = _joined(chunks, least)
+    chunks = _joined(chunks, max(reach - 1, mirrored) + stride)
     bounds = (0, *accumulate(chunks))
-    lead = min(before, reach - 1)
     first = (0, *(-(-(bound - lead + before) // stride) for bound in bounds[1:-1]), out_size)
     ends = [(one - 1) * stride - before + reach for one in first[1:-1]]  # of what all blocks but the last read
     trail = max((end - bound for end, bound in zip(ends, bounds[1:], strict=False)), default=0)
@@ -175,14 +174,13 @@ def _map(x: Any, geometry: ConvGeometry, weight: Array, bias: Array | None, opti
     last, mode = x.ndim - geometry.channels_last, options["padding_mode"]
     axes = range(last - geometry.ndim, last)
     channels = last if geometry.channels_last else axes.start - 1
-    pairs = geometry.padding
-    if mode == "circular":
-        for axis, pair in zip(axes, pairs, strict=True):
-            x = _wrapped(x, axis, pair, da)
-        pairs = ((0, 0),) * geometry.ndim
-    reach = window_reach(geometry.kernel, geometry.dilation)
-    windows = zip(axes, reach, geometry.stride, pairs, geometry.out_size, strict=True)
-    cuts = {axis: _axis_cut(x.chunks[axis], r, s, p, n, mode) for axis, r, s, p, n in windows}
+    reaches, cuts = window_reach(geometry.kernel, geometry.dilation), {}
+    windows = zip(axes, reaches, geometry.stride, geometry.padding, geometry.out_size, strict=True)
+    for axis, reach, stride, padding, out_size in windows:
+        lead, mirrored = min(padding[0], reach - 1), max(padding) if mode == "reflect" else 0
+        if mode == "circular":
+            x, padding = _wrapped(x, axis, padding, da), (0, 0)
+        cuts[axis] = _axis_cut(x.chunks[axis], reach, stride, padding, out_size, lead, mirrored)
     x = x.rechunk({channels: -1} | {axis: cut.chunks for axis, cut in cuts.items()})
     chunks = list(x.chunks)
     chunks[channels] = (geometry.out_channels,)
