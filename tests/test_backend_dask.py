@@ -201,7 +201,7 @@ def test_a_missing_package_names_the_extra(monkeypatch):
         backend.conv2d(None, np.ones((1, 1, 3, 3), np.float32))
 
 
-@pytest.mark.parametrize(("chunks", "most"), [((8, 512), 10), ((16, 16), 6 * 32)], ids=["rows", "grid"])
+@pytest.mark.parametrize(("chunks", "most"), [((4, 256), 10), ((16, 16), 6 * 16)], ids=["rows", "grid"])
 def test_few_chunks_are_alive(chunks, most):
     """Of an image of so many chunks; a grid is held by rows of chunks."""
     alive, peak, lock = 0, 0, threading.RLock()
@@ -220,7 +220,7 @@ def test_few_chunks_are_alive(chunks, most):
         weakref.finalize(block, dropped)
         return block
 
-    x = da.zeros((1, 512, 512), dtype=np.float32, chunks=(1, *chunks))
+    x = da.zeros((1, 256, 256), dtype=np.float32, chunks=(1, *chunks))
     x = x.map_blocks(read, meta=np.empty((0, 0, 0), np.float32))
     y = backend.conv2d(x, np.ones((1, 1, 3, 3), np.float32), padding=1)
     assert y.max().compute(scheduler="threads", num_workers=2) == 0

@@ -71,10 +71,10 @@ def both(name, *arrays, **options):
 
 
 def same(results, terms, *arrays):
-    """Two sums of so many products of the arrays' elements."""
+    """Two sums of so many products of the arrays' elements, in float32 (versions of Keras divide in 64 bits)."""
     ours, expected = results
     factors = [np.abs(a).max(initial=1) for a in arrays]
-    assert_within(ours, expected, 2 * bound(expected.dtype, terms, np.prod(factors), np.ones(1)), expected.dtype)
+    assert_within(ours, expected, 2 * bound(np.float32, terms, np.prod(factors), np.ones(1)), np.float32)
     assert ours.flags.writeable
 
 
@@ -166,13 +166,9 @@ def test_axes_of_their_own_are_keras_s(declines):
 def test_float64_becomes_float32_as_in_keras(dtypes, declines):
     x, kernel = images(2).astype(dtypes[0]), draw(3, 3, 6, 6).astype(dtypes[1])
     for name in ("conv", "depthwise_conv", "conv_transpose"):
-        results = both(name, x, kernel, padding="same")
-        assert results[1].dtype == np.float32
-        same(results, 54, x, kernel)
+        same(both(name, x, kernel, padding="same"), 54, x, kernel)
     for name in ("max_pool", "average_pool"):
-        results = both(name, x, 2, 2)
-        assert results[1].dtype == np.float32
-        same(results, 4, x)
+        same(both(name, x, 2, 2, "valid"), 4, x)
     assert not declines
 
 
@@ -222,9 +218,9 @@ def test_what_fastconv_has_no_kernel_for_is_keras_s(declines):
     for dtype in ("float16", "bfloat16", "int32", "int8"):
         ours, expected = both("conv", keras.ops.cast(x, dtype), keras.ops.cast(kernel, dtype))
         np.testing.assert_array_equal(ours, expected, strict=True)
-        ours, expected = both("max_pool", keras.ops.cast(x, dtype), 2, 2)
+        ours, expected = both("max_pool", keras.ops.cast(x, dtype), 2, 2, "valid")
         np.testing.assert_array_equal(ours, expected, strict=True)
-        ours, expected = both("average_pool", keras.ops.cast(x, dtype), 2, 2)
+        ours, expected = both("average_pool", keras.ops.cast(x, dtype), 2, 2, "valid")
         np.testing.assert_array_equal(ours, expected, strict=True)
     assert declines == ["conv", "max_pool", "average_pool"] * 4
     depthwise, pointwise = draw(3, 3, 6, 1).astype("float16"), draw(1, 1, 6, 2).astype("float16")
@@ -237,7 +233,6 @@ def test_what_fastconv_has_no_kernel_for_is_keras_s(declines):
     [
         ("conv", (draw(1, 5, 5, 6), draw(3, 3, 4, 2)), {}),  # channels
         ("conv", (draw(1, 5, 5, 6), draw(3, 3, 3, 3)), {}),  # groups
-        ("conv", (draw(1, 5, 5, 6), draw(7, 7, 6, 2)), {}),  # larger than the input
         ("conv", (draw(5, 5, 6), draw(3, 3, 6, 2)), {}),
         ("conv", (draw(1, 5, 5, 6), draw(3, 3, 6, 2)), {"padding": "causal"}),
         ("conv", (draw(1, 5, 5, 6), draw(3, 3, 6, 2)), {"strides": (1, 2, 3)}),
@@ -257,6 +252,18 @@ def test_errors_are_keras_s(name, arrays, options):
     with backend.enable(), pytest.raises(type(expected.value)) as error:
         getattr(nn, name)(*arrays, **options)
     assert str(error.value) == str(expected.value)
+
+
+def test_an_empty_result_is_keras_s_error_or_array():
+    def outcome():
+        try:
+            return nn.conv(draw(1, 5, 5, 6), draw(7, 7, 6, 2)).shape
+        except ValueError as error:
+            return str(error)
+
+    expected = outcome()
+    with backend.enable():
+        assert outcome() == expected
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
