@@ -4,9 +4,11 @@ import gc
 import itertools
 import json
 import os
+import pickle
 import subprocess
 import sys
 import weakref
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,8 @@ from tolerance import assert_within, bound  # noqa: E402
 
 import fastconv  # noqa: E402
 from fastconv.backends import keras as backend  # noqa: E402
+from fastconv.benchmarks import keras_ratio  # noqa: E402
+from fastconv.benchmarks.engines import EngineError  # noqa: E402
 from fastconv.extras import MissingExtraError  # noqa: E402
 from fastconv.functional.planned import PlannedConv  # noqa: E402
 
@@ -131,7 +135,7 @@ def test_transposed_is_keras_s(ndim, padding, declines):
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
 def test_transposed_axes_of_every_kind_are_keras_s(padding, declines):
-    kinds = itertools.product((1, 3), (1, 2, 3, 4), (1, 2, 3), (None, 0, (1,), [2]))
+    kinds = itertools.product((1, 3), (1, 2, 3, 4), (1, 2, 3), (None, 0, (1,), [2]))  # of size, taps, stride and more
     for size, taps, stride, output_padding in kinds:
         x, kernel = draw(1, size, 1), draw(taps, 1, 1)
         options = {"strides": stride, "padding": padding, "output_padding": output_padding}
@@ -495,3 +499,45 @@ def test_keras_s_own_tests_pass(tmp_path):
     assert outcome["calls"]["conv"] > 200
     assert outcome["calls"]["conv_transpose"] > 100
     assert min(outcome["calls"]["max_pool"], outcome["calls"]["avg_pool"]) > 20
+
+
+class Here:
+    """Stands in for an engine's process, which takes seconds to start: both of the benchmark's run in this one."""
+
+    call = None
+
+    def __init__(self, name, threads):
+        pass
+
+    def run(self, function, *arguments):
+        module, _, name = function.partition(":")
+        arguments = pickle.loads(pickle.dumps(arguments))
+        return getattr(import_module(f"fastconv.benchmarks.{module}"), name)(self, *arguments)
+
+    def close(self):
+        pass
+
+
+def test_the_benchmark_compares_and_times_both(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(keras_ratio, "Engine", Here)
+    path = tmp_path / "rows.json"
+    keras_ratio.main(["--filter", "^max 2x2", "--rounds", "3", "--seconds", "0.001", "--json", str(path)])
+    assert "max 2x2" in capsys.readouterr().out
+    measured = json.loads(path.read_text())
+    assert measured["environment"]["keras"] == keras.__version__
+    (row,) = measured["rows"]
+    assert row["keras"]["median"] > 0
+    assert row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
+
+
+def test_the_benchmark_times_no_wrong_result(monkeypatch):
+    monkeypatch.setattr(keras_ratio, "Engine", Here)
+    monkeypatch.setattr(fastconv.functional, "max_pool2d", lambda x, *args, **options: x[:, ::2, ::2])
+    with pytest.raises(EngineError, match=r"max 2x2: the results are .* apart"):
+        keras_ratio.main(["--filter", "^max 2x2"])
+
+
+def test_the_benchmark_knows_its_cases(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        keras_ratio.main(["--filter", "quantum"])
+    assert "--filter matches none of the cases, which are conv 7x7 stride 2," in capsys.readouterr().err
