@@ -8,36 +8,41 @@ import pickle
 import subprocess
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tolerance import assert_within, bound
 
-os.environ.setdefault("KERAS_BACKEND", "numpy")
-jax = pytest.importorskip("jax", reason="Keras's NumPy backend imports JAX, which is not installed")
-keras = pytest.importorskip("keras", reason="Keras is not installed")
-if keras.config.backend() != "numpy":
-    pytest.skip("KERAS_BACKEND asks for another backend", allow_module_level=True)
-
-from keras.src.backend.numpy import nn  # noqa: E402
-from tolerance import assert_within, bound  # noqa: E402
-
-import fastconv  # noqa: E402
-from fastconv.backends import keras as backend  # noqa: E402
-from fastconv.benchmarks import keras_ratio  # noqa: E402
-from fastconv.benchmarks.engines import EngineError  # noqa: E402
-from fastconv.extras import MissingExtraError  # noqa: E402
-from fastconv.functional.planned import PlannedConv  # noqa: E402
+import fastconv
+from fastconv.backends import keras as backend
+from fastconv.benchmarks import keras_ratio
+from fastconv.benchmarks.engines import EngineError
+from fastconv.extras import MissingExtraError
+from fastconv.functional.planned import PlannedConv
 
 pytestmark = pytest.mark.isa_independent
 
 OPERATORS = ("conv", "depthwise_conv", "separable_conv", "conv_transpose", "max_pool", "average_pool")
-OWN = {name: getattr(nn, name) for name in OPERATORS}
 LAYOUTS = ("channels_last", "channels_first")
 SIZES = {1: (13,), 2: (11, 12), 3: (5, 8, 7)}
 KERNELS = {1: (3,), 2: (4, 3), 3: (2, 3, 1)}
 WINDOWS = ({}, {"strides": 2}, {"strides": 3}, {"dilation_rate": 2}, {"strides": 2, "dilation_rate": 3})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported():
+    """Keras takes seconds to import, for which nobody should wait but who runs these tests."""
+    global jax, keras, nn, OWN
+    os.environ.setdefault("KERAS_BACKEND", "numpy")
+    jax = pytest.importorskip("jax", reason="Keras's NumPy backend imports JAX, which is not installed")
+    keras = pytest.importorskip("keras", reason="Keras is not installed")
+    if keras.config.backend() != "numpy":
+        pytest.skip("KERAS_BACKEND asks for another backend")
+    nn = import_module("keras.src.backend.numpy.nn")
+    OWN = {name: getattr(nn, name) for name in OPERATORS}
 
 
 @pytest.fixture(autouse=True)
@@ -479,17 +484,18 @@ backend._convolve, backend._pool = counted(backend._convolve), counted(backend._
 status = pytest.main(sys.argv[1:])
 print(json.dumps({"status": int(status), "calls": calls}))
 """
-SOURCE = Path(keras.__file__).parent / "src"
-FILES = [SOURCE / name for name in ("ops/nn_test.py", "layers/convolutional", "layers/pooling")]
 
 
-@pytest.mark.skipif(not all(path.exists() for path in FILES), reason="this Keras came without its tests")
 def test_keras_s_own_tests_pass(tmp_path):
+    source = Path(keras.__file__).parent / "src"
+    files = [source / name for name in ("ops/nn_test.py", "layers/convolutional", "layers/pooling")]
+    if not all(path.exists() for path in files):
+        pytest.skip("this Keras came without its tests")
     options = ["-q", "-c", os.devnull, "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore", "-k", "conv or pool"]
     options += ["-m", "not requires_trainable_backend", f"--rootdir={tmp_path}"]  # which NumPy's is not
     code = f"import sys; sys.path[:0] = {[str(Path(fastconv.__file__).parents[1])]!r}\n{KERAS_TESTS}"
     run = subprocess.run(
-        [sys.executable, "-c", code, *options, *map(str, FILES)],
+        [sys.executable, "-c", code, *options, *map(str, files)],
         cwd=tmp_path, env=os.environ | {"KERAS_BACKEND": "numpy"}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
@@ -541,3 +547,11 @@ def test_the_benchmark_knows_its_cases(capsys):
     with pytest.raises(SystemExit, match="2"):
         keras_ratio.main(["--filter", "quantum"])
     assert "--filter matches none of the cases, which are conv 7x7 stride 2," in capsys.readouterr().err
+
+
+def test_threads_share_a_layer():
+    layer, x = keras.layers.Conv2D(8, 3), draw(2, 20, 20, 4)
+    expected = layer(x)
+    with backend.enable(), ThreadPoolExecutor(8) as pool:
+        for y in pool.map(lambda _: layer(x), range(64)):
+            close(y, expected)
