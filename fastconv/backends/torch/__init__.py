@@ -1,0 +1,5 @@
+"""PyTorch models on fastconv's kernels."""
+
+from fastconv.extras import require
+
+require("torch", extra="torch")

@@ -1,0 +1,69 @@
+"""Tensors as arrays and arrays as tensors, both on the same memory, in either memory format.
+
+A channels_last tensor has the shape (N, C, *size) over memory that lies as (N, *size, C): its axes are moved, never its
+elements. What an operator is told of a layout is one bool, `channels_last`, so that the strides of its result follow
+from its arguments alone.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Tensor = torch.Tensor
+Size = Any  # a sequence of sizes, each an int or, while PyTorch traces, a torch.SymInt
+
+LAYOUTS = {False: "channels_first", True: "channels_last"}
+TO_LAST = {3: (0, 2, 1), 4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}
+TO_FIRST = {3: (0, 2, 1), 4: (0, 3, 1, 2), 5: (0, 4, 1, 2, 3)}
+_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether PyTorch takes a batch x for channels_last: its strides fall from N over the spatial axes to C.
+
+    Signals have no such memory format, and what fits both, such as a batch of single pixels, is channels_first.
+    """
+    if x.ndim == 3:
+        return False
+    sizes, strides = x.shape, x.stride()
+    if strides[1] != 1:
+        return False
+    least = 0
+    for axis in (1, *range(x.ndim - 1, 1, -1)):
+        if sizes[axis] == 0 or strides[axis] < least:
+            return False
+        least = strides[axis] * sizes[axis]
+    return bool(strides[0] >= least and least != 1)
+
+
+def as_array(x: Tensor, channels_last: bool) -> Array:
+    """The tensor as a C-contiguous array (N, C, *size) or (N, *size, C): its own memory, or a copy if that lies else."""
+    if not channels_last:
+        return x.contiguous().numpy(force=True)
+    if x.ndim == 3:
+        return x.transpose(1, 2).contiguous().numpy(force=True)
+    return x.contiguous(memory_format=_FORMATS[x.ndim]).numpy(force=True).transpose(TO_LAST[x.ndim])
+
+
+def as_tensor(array: Array, channels_last: bool) -> Tensor:
+    """A tensor (N, C, *size) on the memory of an array (N, C, *size) or (N, *size, C)."""
+    if channels_last:
+        array = array.transpose(TO_FIRST[array.ndim])
+        if array.size == 0:  # whose strides NumPy and PyTorch count differently
+            return empty(array.shape, torch.from_numpy(array).dtype, "cpu", channels_last)
+    return torch.from_numpy(array)
+
+
+def empty(shape: Size, dtype: torch.dtype, device: Any, channels_last: bool) -> Tensor:
+    """A new tensor with the shape and strides that `as_tensor` gives a result."""
+    if not channels_last:
+        return torch.empty(shape, dtype=dtype, device=device)
+    batch, channels, *size = shape
+    strides = [max(1, channels) * prod(max(1, s) for s in size[axis + 1 :]) for axis in range(len(size))]
+    first = max(1, channels) * prod(max(1, s) for s in size)
+    return torch.empty_strided(shape, (first, 1, *strides), dtype=dtype, device=device)

@@ -1,0 +1,53 @@
+"""What an operator of ours is to PyTorch: a custom op, and a function that torch.func can transform."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+class Operator:
+    """A custom op `fastconv::name` with its fake, its gradient and its batching rule.
+
+    torch.func transforms no custom op that has a gradient, but an autograd.Function: inside its transforms a call goes
+    to one, which has the same gradient and runs the same op.
+
+    Parameters
+    ----------
+    name, schema : of the op
+    run : what it does with tensors on the CPU
+    fake : what it returns for tensors without data: right in shape, strides and dtype
+    save : (ctx, inputs, output) -> None, as `torch.library.register_autograd` has it
+    backward : (ctx, *gradients) -> a gradient, or None, for each of the inputs
+    batch : (info, in_dims, *inputs) -> (outputs, out_dims), as `torch.library.register_vmap` has it
+    """
+
+    def __init__(
+        self, name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any], save: Callable[..., None],
+        backward: Callable[..., Any], batch: Callable[..., Any],
+    ) -> None:  # fmt: skip
+        definition = torch.library.custom_op(
+            f"fastconv::{name}", run, mutates_args=(), device_types="cpu", schema=schema
+        )
+        definition.register_fake(fake)
+        definition.register_autograd(backward, setup_context=save)
+        if hasattr(definition, "register_vmap"):  # since PyTorch 2.5
+            definition.register_vmap(batch)
+        op = getattr(torch.ops.fastconv, name).default
+
+        def save_inputs(ctx: Any, inputs: Any, output: Any) -> None:
+            save(ctx, inputs, output)
+
+        methods = {"forward": lambda *inputs: op(*inputs), "setup_context": save_inputs, "backward": backward}
+        members = {key: staticmethod(method) for key, method in (methods | {"vmap": batch}).items()}
+        self._op, self._function = op, type(f"Fastconv_{name}", (torch.autograd.Function,), members)
+
+    def __call__(self, *inputs: Any) -> Any:
+        if not torch.compiler.is_compiling() and is_transformed():
+            return self._function.apply(*inputs)
+        return self._op(*inputs)
+
+
+is_transformed: Callable[[], bool] = torch._C._are_functorch_transforms_active
