@@ -89,7 +89,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry,
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
     *geometry, constant = geometry
-    return convolve(x, weight, bias, geometry, constant and packing.is_constant(weight) and packing.is_constant(bias))
+    return convolve(x, weight, bias, geometry, constant and packing.is_kept_up(weight) and packing.is_kept_up(bias))
 
 
 def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
@@ -142,9 +142,7 @@ def _input_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return of_grad_y, of_weight, None, *_NO_GRADIENTS
 
 
-def _weight(
-    grad_y: Tensor, x: Tensor, weight_shape: Sequence[int], *geometry_and_bias: Any
-) -> tuple[Tensor, Tensor]:
+def _weight(grad_y: Tensor, x: Tensor, weight_shape: Sequence[int], *geometry_and_bias: Any) -> tuple[Tensor, Tensor]:
     *geometry, bias = geometry_and_bias
     weight = _stand_in(weight_shape, x, channels_last=False)
     grads = _gradients(grad_y, as_array(x, geometry[-1]), weight, geometry, (False, True, bias))

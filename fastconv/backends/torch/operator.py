@@ -22,6 +22,8 @@ class Operator:
     save : (ctx, inputs, output) -> None, as `torch.library.register_autograd` has it
     backward : (ctx, *gradients) -> a gradient, or None, for each of the inputs
     batch : (info, in_dims, *inputs) -> (outputs, out_dims), as `torch.library.register_vmap` has it
+
+    A call goes through PyTorch's dispatcher; `run` goes past it, for calls that `calls.is_plain`.
     """
 
     def __init__(
@@ -37,17 +39,17 @@ class Operator:
             definition.register_vmap(batch)
         op = getattr(torch.ops.fastconv, name).default
 
-        def save_inputs(ctx: Any, inputs: Any, output: Any) -> None:
-            save(ctx, inputs, output)
-
-        methods = {"forward": lambda *inputs: op(*inputs), "setup_context": save_inputs, "backward": backward}
-        members = {key: staticmethod(method) for key, method in (methods | {"vmap": batch}).items()}
-        self._op, self._function = op, type(f"Fastconv_{name}", (torch.autograd.Function,), members)
+        members = {
+            "forward": lambda *inputs: op(*inputs),
+            "setup_context": lambda ctx, inputs, output: save(ctx, inputs, output),
+            "backward": backward,
+            "vmap": batch,
+        }
+        methods = {key: staticmethod(method) for key, method in members.items()}
+        self._op, self._function = op, type(f"fastconv_{name}", (torch.autograd.Function,), methods)
+        self.run = run
 
     def __call__(self, *inputs: Any) -> Any:
-        if not torch.compiler.is_compiling() and is_transformed():
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
             return self._function.apply(*inputs)
         return self._op(*inputs)
-
-
-is_transformed: Callable[[], bool] = torch._C._are_functorch_transforms_active

@@ -26,9 +26,9 @@ def state_of(tensor: Tensor | None) -> Any:
     return None if tensor is None else (tensor.data_ptr(), tensor._version, tensor.shape, tensor.stride())
 
 
-def is_constant(tensor: Tensor | None) -> bool:
-    """Whether writes to the tensor are seen: it outlives the call and is not one of inference mode's own."""
-    return tensor is None or (tensor.is_leaf and not tensor.is_inference())
+def is_kept_up(tensor: Tensor | None) -> bool:
+    """Whether a tensor outlives the call, and writes to it are seen: inference mode's own tensors count none."""
+    return tensor is None or (isinstance(tensor, torch.nn.Parameter) and not tensor.is_inference())
 
 
 class Packs:

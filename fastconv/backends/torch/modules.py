@@ -1,0 +1,227 @@
+"""Modules of PyTorch that call fastconv: classes that take a module's own class's place and are made of it.
+
+`swap` gives a module the class ``(mixin, its class)``, of the same name, and nothing else: parameters, buffers, hooks
+and every attribute stay what they are. Copies and pickles are made of the module's own class, which becomes the other
+again in the copy. What a call brings that fastconv does not cover goes on to the module's own class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from fastconv.backends.torch import pooling
+from fastconv.backends.torch.arrays import Tensor, is_channels_last
+from fastconv.backends.torch.calls import is_plain, reason_against
+from fastconv.backends.torch.convolution import convolution
+
+NAMES: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # in the model that was optimized, for errors
+LEFT: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # why calls of a module were PyTorch's own
+
+
+class Swapped:
+    """What all mixins share: how a module is copied and pickled."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        make, arguments, *rest = super().__reduce_ex__(protocol)
+        if not is_swapped(self):
+            return make, arguments, *rest
+        own = own_class(self)
+        arguments = tuple(own if argument is type(self) else argument for argument in arguments)
+        return remake, (vars(type(self))["mixin_of_fastconv"], make, arguments), *rest
+
+
+def remake(mixin: type[Swapped], make: Callable[..., nn.Module], arguments: tuple[Any, ...]) -> nn.Module:
+    """A copy of a swapped module, whose state is yet to be set."""
+    module = make(*arguments)
+    swap(module, mixin)
+    return module
+
+
+@cache
+def swapped_class(mixin: type[Swapped], own: type[nn.Module]) -> type[nn.Module]:
+    """The class with the mixin before it; it goes by the name of the module's own, as torch.fx expects of leaves."""
+    members = {name: getattr(own, name) for name in ("__module__", "__qualname__", "__doc__")}
+    members |= {
+        "mixin_of_fastconv": mixin,
+        "own_class_of_fastconv": own,
+        "pool_of_fastconv": POOLS.get(covered_class(own)),
+    }
+    return type(own.__name__, (mixin, own), members)
+
+
+def swap(module: nn.Module, mixin: type[Swapped]) -> None:
+    """Let a module call fastconv."""
+    module.__class__ = swapped_class(mixin, type(module))
+
+
+def unswap(module: nn.Module) -> None:
+    """Give a swapped module its own class again.
+
+    Raises
+    ------
+    RuntimeError
+        If the module was given another class since.
+    """
+    if not is_swapped(module):
+        raise RuntimeError(f"{label(module)} has got another class since it was optimized: undo that first")
+    module.__class__ = own_class(module)
+
+
+def is_swapped(module: Any) -> bool:
+    """Whether `swap` made the class that a module has, and not one that this inherits from."""
+    return "own_class_of_fastconv" in vars(type(module))
+
+
+def own_class(module: nn.Module) -> Any:
+    """The class that a module had before it was swapped."""
+    return getattr(type(module), "own_class_of_fastconv", type(module))
+
+
+class SwappedOperator(Swapped):
+    """A module that is one operator."""
+
+    def _leave(self, reason: str) -> None:
+        """Note why this call is PyTorch's own."""
+        if not torch.compiler.is_compiling():
+            LEFT[self] = reason
+
+    def _called(self, operator: Any, tensors: tuple[Tensor | None, ...], *rest: Any) -> Any:
+        """The operator's result; an error of fastconv's is told as PyTorch does, with the module's name."""
+        if torch.compiler.is_compiling():
+            return operator(*tensors, *rest)
+        try:
+            return (operator.run if is_plain(*tensors) else operator)(*tensors, *rest)
+        except (TypeError, ValueError) as error:
+            raise RuntimeError(f"{label(self)}: {error}") from error
+
+
+def label(module: Any) -> str:
+    """A module as errors name it."""
+    return f"{NAMES.get(module, 'a module')} ({type(module).__name__})"
+
+
+def _numbers(value: Any, ndim: int) -> tuple[int, ...]:
+    """One number an axis, as PyTorch's functions extend them."""
+    if isinstance(value, (tuple, list)):
+        return tuple(value) if len(value) == ndim else tuple(value) * ndim
+    return (value,) * ndim
+
+
+class SwappedConv(SwappedOperator):
+    """A convolution or transposed convolution."""
+
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        weight, bias = self.weight, self.bias
+        reason = reason_against(input, weight, bias)
+        ndim = weight.ndim - 2
+        if reason is not None or input.ndim not in (ndim + 1, ndim + 2):
+            self._leave(reason or f"the input has {input.ndim} dimensions")
+            return super().forward(input, *args, **kwargs)
+        x = input if input.ndim == ndim + 2 else input.unsqueeze(0)
+        channels_last = is_channels_last(x) or is_channels_last(weight)  # as PyTorch decides
+        geometry = self._geometry(ndim, input, *args, **kwargs)
+        constant = not self.training and not (weight.requires_grad and torch.is_grad_enabled())
+        y = self._called(convolution, (x, weight, bias), *geometry, self.groups, self.padding_mode, channels_last,
+                         constant)  # fmt: skip
+        return y if x is input else y.squeeze(0)
+
+    def _geometry(self, ndim: int, input: Tensor) -> tuple[Any, ...]:
+        return self.stride, self._pads(), self.dilation, False, (0,) * ndim
+
+    def _pads(self) -> tuple[int, ...]:
+        if self.padding == "valid":
+            return (0, 0) * len(self.kernel_size)
+        if self.padding == "same":
+            totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+            return tuple(pad for total in totals for pad in (total // 2, total - total // 2))
+        return tuple(pad for pad in self.padding for _ in range(2))
+
+
+class SwappedConvTranspose(SwappedConv):
+    """A transposed convolution."""
+
+    def _geometry(self, ndim: int, input: Tensor, output_size: Any = None) -> tuple[Any, ...]:
+        extra = self._output_padding(
+            input, output_size, self.stride, self.padding, self.kernel_size, ndim, self.dilation
+        )
+        return self.stride, self._pads(), self.dilation, True, tuple(extra)
+
+
+class SwappedPool(SwappedOperator):
+    """A pool of any kind."""
+
+    def forward(self, input: Tensor) -> Any:
+        operator, ndim, window = self.pool_of_fastconv
+        reason = reason_against(input)
+        if reason is not None or input.ndim not in (ndim + 1, ndim + 2):
+            self._leave(reason or f"the input has {input.ndim} dimensions")
+            return super().forward(input)
+        x = input if input.ndim == ndim + 2 else input.unsqueeze(0)
+        arguments = *window(self, x, ndim), is_channels_last(x)
+        if not isinstance(operator, pooling.MaxPool):
+            y = self._called(operator.pool, (x,), *arguments)
+            return y if x is input else y.squeeze(0)
+        wanted = self.return_indices or (x.requires_grad and torch.is_grad_enabled())
+        y, indices = self._called(operator.pool, (x,), *arguments, wanted)
+        if x is not input:
+            y, indices = y.squeeze(0), indices.squeeze(0) if wanted else indices
+        return (y, indices) if self.return_indices else y
+
+
+def _stride(module: Any, ndim: int) -> tuple[int, ...]:
+    return _numbers(module.kernel_size if module.stride is None else module.stride, ndim)
+
+
+def _max_window(module: Any, x: Tensor, ndim: int) -> tuple[Any, ...]:
+    padding, dilation = _numbers(module.padding, ndim), _numbers(module.dilation, ndim)
+    return _numbers(module.kernel_size, ndim), _stride(module, ndim), padding, dilation, module.ceil_mode
+
+
+def _avg_window(module: Any, x: Tensor, ndim: int) -> tuple[Any, ...]:
+    kernel, padding = _numbers(module.kernel_size, ndim), _numbers(module.padding, ndim)
+    divisor = getattr(module, "divisor_override", None)  # there is none in 1-D
+    return kernel, _stride(module, ndim), padding, module.ceil_mode, module.count_include_pad, divisor
+
+
+def _lp_window(module: Any, x: Tensor, ndim: int) -> tuple[Any, ...]:
+    return float(module.norm_type), _numbers(module.kernel_size, ndim), _stride(module, ndim), module.ceil_mode
+
+
+def _adaptive_window(module: Any, x: Tensor, ndim: int) -> tuple[Any, ...]:
+    sizes = zip(_numbers(module.output_size, ndim), x.shape[2:], strict=True)
+    return (tuple(size if wanted is None else wanted for wanted, size in sizes),)
+
+
+_KINDS = {
+    "MaxPool": (pooling.max_pool, _max_window),
+    "AvgPool": (pooling.avg_pool, _avg_window),
+    "LPPool": (pooling.lp_pool, _lp_window),
+    "AdaptiveMaxPool": (pooling.adaptive_max_pool, _adaptive_window),
+    "AdaptiveAvgPool": (pooling.adaptive_avg_pool, _adaptive_window),
+}
+POOLS = {
+    getattr(nn, f"{kind}{ndim}d"): (operator, ndim, window)
+    for kind, (operator, window) in _KINDS.items()
+    for ndim in (1, 2, 3)
+}
+MIXINS: dict[type[nn.Module], type[Swapped]] = {
+    **{getattr(nn, f"Conv{ndim}d"): SwappedConv for ndim in (1, 2, 3)},
+    **{getattr(nn, f"ConvTranspose{ndim}d"): SwappedConvTranspose for ndim in (1, 2, 3)},
+    **{pool: SwappedPool for pool in POOLS},
+}
+
+
+@cache
+def covered_class(own: type[nn.Module]) -> Any:
+    """The class of PyTorch's that `own` is or inherits all of its computing from, if fastconv covers it."""
+    for base in own.__mro__:
+        if base in MIXINS:
+            computing = ("forward", "_conv_forward", "_output_padding")
+            return base if all(getattr(own, n, None) is getattr(base, n, None) for n in computing) else None
+    return None
