@@ -42,7 +42,7 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 def as_array(x: Tensor, channels_last: bool) -> Array:
-    """The tensor as a C-contiguous array (N, C, *size) or (N, *size, C): its own memory, or a copy if that lies else."""
+    """The tensor as a C-contiguous array (N, C, *size) or (N, *size, C): its own memory, or a copy."""
     if not channels_last:
         return x.contiguous().numpy(force=True)
     if x.ndim == 3:
@@ -63,7 +63,7 @@ def empty(shape: Size, dtype: torch.dtype, device: Any, channels_last: bool) -> 
     """A new tensor with the shape and strides that `as_tensor` gives a result."""
     if not channels_last:
         return torch.empty(shape, dtype=dtype, device=device)
-    batch, channels, *size = shape
+    _, channels, *size = shape
     strides = [max(1, channels) * prod(max(1, s) for s in size[axis + 1 :]) for axis in range(len(size))]
     first = max(1, channels) * prod(max(1, s) for s in size)
     return torch.empty_strided(shape, (first, 1, *strides), dtype=dtype, device=device)

@@ -23,9 +23,8 @@ def reason_against(x: Any, weight: Tensor | None = None, bias: Tensor | None = N
         return f"the input is on {x.device.type}"
     if x.layout != torch.strided:
         return f"the input is {_short(x.layout)}"
-    if weight is not None:
-        if reason := _reason_against_weights(x, weight, bias):
-            return reason
+    if weight is not None and (reason := _reason_against_weights(x, weight, bias)):
+        return reason
     return None if torch.compiler.is_compiling() else _reason_against_kind(x, weight, bias)
 
 

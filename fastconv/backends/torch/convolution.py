@@ -97,7 +97,7 @@ def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any
 
 
 def _forward_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias, *geometry, _ = inputs
+    x, weight, _, *geometry, _ = inputs
     ctx.save_for_backward(x, weight)
     ctx.geometry = tuple(geometry)
 

@@ -24,8 +24,13 @@ NAMES: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # in the model t
 LEFT: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # why calls of a module were PyTorch's own
 
 
-class Swapped:
+class Swapped(nn.Module):
     """What all mixins share: how a module is copied and pickled."""
+
+    @classmethod
+    def members(cls, own: type[nn.Module]) -> dict[str, Any]:
+        """What the class made of this and a module's own has of itself."""
+        return {name: getattr(own, name) for name in ("__module__", "__qualname__", "__doc__")}
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         make, arguments, *rest = super().__reduce_ex__(protocol)
@@ -44,15 +49,10 @@ def remake(mixin: type[Swapped], make: Callable[..., nn.Module], arguments: tupl
 
 
 @cache
-def swapped_class(mixin: type[Swapped], own: type[nn.Module]) -> type[nn.Module]:
+def swapped_class(mixin: Any, own: Any) -> type[nn.Module]:
     """The class with the mixin before it; it goes by the name of the module's own, as torch.fx expects of leaves."""
-    members = {name: getattr(own, name) for name in ("__module__", "__qualname__", "__doc__")}
-    members |= {
-        "mixin_of_fastconv": mixin,
-        "own_class_of_fastconv": own,
-        "pool_of_fastconv": POOLS.get(covered_class(own)),
-    }
-    return type(own.__name__, (mixin, own), members)
+    marks = {"mixin_of_fastconv": mixin, "own_class_of_fastconv": own}
+    return type(own.__name__, (mixin, own), mixin.members(own) | marks)
 
 
 def swap(module: nn.Module, mixin: type[Swapped]) -> None:
@@ -124,15 +124,19 @@ class SwappedConv(SwappedOperator):
             self._leave(reason or f"the input has {input.ndim} dimensions")
             return super().forward(input, *args, **kwargs)
         x = input if input.ndim == ndim + 2 else input.unsqueeze(0)
-        channels_last = is_channels_last(x) or is_channels_last(weight)  # as PyTorch decides
-        geometry = self._geometry(ndim, input, *args, **kwargs)
+        geometry = self.geometry(input, self.is_channels_last(x), *args, **kwargs)
         constant = not self.training and not (weight.requires_grad and torch.is_grad_enabled())
-        y = self._called(convolution, (x, weight, bias), *geometry, self.groups, self.padding_mode, channels_last,
-                         constant)  # fmt: skip
+        y = self._called(convolution, (x, weight, bias), *geometry, constant)
         return y if x is input else y.squeeze(0)
 
-    def _geometry(self, ndim: int, input: Tensor) -> tuple[Any, ...]:
-        return self.stride, self._pads(), self.dilation, False, (0,) * ndim
+    def is_channels_last(self, x: Tensor) -> bool:
+        """Whether a call runs in channels_last: as PyTorch decides, if x or the weight is."""
+        return is_channels_last(x) or is_channels_last(self.weight)
+
+    def geometry(self, input: Tensor, channels_last: bool) -> tuple[Any, ...]:
+        """The call's geometry, as ops take it."""
+        extra = (0,) * len(self.kernel_size)
+        return self.stride, self._pads(), self.dilation, False, extra, self.groups, self.padding_mode, channels_last
 
     def _pads(self) -> tuple[int, ...]:
         if self.padding == "valid":
@@ -146,15 +150,20 @@ class SwappedConv(SwappedOperator):
 class SwappedConvTranspose(SwappedConv):
     """A transposed convolution."""
 
-    def _geometry(self, ndim: int, input: Tensor, output_size: Any = None) -> tuple[Any, ...]:
+    def geometry(self, input: Tensor, channels_last: bool, output_size: Any = None) -> tuple[Any, ...]:
+        ndim = len(self.kernel_size)
         extra = self._output_padding(
             input, output_size, self.stride, self.padding, self.kernel_size, ndim, self.dilation
         )
-        return self.stride, self._pads(), self.dilation, True, tuple(extra)
+        return self.stride, self._pads(), self.dilation, True, tuple(extra), self.groups, "zeros", channels_last
 
 
 class SwappedPool(SwappedOperator):
     """A pool of any kind."""
+
+    @classmethod
+    def members(cls, own: type[nn.Module]) -> dict[str, Any]:
+        return super().members(own) | {"pool_of_fastconv": POOLS[covered_class(own)]}
 
     def forward(self, input: Tensor) -> Any:
         operator, ndim, window = self.pool_of_fastconv
@@ -213,12 +222,12 @@ POOLS = {
 MIXINS: dict[type[nn.Module], type[Swapped]] = {
     **{getattr(nn, f"Conv{ndim}d"): SwappedConv for ndim in (1, 2, 3)},
     **{getattr(nn, f"ConvTranspose{ndim}d"): SwappedConvTranspose for ndim in (1, 2, 3)},
-    **{pool: SwappedPool for pool in POOLS},
+    **dict.fromkeys(POOLS, SwappedPool),
 }
 
 
 @cache
-def covered_class(own: type[nn.Module]) -> Any:
+def covered_class(own: Any) -> Any:
     """The class of PyTorch's that `own` is or inherits all of its computing from, if fastconv covers it."""
     for base in own.__mro__:
         if base in MIXINS:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastconv.backends.torch import packing
+from fastconv.backends.torch import packing, regions
 from fastconv.backends.torch.modules import (
     LEFT,
     MIXINS,
@@ -24,7 +24,7 @@ from fastconv.backends.torch.modules import (
 )
 
 
-def optimize(model: nn.Module, inplace: bool = False) -> nn.Module:
+def optimize(model: nn.Module, inplace: bool = False, *, fuse: bool = True) -> nn.Module:
     check_module(model)
     if not inplace:
         model = copy.deepcopy(model)
@@ -32,6 +32,9 @@ def optimize(model: nn.Module, inplace: bool = False) -> nn.Module:
         NAMES[module] = name or "the model"
         if (covered := covered_class(type(module))) is not None:
             swap(module, MIXINS[covered])
+    regions.forget(model)
+    if fuse:
+        regions.find(model)
     return model
 
 
@@ -43,6 +46,7 @@ def check_module(model: Any) -> None:
 def restore(model: nn.Module) -> nn.Module:
     check_module(model)
     refresh(model)
+    regions.forget(model)
     for module in model.modules():
         if isinstance(module, Swapped):
             unswap(module)

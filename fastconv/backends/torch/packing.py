@@ -40,7 +40,8 @@ class Packs:
     __slots__ = ("_storages", "plans", "state", "weight")
 
     def __init__(self, weight: Tensor, bias: Tensor | None, state: Any) -> None:
-        self.weight = weakref.ref(weight, lambda _, key=id(weight): _packs.pop(key, None))
+        key = id(weight)
+        self.weight = weakref.ref(weight, lambda _: _packs.pop(key, None))
         self.state = state
         self.plans: PlanCache[PlannedConv] = PlanCache(SHAPES_KEPT)
         self._storages = [tensor.untyped_storage() for tensor in (weight, bias) if tensor is not None]

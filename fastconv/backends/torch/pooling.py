@@ -167,7 +167,7 @@ class MeanPool(_Pool):
 
 
 class MaxPool(_Pool):
-    """A maximum: `pool` returns (y, indices), and `backward` takes the indices, or finds them again if they are empty."""
+    """A maximum: `pool` returns (y, indices), and `backward` takes the indices, or finds empty ones again."""
 
     pool_schema = "(Tensor x, {}, bool return_indices) -> (Tensor, Tensor)"
     backward_schema = "(Tensor grad_y, Tensor x, Tensor indices, {}) -> Tensor"

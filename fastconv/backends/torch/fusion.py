@@ -1,0 +1,283 @@
+"""Which steps of a traced model one convolution does: a norm after it, a sum with a residual, an activation.
+
+In evaluation mode a batch normalization is one multiply-add a channel, which goes into the weight and bias before it:
+``scale = gamma / sqrt(var + eps)``, ``shift = beta - mean * scale``. Activation and sum are the convolution's epilogue.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from fastconv.backends.torch import packing
+from fastconv.backends.torch.arrays import Tensor, as_array, as_tensor
+from fastconv.backends.torch.calls import reason_against
+from fastconv.backends.torch.convolution import operator_of, options_of
+from fastconv.backends.torch.modules import SwappedConv, SwappedConvTranspose, is_swapped
+
+_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # in evaluation mode
+_SUMS = {"call_function": (operator.add, operator.iadd, torch.add), "call_method": ("add", "add_")}
+_IN_PLACE_SUMS = (operator.iadd, "add_")
+_FUNCTIONS = {
+    F.relu: "relu", torch.relu: "relu", torch.relu_: "relu", F.relu6: "relu6", F.leaky_relu: "leaky_relu",
+    F.elu: "elu", torch.sigmoid: "sigmoid", F.sigmoid: "sigmoid", torch.tanh: "tanh", F.tanh: "tanh",
+}  # fmt: skip
+_METHODS = {
+    "relu": "relu", "relu_": "relu", "sigmoid": "sigmoid", "sigmoid_": "sigmoid", "tanh": "tanh", "tanh_": "tanh",
+}  # fmt: skip
+_MODULES: dict[type[nn.Module], Callable[[Any], str | None]] = {
+    nn.ReLU: lambda module: "relu",
+    nn.ReLU6: lambda module: "relu6",
+    nn.Hardtanh: lambda module: "relu6" if (module.min_val, module.max_val) == (0, 6) else None,
+    nn.LeakyReLU: lambda module: "leaky_relu" if module.negative_slope == 0.01 else None,
+    nn.ELU: lambda module: "elu" if module.alpha == 1 else None,
+    nn.Sigmoid: lambda module: "sigmoid",
+    nn.Tanh: lambda module: "tanh",
+}
+
+
+class FusedConvolution:
+    """``activation(norm(conv(x)) + residual)``, where all but conv may be left out."""
+
+    def __init__(self, conv: Any, norm: Any, activation: str | None, rest: tuple[Callable[..., Any], ...]) -> None:
+        self.conv, self.norm, self.activation, self._rest = conv, norm, activation, rest
+        self._folded: tuple[Any, Tensor, Tensor, list[Any]] | None = None
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Any:
+        y = self._fused(x, residual)
+        return self._one_by_one(x, residual) if y is None else y
+
+    def _fused(self, x: Tensor, residual: Tensor | None) -> Tensor | None:
+        """y, or None if fastconv does not take this call."""
+        weight, bias = self._weights()
+        ndim = weight.ndim - 2
+        if reason_against(x, weight, bias) is not None or x.ndim != ndim + 2:
+            return None
+        if residual is not None and reason_against(residual, weight) is not None:
+            return None
+        channels_last = self.conv.is_channels_last(x)
+        geometry = self.conv.geometry(x, channels_last)
+        options = options_of(geometry) | {"activation": self.activation}
+        array = as_array(x, channels_last)
+        plan = packing.plan(array.shape, weight, bias, operator_of(ndim, geometry), options)
+        if residual is None:
+            return as_tensor(plan(array), channels_last)
+        addend = as_array(residual, channels_last) if residual.ndim == x.ndim else None
+        if addend is None or addend.shape != plan.y_shape:
+            return None
+        return as_tensor(plan(array, residual=addend), channels_last)
+
+    def _one_by_one(self, x: Tensor, residual: Tensor | None) -> Any:
+        """The same by the steps that were fused."""
+        y = self.conv(x)
+        if self.norm is not None:
+            y = self.norm(y)
+        for step in self._rest:
+            y = step(y) if step is not torch.add else y + residual
+        return y
+
+    def _weights(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias with the norm in them, computed in float64 and rounded once, of the tensors of now."""
+        conv, norm = self.conv, self.norm
+        if norm is None:
+            return conv.weight, conv.bias
+        sources = conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var
+        state = norm.eps, *map(packing.state_of, sources)
+        if self._folded is None or self._folded[0] != state:
+            storages = [tensor.untyped_storage() for tensor in sources if tensor is not None]
+            self._folded = state, *_fold(conv, norm), storages
+        return self._folded[1:3]
+
+    def refresh(self) -> None:
+        """Fold anew at the next call."""
+        self._folded = None
+
+
+@torch.no_grad()
+def _fold(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """Weight and bias of norm(conv(x)) in evaluation mode."""
+    weight, dtype = conv.weight.detach().double(), conv.weight.dtype
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    shift = -norm.running_mean.double() * scale
+    if norm.weight is not None:
+        scale, shift = scale * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()
+    if conv.bias is not None:
+        shift = shift + conv.bias.double() * scale
+    if isinstance(conv, SwappedConvTranspose):  # weight (C_in, C_out / groups, *kernel)
+        by_group = weight.unflatten(0, (conv.groups, -1))
+        weight = (by_group * scale.view(conv.groups, 1, -1, *[1] * (weight.ndim - 2))).flatten(0, 1)
+    else:
+        weight = weight * scale.view(-1, *[1] * (weight.ndim - 1))
+    return weight.to(dtype), shift.to(dtype)
+
+
+def fuse(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[str, FusedConvolution]:
+    """Put fused convolutions into a graph, under names that it calls as modules; returned by these names."""
+    fused: dict[str, FusedConvolution] = {}
+    for node in list(graph.nodes):
+        if _is_plain_call(node, modules) and type(modules[node.target]) in _NOTHING:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    for node in list(graph.nodes):
+        if _is_plain_call(node, modules) and _is_convolution(modules[node.target]):
+            chain = _Chain(node, modules)
+            chain.grow()
+            if len(chain.nodes) > 1:
+                name = f"fastconv_{len(fused)}"
+                fused[name] = chain.replace(graph, name)
+    return fused
+
+
+class _Chain:
+    """A convolution's node and those after it that its epilogue can do, each the only user of the one before."""
+
+    def __init__(self, conv: fx.Node, modules: dict[str, nn.Module]) -> None:
+        self.nodes, self._modules = [conv], modules
+        self.norm: nn.Module | None = None
+        self.activation: str | None = None
+        self.residual: fx.Node | None = None
+        self._rest: list[Callable[..., Any]] = []
+
+    def grow(self) -> None:
+        """Take what follows, as far as it fits."""
+        conv = self._modules[self.nodes[0].target]
+        after = self._only_user()
+        if after is not None and _is_plain_call(after, self._modules) and _folds(self._modules[after.target], conv):
+            self.norm = self._modules[after.target]
+            self.nodes.append(after)
+            after = self._only_user()
+        if after is not None and not isinstance(conv, SwappedConvTranspose) and self._adds(after):
+            self.nodes.append(after)
+            self._rest.append(torch.add)
+            after = self._only_user()
+        if after is not None and (found := _activation(after, self._modules)) is not None:
+            self.activation, step = found
+            self._rest.append(step)
+            self.nodes.append(after)
+
+    def replace(self, graph: fx.Graph, name: str) -> FusedConvolution:
+        """Put one call in the place of all nodes: where the residual is known, otherwise at the convolution."""
+        conv, last = self.nodes[0], self.nodes[-1]
+        moved = self.residual is not None and not _precedes(self.residual, conv)
+        place = next(node for node in self.nodes if _precedes(self.residual, node)) if moved else conv
+        operands = (conv.args[0],) if self.residual is None else (conv.args[0], self.residual)
+        with graph.inserting_before(place):
+            call = graph.call_module(name, operands)
+        last.replace_all_uses_with(call)
+        for node in reversed(self.nodes):
+            graph.erase_node(node)
+        return FusedConvolution(self._modules[conv.target], self.norm, self.activation, tuple(self._rest))
+
+    def _only_user(self) -> fx.Node | None:
+        users = list(self.nodes[-1].users)
+        return users[0] if len(users) == 1 else None
+
+    def _adds(self, node: fx.Node) -> bool:
+        """Whether a node adds something to this chain's result that is known in time; it is the residual then."""
+        if node.target not in _SUMS.get(node.op, ()) or len(node.args) != 2 or node.kwargs:
+            return False
+        first, second = node.args
+        residual = second if first is self.nodes[-1] else first
+        if not isinstance(residual, fx.Node) or residual is self.nodes[-1]:
+            return False
+        if node.target in _IN_PLACE_SUMS and first is not self.nodes[-1]:
+            return False
+        conv = self.nodes[0]
+        if not _precedes(residual, conv) and (
+            self._is_chain(residual) or any(_may_write(between, self._modules) for between in _between(conv, node))
+        ):
+            return False
+        self.residual = residual
+        return True
+
+    def _is_chain(self, node: fx.Node) -> bool:
+        """Whether a later convolution can take the sum, at its own place."""
+        if len(node.users) != 1 or not _is_plain_call(node, self._modules):
+            return False
+        module = self._modules[node.target]
+        if isinstance(module, tuple(_NORMS.values())) and isinstance(node.args[0], fx.Node):
+            before = node.args[0]
+            if len(before.users) != 1 or not _is_plain_call(before, self._modules):
+                return False
+            conv = self._modules[before.target]
+            return _is_convolution(conv) and not isinstance(conv, SwappedConvTranspose) and _folds(module, conv)
+        return _is_convolution(module) and not isinstance(module, SwappedConvTranspose)
+
+
+def _is_plain_call(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether a node calls a module without hooks with one argument."""
+    return (
+        node.op == "call_module"
+        and len(node.args) == 1
+        and not node.kwargs
+        and isinstance(node.args[0], fx.Node)
+        and not has_hooks(modules[node.target])
+    )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something wants to see a module's calls."""
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return any(hooks)
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    if not (isinstance(module, SwappedConv) and is_swapped(module)):
+        return False
+    bias = module._parameters.get("bias")
+    return packing.is_kept_up(module._parameters.get("weight")) and bias is module.bias and packing.is_kept_up(bias)
+
+
+def _folds(module: nn.Module, conv: Any) -> bool:
+    """Whether a module is a batch normalization of a convolution's channels that knows its statistics."""
+    if type(module) is not _NORMS[conv.weight.ndim - 2] or module.num_features != conv.out_channels:
+        return False
+    tensors = module.weight, module.bias, module.running_mean, module.running_var
+    if tensors[2] is None or tensors[3] is None or (tensors[0] is None) != (tensors[1] is None):
+        return False
+    return all(t is None or (t.dtype == conv.weight.dtype and not t.is_inference()) for t in tensors)
+
+
+def _activation(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str, Callable[..., Any]] | None:
+    """The name of the activation that a node is, and what computes it."""
+    if node.op == "call_module" and _is_plain_call(node, modules):
+        module = modules[node.target]
+        name = _MODULES.get(type(module), lambda module: None)(module)
+        return None if name is None else (name, module)
+    if len(node.args) != 1 or set(node.kwargs) - {"inplace", "input"}:
+        return None
+    if node.op == "call_function" and node.target in _FUNCTIONS:
+        return _FUNCTIONS[node.target], node.target
+    if node.op == "call_method" and node.target in _METHODS and not node.kwargs:
+        return _METHODS[node.target], getattr(torch.Tensor, node.target)
+    return None
+
+
+def _precedes(node: Any, other: fx.Node) -> bool:
+    return node is not other and node < other
+
+
+def _between(first: fx.Node, last: fx.Node) -> Iterable[fx.Node]:
+    node = first.next
+    while node is not last:
+        yield node
+        node = node.next
+
+
+def _may_write(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether a node may write to a tensor that it did not make."""
+    if node.op == "call_module":
+        module = modules.get(node.target)
+        return bool(getattr(module, "inplace", False)) or not type(module).__module__.startswith("torch.nn")
+    if node.kwargs.get("inplace") or "out" in node.kwargs:
+        return True
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "_")
+    if node.op == "call_function" and getattr(node.target, "__module__", None) == "_operator":
+        return name.startswith("i") and name not in ("invert", "index", "inv", "is_", "is_not") or name == "setitem"
+    return node.op in ("call_function", "call_method") and name.endswith("_") and not name.endswith("__")

@@ -1,0 +1,246 @@
+"""Parts of a model that run fused in evaluation mode: the largest modules whose forward torch.fx can trace.
+
+A region is traced once, what one convolution can do is fused in its graph, and the graph's code runs in the place of
+the region's forward as long as that means the same: in evaluation mode, without gradients, hooks or tracing, with the
+modules that were traced. It is compared with the module's own forward when it first runs, since tracing cannot see all
+that Python code may depend on, and is not used again if they differ.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from fastconv.backends.torch.arrays import Tensor
+from fastconv.backends.torch.calls import is_plain
+from fastconv.backends.torch.fusion import FusedConvolution, fuse, has_hooks
+from fastconv.backends.torch.modules import Swapped, own_class, swap, unswap
+
+AGREE = 2**13  # eps of the largest value: some for each layer of a deep network; other code is off by far more
+
+
+class Region(Swapped):
+    """A module whose forward may run fused. Its copies are traced when they are next put into evaluation mode."""
+
+    region_of_fastconv: Fused | None = None
+
+    @classmethod
+    def members(cls, own: Any) -> dict[str, Any]:
+        @wraps(own.forward)  # the signature stays
+        def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():
+                return own.forward(self, *args, **kwargs)
+            region = self.region_of_fastconv
+            tensors = None if region is None else region.accepted(self, args, kwargs)
+            if tensors is None:
+                return own.forward(self, *args, **kwargs)
+            return region(tensors) if region.agrees else region.first(tensors, own.forward, self, *args, **kwargs)
+
+        return super().members(own) | {"forward": forward}
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+        if not mode and self.region_of_fastconv is None:
+            self.region_of_fastconv = fused(self)
+        return self
+
+
+def find(model: nn.Module) -> None:
+    """Make regions of the largest parts of a model that can be traced and have something to fuse."""
+    forget(model)
+    _find(model)
+
+
+def _find(module: nn.Module) -> None:
+    region = fused(module)
+    if region is None:
+        for child in module.children():
+            _find(child)
+    elif region.steps:
+        swap(module, Region)
+        module.region_of_fastconv = region
+
+
+def forget(model: nn.Module) -> None:
+    """Leave no region in a model."""
+    for module in regions(model):
+        unswap(module)
+        module.__dict__.pop("region_of_fastconv", None)
+
+
+def regions(model: nn.Module) -> Iterator[nn.Module]:
+    """All regions in a model."""
+    return (module for module in list(model.modules()) if isinstance(module, Region))
+
+
+class Fused:
+    """The fused code of a module's forward.
+
+    Parameters
+    ----------
+    root : the module
+    names : of the arguments that its forward requires; it was traced with the defaults of all others
+    code : (scope, *arguments) -> the result
+    steps : fused convolutions, by the names under which the code finds them in its scope
+    called : names of the modules that the code calls as they are
+    """
+
+    agrees = False
+    refused: str | None = None
+
+    def __init__(
+        self, root: nn.Module, names: tuple[str, ...], code: Callable[..., Any], steps: dict[str, FusedConvolution],
+        called: set[str],
+    ) -> None:  # fmt: skip
+        self.names, self.steps, self._code, self._scope = names, steps, code, _Scope(root, steps)
+        self._absorbed = [
+            (module, type(module), dict(module._modules))
+            for name, module in root.named_modules()
+            if not any(name == leaf or name.startswith(f"{leaf}.") for leaf in called)
+        ]
+        self._absorbed[0] = (root, None, dict(root._modules))
+
+    def __reduce__(self) -> Any:
+        return type(None), ()  # a copy of the module has other modules, so it is traced anew
+
+    def __call__(self, tensors: tuple[Tensor, ...]) -> Any:
+        return self._code(self._scope, *tensors)
+
+    def accepted(self, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, ...] | None:
+        """The arguments of a call that the code may take, in order; None for any other call."""
+        if self.refused is not None or len(args) + len(kwargs) != len(self.names):
+            return None
+        try:
+            tensors = *args, *(kwargs[name] for name in self.names[len(args) :])
+        except KeyError:
+            return None
+        if not all(isinstance(tensor, Tensor) for tensor in tensors) or not is_plain(*tensors):
+            return None
+        if torch.is_autocast_enabled("cpu") or torch.nn.modules.module._has_any_global_hook():
+            return None
+        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in root.parameters()):
+            return None
+        return tensors if self._is_as_traced() else None
+
+    def _is_as_traced(self) -> bool:
+        for module, kind, children in self._absorbed:
+            if module.training or (kind is not None and (has_hooks(module) or type(module) is not kind)):
+                return False
+            if module._modules != children:
+                return False
+        return True
+
+    def first(self, tensors: tuple[Tensor, ...], forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What the module's own forward gives; the code runs beside it, on the same numbers and random ones."""
+        copies, before = tuple(tensor.clone() for tensor in tensors), torch.get_rng_state()
+        expected = forward(*args, **kwargs)
+        after = torch.get_rng_state()
+        torch.set_rng_state(before)
+        try:
+            self.agrees = agree(expected, self(copies))
+            if not self.agrees:
+                self.refused = "its traced forward gives other results"
+        except Exception as error:
+            self.refused = f"its traced forward fails: {error}"
+        finally:
+            torch.set_rng_state(after)
+        return expected
+
+
+def agree(expected: Any, actual: Any) -> bool:
+    """Whether two results are the same but for rounding."""
+    ours, theirs = pytree.tree_flatten(actual), pytree.tree_flatten(expected)
+    return ours[1] == theirs[1] and all(map(_agrees, theirs[0], ours[0]))
+
+
+def _agrees(expected: Any, actual: Any) -> bool:
+    if not isinstance(expected, Tensor):
+        return type(expected) is type(actual) and bool(expected == actual)
+    if not isinstance(actual, Tensor) or expected.shape != actual.shape or expected.dtype != actual.dtype:
+        return False
+    if not expected.dtype.is_floating_point:
+        return torch.equal(expected, actual)
+    largest = expected.nan_to_num(posinf=0, neginf=0).abs().max().item() if expected.numel() else 0
+    tolerance = AGREE * torch.finfo(expected.dtype).eps * largest
+    return torch.allclose(actual, expected, rtol=0, atol=tolerance, equal_nan=True)
+
+
+def fused(root: nn.Module) -> Fused | None:
+    """A module's forward, traced and fused; None if it cannot be traced."""
+    names = _required(own_class(root).forward)
+    if names is None or isinstance(root, torch.jit.ScriptModule):
+        return None
+    modes = {module: module.training for module in root.modules()}
+    try:
+        for module in modes:
+            module.training = False
+        graph = _Tracer(names).trace(root)
+    except Exception:  # whatever the module's code raises when it meets symbols
+        return None
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        constants = [name for name in vars(root) if name.startswith("_tensor_constant")]
+        for name in constants:
+            delattr(root, name)
+    if constants:  # made in the call, perhaps of random numbers
+        return None
+    steps = fuse(graph, dict(root.named_modules()))
+    called = {node.target for node in graph.nodes if node.op == "call_module"} - set(steps)
+    return Fused(root, names, _compiled(graph), steps, called)
+
+
+class _Tracer(fx.Tracer):
+    """Traces a forward with symbols for what it requires and defaults for the rest; modules with hooks stay calls."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self._names = names
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
+        symbols = [self.create_proxy("placeholder", name, (), {}) for name in self._names]
+        return own_class(self.root).forward, [self.root, *symbols]
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        kept = isinstance(m, (Swapped, torch.jit.ScriptModule)) or has_hooks(m)
+        return kept or super().is_leaf_module(m, module_qualified_name)
+
+
+def _required(forward: Callable[..., Any]) -> tuple[str, ...] | None:
+    """Names of the arguments without a default; None if they cannot all be given by position."""
+    names = []
+    for parameter in list(inspect.signature(forward).parameters.values())[1:]:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            return None
+        if parameter.default is parameter.empty:
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                return None
+            names.append(parameter.name)
+    return tuple(names) or None
+
+
+def _compiled(graph: fx.Graph) -> Callable[..., Any]:
+    """The function (scope, *arguments) that a graph describes."""
+    graph.lint()
+    code = graph.python_code("self")
+    namespace = dict(code.globals)
+    exec(compile(code.src, "<fused by fastconv>", "exec"), namespace)
+    forward: Callable[..., Any] = namespace["forward"]
+    return forward
+
+
+class _Scope:
+    """What the code of a graph sees as its module: the fused steps, and all that the traced module has."""
+
+    def __init__(self, root: nn.Module, steps: dict[str, FusedConvolution]) -> None:
+        self.__dict__.update(steps)
+        self.__dict__["root"] = root
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["root"], name)
