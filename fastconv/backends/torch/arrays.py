@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 Array = NDArray[Any]
-Tensor = torch.Tensor
 Size = Any  # a sequence of sizes, each an int or, while PyTorch traces, a torch.SymInt
 
 LAYOUTS = {False: "channels_first", True: "channels_last"}

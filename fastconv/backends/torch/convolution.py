@@ -87,8 +87,8 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry,
     return as_tensor(getattr(ff, operator)(array, *weights, **options), channels_last)
 
 
-def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
-    *geometry, constant = geometry
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any) -> Tensor:
+    *geometry, constant = arguments
     return convolve(x, weight, bias, geometry, constant and packing.is_kept_up(weight) and packing.is_kept_up(bias))
 
 

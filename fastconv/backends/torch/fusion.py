@@ -24,6 +24,8 @@ _NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # in evaluation mode
 _SUMS = {"call_function": (operator.add, operator.iadd, torch.add), "call_method": ("add", "add_")}
 _IN_PLACE_SUMS = (operator.iadd, "add_")
+_IN_PLACE_OPERATORS = ("setitem", "delitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand",
+                       "ior", "ixor", "ilshift", "irshift", "imatmul", "iconcat")  # fmt: skip
 _FUNCTIONS = {
     F.relu: "relu", torch.relu: "relu", torch.relu_: "relu", F.relu6: "relu6", F.leaky_relu: "leaky_relu",
     F.elu: "elu", torch.sigmoid: "sigmoid", F.sigmoid: "sigmoid", torch.tanh: "tanh", F.tanh: "tanh",
@@ -46,7 +48,7 @@ class FusedConvolution:
     """``activation(norm(conv(x)) + residual)``, where all but conv may be left out."""
 
     def __init__(self, conv: Any, norm: Any, activation: str | None, rest: tuple[Callable[..., Any], ...]) -> None:
-        self.conv, self.norm, self.activation, self._rest = conv, norm, activation, rest
+        self.conv, self.norm, self.activation, self.rest = conv, norm, activation, rest
         self._folded: tuple[Any, Tensor, Tensor, list[Any]] | None = None
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Any:
@@ -78,7 +80,7 @@ class FusedConvolution:
         y = self.conv(x)
         if self.norm is not None:
             y = self.norm(y)
-        for step in self._rest:
+        for step in self.rest:
             y = step(y) if step is not torch.add else y + residual
         return y
 
@@ -93,10 +95,6 @@ class FusedConvolution:
             storages = [tensor.untyped_storage() for tensor in sources if tensor is not None]
             self._folded = state, *_fold(conv, norm), storages
         return self._folded[1:3]
-
-    def refresh(self) -> None:
-        """Fold anew at the next call."""
-        self._folded = None
 
 
 @torch.no_grad()
@@ -278,6 +276,6 @@ def _may_write(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if node.kwargs.get("inplace") or "out" in node.kwargs:
         return True
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "_")
-    if node.op == "call_function" and getattr(node.target, "__module__", None) == "_operator":
-        return name.startswith("i") and name not in ("invert", "index", "inv", "is_", "is_not") or name == "setitem"
+    if getattr(node.target, "__module__", None) == "_operator":
+        return name in _IN_PLACE_OPERATORS
     return node.op in ("call_function", "call_method") and name.endswith("_") and not name.endswith("__")

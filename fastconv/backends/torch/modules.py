@@ -48,11 +48,13 @@ def remake(mixin: type[Swapped], make: Callable[..., nn.Module], arguments: tupl
     return module
 
 
-@cache
-def swapped_class(mixin: Any, own: Any) -> type[nn.Module]:
+def _swapped_class(mixin: Any, own: Any) -> type[nn.Module]:
     """The class with the mixin before it; it goes by the name of the module's own, as torch.fx expects of leaves."""
     marks = {"mixin_of_fastconv": mixin, "own_class_of_fastconv": own}
     return type(own.__name__, (mixin, own), mixin.members(own) | marks)
+
+
+swapped_class: Callable[[Any, Any], type[nn.Module]] = cache(_swapped_class)
 
 
 def swap(module: nn.Module, mixin: type[Swapped]) -> None:
@@ -226,11 +228,13 @@ MIXINS: dict[type[nn.Module], type[Swapped]] = {
 }
 
 
-@cache
-def covered_class(own: Any) -> Any:
+def _covered_class(own: Any) -> Any:
     """The class of PyTorch's that `own` is or inherits all of its computing from, if fastconv covers it."""
     for base in own.__mro__:
         if base in MIXINS:
             computing = ("forward", "_conv_forward", "_output_padding")
             return base if all(getattr(own, n, None) is getattr(base, n, None) for n in computing) else None
     return None
+
+
+covered_class: Callable[[Any], Any] = cache(_covered_class)

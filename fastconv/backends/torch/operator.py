@@ -46,8 +46,8 @@ class Operator:
             "vmap": batch,
         }
         methods = {key: staticmethod(method) for key, method in members.items()}
-        self._op, self._function = op, type(f"fastconv_{name}", (torch.autograd.Function,), methods)
-        self.run = run
+        self.run, self._op = run, op
+        self._function: Any = type(f"fastconv_{name}", (torch.autograd.Function,), methods)
 
     def __call__(self, *inputs: Any) -> Any:
         if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():

@@ -1,51 +1,101 @@
-"""`optimize`, `refresh`, `restore` and `report`: what a user does with a model."""
+"""What a user does with a model: `optimize` it, `refresh` it after writes that cannot be seen, `restore` it."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from fastconv.backends.torch import packing, regions
-from fastconv.backends.torch.modules import (
-    LEFT,
-    MIXINS,
-    NAMES,
-    Swapped,
-    SwappedOperator,
-    covered_class,
-    own_class,
-    swap,
-    unswap,
-)
+from fastconv.backends.torch.modules import MIXINS, NAMES, Swapped, covered_class, swap, unswap
 
 
 def optimize(model: nn.Module, inplace: bool = False, *, fuse: bool = True) -> nn.Module:
+    """Let a model's convolutions and pools run on fastconv, with the same results but for rounding.
+
+    Taken are the modules Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d, MaxPool, AvgPool, LPPool,
+    AdaptiveMaxPool and AdaptiveAvgPool, in float32 or float64 on the CPU; everything else, and every other call of
+    theirs, stays PyTorch's (`report` tells). Modules stay instances of their classes, with the same parameters,
+    buffers, hooks and keys; the model can be trained, copied, pickled, compiled and exported as before.
+
+    In evaluation mode each weight is packed at its first call, and again after it was written to. What PyTorch does not
+    count as a write, one to ``weight.data`` or through ``weight.numpy()``, takes `refresh`. With `fuse`, the largest
+    modules whose forward torch.fx can trace run fused in evaluation mode when nothing needs a gradient: a batch
+    normalization, a sum and an activation after a convolution become part of it; the weights themselves are left alone.
+    A fused forward first runs beside the module's own, and is used from then on if both agree.
+
+    Parameters
+    ----------
+    model : torch.nn.Module, in either mode
+    inplace : bool, default False
+        Whether to change this model; by default a deep copy is.
+    fuse : bool, default True
+
+    Returns
+    -------
+    torch.nn.Module
+        The model, or its copy. Optimizing it again takes in what was added to it since.
+
+    Raises
+    ------
+    TypeError
+        If model is not a torch.nn.Module.
+    """
     check_module(model)
     if not inplace:
         model = copy.deepcopy(model)
+    regions.forget(model)
     for name, module in model.named_modules():
         NAMES[module] = name or "the model"
         if (covered := covered_class(type(module))) is not None:
             swap(module, MIXINS[covered])
-    regions.forget(model)
     if fuse:
         regions.find(model)
     return model
 
 
-def check_module(model: Any) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+def refresh(model: nn.Module) -> nn.Module:
+    """Forget what was made of the weights and code of an optimized model, and make it anew when it is needed.
+
+    For writes to weights that PyTorch does not count, and for attributes that a fused forward depends on.
+
+    Returns
+    -------
+    torch.nn.Module
+        The model itself.
+
+    Raises
+    ------
+    TypeError
+        If model is not a torch.nn.Module.
+    """
+    check_module(model)
+    for parameter in model.parameters():
+        packing.forget(parameter)
+    for region in regions.regions(model):
+        region.region_of_fastconv = regions.fused(region)
+    return model
 
 
 def restore(model: nn.Module) -> nn.Module:
+    """Undo `optimize`, in place: every module has its own class and forward again, and nothing is kept of weights.
+
+    Returns
+    -------
+    torch.nn.Module
+        The model itself.
+
+    Raises
+    ------
+    TypeError
+        If model is not a torch.nn.Module.
+    RuntimeError
+        If a module was given another class since, as by a parametrization.
+    """
     check_module(model)
-    refresh(model)
+    for parameter in model.parameters():
+        packing.forget(parameter)
     regions.forget(model)
     for module in model.modules():
         if isinstance(module, Swapped):
@@ -53,9 +103,7 @@ def restore(model: nn.Module) -> nn.Module:
     return model
 
 
-def refresh(model: nn.Module) -> None:
-    check_module(model)
-    for module in model.modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                packing.forget(parameter)
+def check_module(model: Any) -> None:
+    """Raise TypeError unless this is a module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")

@@ -11,14 +11,13 @@ import weakref
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastconv.functional import planned
 from fastconv.functional.planned import SHAPES_KEPT, PlannedConv
 from fastconv.kernels.core import isa_index
 from fastconv.planner import PlanCache
 from fastconv.runtime import resolve_algorithm
-
-Tensor = torch.Tensor
 
 
 def state_of(tensor: Tensor | None) -> Any:

@@ -43,9 +43,8 @@ def _schema(kind: str) -> str:
 
 def _call(kind: str, suffix: str, window: Window, ndim: int, *arrays: Any, **options: Any) -> Any:
     """fastconv's operator of this kind and rank, or its gradient."""
-    values = (tuple(value) if isinstance(value, (list, tuple)) else value for value in window)
-    named = dict(zip((*WINDOWS[kind], "data_format"), values, strict=True))
-    named["data_format"] = LAYOUTS[named["data_format"]]
+    values = (tuple(value) if isinstance(value, list) else value for value in window[:-1])
+    named = dict(zip(WINDOWS[kind], values, strict=True)) | {"data_format": LAYOUTS[window[-1]]}
     return getattr(ff, f"{kind}{ndim}d{suffix}")(*arrays, **named, **options)
 
 
@@ -172,16 +171,16 @@ class MaxPool(_Pool):
     pool_schema = "(Tensor x, {}, bool return_indices) -> (Tensor, Tensor)"
     backward_schema = "(Tensor grad_y, Tensor x, Tensor indices, {}) -> Tensor"
 
-    def _forward(self, x: Tensor, *window: Any) -> Any:
-        *window, return_indices = window
+    def _forward(self, x: Tensor, *arguments: Any) -> Any:
+        *window, return_indices = arguments
         array, last = as_array(x, window[-1]), window[-1]
         if not return_indices:
             return as_tensor(_call(self.kind, "", window, x.ndim - 2, array), last), x.new_empty(0, dtype=torch.int64)
         y, indices = _call(self.kind, "", window, x.ndim - 2, array, return_indices=True)
         return as_tensor(y, last), as_tensor(indices, last)
 
-    def _fake(self, x: Tensor, *window: Any) -> Any:
-        *window, return_indices = window
+    def _fake(self, x: Tensor, *arguments: Any) -> Any:
+        *window, return_indices = arguments
         shape = output_shape(self.kind, x.shape, window)
         y = _like(x, shape, window[-1])
         return y, _like(x, shape, window[-1], torch.int64) if return_indices else x.new_empty(0, dtype=torch.int64)

@@ -99,12 +99,11 @@ class Fused:
         called: set[str],
     ) -> None:  # fmt: skip
         self.names, self.steps, self._code, self._scope = names, steps, code, _Scope(root, steps)
-        self._absorbed = [
-            (module, type(module), dict(module._modules))
+        self._absorbed: list[tuple[Any, Any, dict[str, Any]]] = [
+            (module, None if module is root else type(module), dict(module._modules))  # the root's hooks are called
             for name, module in root.named_modules()
             if not any(name == leaf or name.startswith(f"{leaf}.") for leaf in called)
         ]
-        self._absorbed[0] = (root, None, dict(root._modules))
 
     def __reduce__(self) -> Any:
         return type(None), ()  # a copy of the module has other modules, so it is traced anew
