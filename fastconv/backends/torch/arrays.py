@@ -54,9 +54,10 @@ def as_tensor(array: Array, channels_last: bool) -> Tensor:
     """A tensor (N, C, *size) on the memory of an array (N, C, *size) or (N, *size, C)."""
     if channels_last:
         array = array.transpose(TO_FIRST[array.ndim])
-        if array.size == 0:  # whose strides NumPy and PyTorch count differently
-            return empty(array.shape, torch.from_numpy(array).dtype, "cpu", channels_last)
-    return torch.from_numpy(array)
+    tensor = torch.from_numpy(array)
+    if array.size == 0:  # NumPy counts other strides there
+        return empty(tensor.shape, tensor.dtype, tensor.device, channels_last)
+    return tensor
 
 
 def empty(shape: Size, dtype: torch.dtype, device: Any, channels_last: bool) -> Tensor:

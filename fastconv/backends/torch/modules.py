@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from fastconv.backends.torch import pooling
 from fastconv.backends.torch.arrays import Tensor, is_channels_last
@@ -230,6 +231,8 @@ MIXINS: dict[type[nn.Module], type[Swapped]] = {
 
 def _covered_class(own: Any) -> Any:
     """The class of PyTorch's that `own` is or inherits all of its computing from, if fastconv covers it."""
+    if issubclass(own, LazyModuleMixin):  # which takes another class at its first call
+        return None
     for base in own.__mro__:
         if base in MIXINS:
             computing = ("forward", "_conv_forward", "_output_padding")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class Operator:
         definition.register_fake(fake)
         definition.register_autograd(backward, setup_context=save)
         if hasattr(definition, "register_vmap"):  # since PyTorch 2.5
-            definition.register_vmap(batch)
+            definition.register_vmap(_of_ops(batch))
         op = getattr(torch.ops.fastconv, name).default
 
         members = {
@@ -50,6 +51,22 @@ class Operator:
         self._function: Any = type(f"fastconv_{name}", (torch.autograd.Function,), methods)
 
     def __call__(self, *inputs: Any) -> Any:
-        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active() and not _calls_ops.get():
             return self._function.apply(*inputs)
         return self._op(*inputs)
+
+
+_calls_ops: ContextVar[bool] = ContextVar("fastconv_calls_ops", default=False)
+
+
+def _of_ops(batch: Callable[..., Any]) -> Callable[..., Any]:
+    """The batching rule of an op, which calls ops: within one PyTorch knows no functions."""
+
+    def rule(*arguments: Any) -> Any:
+        token = _calls_ops.set(True)
+        try:
+            return batch(*arguments)
+        finally:
+            _calls_ops.reset(token)
+
+    return rule

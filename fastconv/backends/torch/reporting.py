@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules import conv, pooling
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from fastconv.backends.torch import regions
 from fastconv.backends.torch.fusion import FusedConvolution
@@ -107,7 +108,7 @@ def _module_report(name: str, module: nn.Module, fused: tuple[str, ...]) -> Modu
 
 def _reason_against(module: Any) -> str | None:
     if not isinstance(module, Swapped):
-        if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        if isinstance(module, LazyModuleMixin):
             return "not initialized yet: optimize again after its first call"
         if covered_class(type(module)) is not None:
             return "not optimized"
