@@ -387,7 +387,7 @@ def test_errors_name_the_module():
     for mode in (True, False):
         with pytest.raises(RuntimeError, match=r"1 \(MaxPool2d\): kernel_size must fit .*\(6, 6\)"):
             ours.train(mode)(images(1, 3, 8, 8))
-    with pytest.raises(RuntimeError, match="dtype|type"):
+    with pytest.raises(RuntimeError, match="type"):
         ours(images(1, 3, 12, 12, dtype=torch.float64))
     for function in (backend.optimize, backend.refresh, backend.restore, backend.report):
         with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got int"):

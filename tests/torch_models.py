@@ -86,11 +86,12 @@ def network(dtype: torch.dtype = torch.float32) -> Network:
 def shaken(model: nn.Module) -> nn.Module:
     """The model with batch normalizations that have seen something."""
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2)
-            nn.init.uniform_(module.weight, 0.5, 2)
-            nn.init.normal_(module.bias)
+            if module.affine:
+                nn.init.uniform_(module.weight, 0.5, 2)
+                nn.init.normal_(module.bias)
     return model
 
 

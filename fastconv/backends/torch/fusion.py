@@ -33,6 +33,7 @@ _FUNCTIONS = {
 _METHODS = {
     "relu": "relu", "relu_": "relu", "sigmoid": "sigmoid", "sigmoid_": "sigmoid", "tanh": "tanh", "tanh_": "tanh",
 }  # fmt: skip
+_OPTIONS = {"inplace": (False, True), "negative_slope": (0.01,), "alpha": (1,)}  # that an epilogue has, too
 _MODULES: dict[type[nn.Module], Callable[[Any], str | None]] = {
     nn.ReLU: lambda module: "relu",
     nn.ReLU6: lambda module: "relu6",
@@ -248,7 +249,7 @@ def _activation(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str, Call
         module = modules[node.target]
         name = _MODULES.get(type(module), lambda module: None)(module)
         return None if name is None else (name, module)
-    if len(node.args) != 1 or set(node.kwargs) - {"inplace", "input"}:
+    if len(node.args) != 1 or any(value not in _OPTIONS.get(name, ()) for name, value in node.kwargs.items()):
         return None
     if node.op == "call_function" and node.target in _FUNCTIONS:
         return _FUNCTIONS[node.target], node.target

@@ -1,0 +1,371 @@
+"""Fused forwards of PyTorch models: what is fused, what is not, and when a module's own forward runs."""
+
+import copy
+import inspect
+import operator
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch_models import Block, assert_close, images, network, shaken
+
+import fastconv.backends.torch as backend
+from fastconv.backends.torch import regions
+
+pytestmark = pytest.mark.isa_independent
+
+TERMS = 2**12  # more than any sum below has, times what a few layers amplify
+
+
+class Chain(nn.Module):
+    """x -> conv -> `after`, a function of (module, y, x)."""
+
+    def __init__(self, after, conv=None, norm=None):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1) if conv is None else conv
+        self.norm = nn.BatchNorm2d(4) if norm is None else norm
+        self.relu, self.after = nn.ReLU(inplace=True), after
+
+    def forward(self, x):
+        return self.after(self, self.conv(x), x)
+
+
+def optimized(model):
+    """(model, its optimized copy), both in evaluation mode."""
+    torch.manual_seed(0)
+    model = shaken(model).eval()
+    return model, backend.optimize(model)
+
+
+def fused(model, name="conv"):
+    """What a convolution does besides, by a report."""
+    return next(module.fused for module in backend.report(model).modules if module.name == name)
+
+
+def assert_runs_fused(model, x, steps):
+    """The same results, by so many fused convolutions."""
+    plain, ours = optimized(model)
+    (region,) = regions.regions(ours)
+    with torch.no_grad():
+        for sample in (x, x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x):
+            expected = plain(sample.clone())
+            for _ in range(2):
+                actual = ours(sample.clone())
+                assert_close(actual, expected, TERMS)
+                assert actual.stride() == expected.stride()
+    assert region.region_of_fastconv.refused is None
+    assert region.region_of_fastconv.agrees
+    assert len(region.region_of_fastconv.steps) == steps
+    return ours
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_network_runs_fused(dtype):
+    ours = assert_runs_fused(network(dtype), images(2, 3, 16, 16, dtype=dtype), 7)
+    assert fused(ours, "stem.0") == ("stem.1", "stem.2")
+    assert fused(ours, "blocks.0.conv2") == ("blocks.0.bn2", "add", "blocks.0.relu")
+    assert fused(ours, "blocks.1.conv2") == ("blocks.1.bn2", "add", "blocks.1.relu")
+    assert fused(ours, "blocks.1.downsample.0") == ("blocks.1.downsample.1",)
+    assert fused(ours, "up") == ("norm", "tanh")
+
+
+@pytest.mark.parametrize(
+    ("after", "does"),
+    [
+        (lambda m, y, x: m.relu(m.norm(y)), ("norm", "relu")),
+        (lambda m, y, x: m.norm(y), ("norm",)),
+        (lambda m, y, x: F.relu6(y), ("relu6",)),
+        (lambda m, y, x: torch.sigmoid(y), ("sigmoid",)),
+        (lambda m, y, x: y.tanh(), ("tanh",)),
+        (lambda m, y, x: F.relu(y, inplace=True), ("relu",)),
+        (lambda m, y, x: nn.functional.leaky_relu(m.norm(y) + x), ("norm", "add", "leaky_relu")),
+        (lambda m, y, x: operator.iadd(y, x).relu(), ("add", "relu")),
+        (lambda m, y, x: torch.add(x, y), ("add",)),
+        (lambda m, y, x: y.add_(x * 2), ("add",)),
+        (lambda m, y, x: m.relu(m.norm(y) + F.avg_pool2d(y, 1)), ()),  # y is used twice
+        (lambda m, y, x: m.relu(m.norm(y)) + m.relu(y), ()),
+        (lambda m, y, x: y + y, ()),
+        (lambda m, y, x: y + 1, ()),
+        (lambda m, y, x: F.leaky_relu(y, 0.3), ()),
+        (lambda m, y, x: torch.add(y, x, alpha=2), ()),
+        (lambda m, y, x: F.gelu(y), ()),
+        (lambda m, y, x: y, ()),
+    ],
+)  # fmt: skip
+def test_what_a_convolution_does_besides(after, does):
+    x = images(2, 4, 6, 5)
+    if does:
+        assert fused(assert_runs_fused(Chain(after), x, 1)) == does
+        return
+    plain, ours = optimized(Chain(after))
+    assert not list(regions.regions(ours))
+    with torch.no_grad():
+        assert_close(ours(x), plain(x), TERMS)
+
+
+@pytest.mark.parametrize(
+    ("activation", "is_fused"),
+    [(nn.ReLU(), True), (nn.ReLU6(), True), (nn.Hardtanh(0, 6), True), (nn.LeakyReLU(), True), (nn.ELU(), True),
+     (nn.Sigmoid(), True), (nn.Tanh(), True), (nn.Hardtanh(), False), (nn.LeakyReLU(0.2), False), (nn.ELU(2), False),
+     (nn.SiLU(), False), (nn.PReLU(), False)],
+)  # fmt: skip
+def test_activations(activation, is_fused):
+    steps = nn.Conv2d(4, 4, 3), nn.Identity(), nn.BatchNorm2d(4), nn.Dropout(), activation
+    ours = assert_runs_fused(nn.Sequential(*steps), images(2, 4, 6, 5), 1)
+    assert fused(ours, "0") == (("2", "4") if is_fused else ("2",))
+
+
+@pytest.mark.parametrize(
+    ("conv", "norm", "shape"),
+    [
+        (nn.Conv1d(4, 6, 3, bias=False), nn.BatchNorm1d(6, affine=False), (2, 4, 9)),
+        (nn.Conv2d(4, 6, 3, 2, padding=1, groups=2, padding_mode="reflect"), nn.BatchNorm2d(6), (2, 4, 9, 8)),
+        (nn.Conv3d(4, 6, 2), nn.BatchNorm3d(6), (2, 4, 3, 4, 5)),
+        (nn.ConvTranspose1d(4, 6, 3, 2, groups=2), nn.BatchNorm1d(6), (2, 4, 9)),
+        (nn.ConvTranspose2d(4, 6, 4, 2, 1, bias=False), nn.BatchNorm2d(6), (2, 4, 5, 4)),
+    ],
+)
+def test_norms_fold_into_every_convolution(conv, norm, shape):
+    ours = assert_runs_fused(nn.Sequential(conv, norm, nn.ReLU()), images(*shape), 1)
+    assert fused(ours, "0") == ("1", "2")
+
+
+def test_norms_that_do_not_fold():
+    for norm in (nn.BatchNorm2d(4, track_running_stats=False), nn.GroupNorm(2, 4), nn.BatchNorm2d(4).double()):
+        _, ours = optimized(Chain(lambda m, y, x: m.norm(y), norm=norm))
+        assert not list(regions.regions(ours))
+
+
+class Shortcuts(nn.Module):
+    """Sums whose operands are known late, or are written to."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.main, self.side, self.way = nn.Conv2d(4, 4, 3, padding=1), nn.MaxPool2d(1), way
+
+    def forward(self, x):
+        y = self.main(x)
+        if self.way == "late":  # the sum waits for the pool, and the convolution with it
+            return F.relu(y + self.side(x) * 2)
+        if self.way == "written":  # x is another one when the sum is made
+            return F.relu(y + self.side(x.mul_(2)))
+        side = self.side(x)
+        side.add_(y)  # side is another one afterwards
+        return side * 2
+
+
+@pytest.mark.parametrize(("way", "steps"), [("late", 1), ("written", 0), ("other", 0)])
+def test_sums_keep_their_order(way, steps):
+    x = images(2, 4, 6, 5)
+    if steps:
+        assert fused(assert_runs_fused(Shortcuts(way), x, steps), "main") == ("add", "relu")
+        return
+    plain, ours = optimized(Shortcuts(way))
+    assert not list(regions.regions(ours))
+    with torch.no_grad():
+        assert_close(ours(x.clone()), plain(x.clone()), TERMS)
+
+
+def test_sums_that_broadcast_are_added_one_by_one():
+    class Gate(Chain):
+        def forward(self, x):
+            return F.relu(self.conv(x) + x.mean((2, 3), keepdim=True))
+
+    assert_runs_fused(Gate(None), images(2, 4, 6, 5), 1)
+
+
+def test_source_weights_are_untouched_and_restored():
+    plain = network().eval()
+    before = copy.deepcopy(plain.state_dict())
+    backend.optimize(plain, inplace=True)
+    x = images(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = plain(x)
+        assert_close(plain(x), expected, TERMS)
+        backend.restore(plain)
+        assert_close(plain(x), expected, TERMS)
+    assert all(torch.equal(value, plain.state_dict()[key]) for key, value in before.items())
+    assert "region_of_fastconv" not in vars(plain)
+    assert type(plain) is type(network())
+
+
+def count_calls(model):
+    """A list that grows with each call of a fused step."""
+    calls = []
+    for region in regions.regions(model):
+        for step in region.region_of_fastconv.steps.values():
+            run = step._fused
+            step._fused = lambda *args, run=run: calls.append(1) or run(*args)
+    return calls
+
+
+def test_a_changed_weight_or_norm_is_folded_anew():
+    plain, ours = optimized(network())
+    x = images(2, 3, 16, 16)
+    with torch.no_grad():
+        ours(x)
+        for change in (
+            lambda m: m.stem[0].weight.mul_(2),
+            lambda m: m.stem[1].running_var.add_(1),
+            lambda m: m.stem[1].bias.sub_(1),
+            lambda m: setattr(m.stem[1], "eps", 0.5),
+            lambda m: setattr(m.stem[0], "bias", None),
+            lambda m: m.stem.__setitem__(1, nn.BatchNorm2d(8).eval()),
+            lambda m: m.stem.append(nn.ReLU()),
+        ):
+            change(plain)
+            change(ours)
+            assert_close(ours(x), plain(x), TERMS)
+        for model in (plain, ours):
+            model.blocks[0].bn1.weight.data.mul_(2)
+        assert_close(backend.refresh(ours)(x), plain(x), TERMS)
+
+
+def test_a_fused_forward_runs_only_where_it_means_the_same():
+    plain, ours = optimized(network())
+    x = images(2, 3, 16, 16)
+    with torch.no_grad():
+        ours(x)
+        calls = count_calls(ours)
+        ours(x)
+        assert len(calls) == 7
+        ours(x=x)
+        assert len(calls) == 14
+        calls.clear()
+        seen = []
+        hook = ours.blocks[0].register_forward_hook(lambda *args: seen.append(1))
+        ours(x)
+        hook.remove()
+        assert seen == [1]
+        ours.blocks[0].bn1.train()
+        plain.blocks[0].bn1.train()
+        assert_close(ours(x), plain(x), TERMS)
+        plain.eval(), ours.eval()
+        assert_close(ours.train()(x), plain.train()(x), TERMS)
+        plain.eval(), ours.eval()
+        assert ours.double()(x.double()).dtype == torch.float64
+        calls.clear()
+        with torch.autocast("cpu", torch.bfloat16):
+            ours.float()(x)
+    y = ours(x)  # parameters need gradients
+    y.sum().backward()
+    assert calls == []
+    plain(x).sum().backward()
+    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+        assert_close(a.grad, b.grad, TERMS)
+    ours.requires_grad_(False)
+    ours(x)
+    assert len(calls) == 7
+    ours(x.requires_grad_()).sum().backward()
+    assert len(calls) == 7
+
+
+def test_a_signature_stays():
+    _, ours = optimized(network())
+    assert list(inspect.signature(ours.forward).parameters) == ["x"]
+
+
+def test_copies_are_fused_when_they_are_next_evaluated():
+    _, ours = optimized(network())
+    x = images(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = ours(x)
+        for other in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+            assert_close(other(x), expected, TERMS)
+            assert "the model does not run fused: it is a copy" in str(backend.report(other))
+            assert_close(other.eval()(x), expected, TERMS)
+            assert fused(other, "up") == ("norm", "tanh")
+            calls = count_calls(other)
+            other.blocks[0].conv1 = nn.Conv2d(8, 8, 3, padding=1)
+            other(x)
+            assert calls == []  # it has another module now
+
+
+class Whole(nn.Module):
+    """A model that cannot be traced, of parts that can."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.rest = Block(4), nn.ModuleList([Block(4, stride=2), Chain(lambda m, y, x: m.relu(y))])
+
+    def forward(self, x):
+        if x.sum() > 0:
+            x = self.first(x)
+        for part in self.rest:
+            x = part(x)
+        return x
+
+
+def test_the_largest_parts_that_can_be_traced_are_fused():
+    plain, ours = optimized(Whole())
+    assert [type(region).__name__ for region in regions.regions(ours)] == ["Block", "Block", "Chain"]
+    x = images(2, 4, 8, 8)
+    with torch.no_grad():
+        for _ in range(2):
+            assert_close(ours(x), plain(x), TERMS)
+    assert all(region.region_of_fastconv.agrees for region in regions.regions(ours))
+
+
+def test_defaults_are_traced_and_other_values_are_not():
+    class Optional(Chain):
+        def forward(self, x, scale=None, *, twice=False):
+            y = F.relu(self.conv(x))
+            y = y if scale is None else y * scale
+            return 2 * y if twice else y
+
+    plain, ours = optimized(Optional(None))
+    x = images(2, 4, 6, 5)
+    with torch.no_grad():
+        for arguments, options in (((), {}), ((3,), {}), ((), {"twice": True}), ((), {"scale": torch.ones(5)})):
+            for _ in range(2):
+                assert_close(ours(x, *arguments, **options), plain(x, *arguments, **options), TERMS)
+    assert fused(ours) == ("relu",)
+
+
+def test_what_a_trace_cannot_see_is_found_when_it_first_runs():
+    def after(m, y, x):
+        return F.relu(y) if isinstance(x, torch.Tensor) else F.relu(y) + 1
+
+    plain, ours = optimized(Chain(after))
+    x = images(2, 4, 6, 5)
+    with torch.no_grad():
+        for _ in range(2):
+            assert_close(ours(x), plain(x), TERMS)
+    assert "the model does not run fused: its traced forward gives other results" in str(backend.report(ours))
+    assert fused(ours) == ()
+
+
+def test_random_numbers_stay_random():
+    class Noisy(Chain):
+        def forward(self, x):
+            return F.relu(self.conv(x)) + torch.rand_like(x)
+
+    plain, ours = optimized(Noisy(None))
+    x = images(2, 4, 6, 5)
+    for model in (plain, ours):
+        torch.manual_seed(1)
+        with torch.no_grad():
+            model.results = [model(x) for _ in range(3)]
+    for actual, expected in zip(ours.results, plain.results, strict=True):
+        assert_close(actual, expected, TERMS)
+    assert next(regions.regions(ours)).region_of_fastconv.agrees
+
+    class Baked(Chain):
+        def forward(self, x):
+            return F.relu(self.conv(x)) + torch.rand(6, 5)
+
+    assert not list(regions.regions(optimized(Baked(None))[1]))
+    assert not any("constant" in name for name in vars(optimized(Baked(None))[1]))
+
+
+def test_fusing_can_be_switched_off():
+    model = network().eval()
+    ours = backend.optimize(model, fuse=False)
+    assert not list(regions.regions(ours))
+    x = images(2, 3, 16, 16)
+    with torch.no_grad():
+        assert_close(ours(x), model(x), TERMS)
+    assert list(regions.regions(backend.optimize(ours, inplace=True)))
+    assert not list(regions.regions(backend.optimize(ours, inplace=True, fuse=False)))
