@@ -369,3 +369,82 @@ def test_fusing_can_be_switched_off():
         assert_close(ours(x), model(x), TERMS)
     assert list(regions.regions(backend.optimize(ours, inplace=True)))
     assert not list(regions.regions(backend.optimize(ours, inplace=True, fuse=False)))
+
+
+def test_tracing_leaves_no_trace():
+    class Counting(Chain):
+        def __init__(self):
+            super().__init__(None)
+            self.calls, self.seen = 0, None
+            self.register_buffer("total", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            self.seen = x
+            self.total.add_(1)
+            return F.relu(self.conv(x))
+
+    plain, ours = optimized(Counting())
+    assert (ours.calls, ours.seen, ours.total.item()) == (0, None, 0)
+    assert not list(regions.regions(ours))
+    with torch.no_grad():
+        assert_close(ours(images(2, 4, 6, 5)), plain(images(2, 4, 6, 5)), TERMS)
+    assert (ours.calls, ours.total.item()) == (1, 1)
+
+
+def test_a_class_that_cannot_be_inherited_from_is_left_alone():
+    class Final(Chain):
+        def __init_subclass__(cls):
+            raise TypeError("final")
+
+        def forward(self, x):
+            return self.norm(self.conv(x))
+
+    plain, ours = optimized(nn.Sequential(Final(None), Final(None)))
+    (region,) = regions.regions(ours)
+    assert region is ours
+    plain, ours = optimized(Final(None))
+    assert type(ours) is Final
+    with torch.no_grad():
+        assert_close(ours(images(2, 4, 6, 5)), plain(images(2, 4, 6, 5)), TERMS)
+
+
+def test_a_forward_of_an_instance_is_called():
+    _, ours = optimized(network())
+    x = images(2, 3, 16, 16)
+    with torch.no_grad():
+        ours(x)
+        calls = count_calls(ours)
+        ours.blocks[0].bn1.forward = lambda x: x * 0
+        assert torch.isfinite(ours(x)).all()
+        assert calls == []
+    conv = nn.Conv2d(3, 4, 3)
+    conv.forward = lambda x: x
+    (module,) = backend.report(backend.optimize(conv)).modules
+    assert (module.engine, module.reason) == ("torch", "it computes otherwise than Conv2d")
+
+
+def test_profilers_see_fused_steps_and_errors_name_modules():
+    _, ours = optimized(network())
+    x = images(2, 3, 16, 16)
+    with torch.no_grad():
+        ours(x)
+        with torch.profiler.profile() as profile:
+            ours(x)
+        assert [event.name for event in profile.events()].count("fastconv::fused_convolution") == 7
+        with pytest.raises(RuntimeError, match=r"stem\.0 \(Conv2d\): .* 4 channels"):
+            ours(images(2, 4, 16, 16))
+
+
+def test_weights_of_inference_mode_are_not_folded_ahead():
+    plain, ours = optimized(network())
+    x = images(2, 3, 16, 16)
+    with torch.inference_mode():
+        ours(x)
+        for model in (plain, ours):
+            model.stem[0].weight = nn.Parameter(torch.ones(8, 3, 3, 3))
+        assert ours.stem[0].weight.is_inference()
+        for _ in range(2):
+            assert_close(ours(x), plain(x), TERMS)
+            for model in (plain, ours):
+                model.stem[0].weight.mul_(0.5)

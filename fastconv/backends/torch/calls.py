@@ -50,16 +50,20 @@ def _short(name: Any) -> str:
 
 
 def is_plain(*tensors: Tensor | None) -> bool:
-    """Whether a call wants nothing but its result: no gradient, tracing, transform or record of the ops that ran."""
+    """Whether a call wants nothing but its result: no gradient, tracing, transform or mode that sees ops."""
     if (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._are_functorch_transforms_active()
         or torch._C._get_tracing_state() is not None
-        or torch.autograd.profiler._is_profiler_enabled
     ):
         return False
     recording = torch.is_grad_enabled()
     return all(
         tensor is None or (type(tensor) in _PLAIN and not (recording and tensor.requires_grad)) for tensor in tensors
     )
+
+
+def is_profiled() -> bool:
+    """Whether a profiler wants to see ops."""
+    return bool(torch.autograd.profiler._is_profiler_enabled)

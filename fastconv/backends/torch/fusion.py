@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import fx, nn
 
 from fastconv.backends.torch import packing
 from fastconv.backends.torch.arrays import Tensor, as_array, as_tensor
-from fastconv.backends.torch.calls import reason_against
+from fastconv.backends.torch.calls import is_profiled, reason_against
 from fastconv.backends.torch.convolution import operator_of, options_of
 from fastconv.backends.torch.modules import SwappedConv, SwappedConvTranspose, is_swapped
 
@@ -53,11 +54,17 @@ class FusedConvolution:
         self._folded: tuple[Any, Tensor, Tensor, list[Any]] | None = None
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Any:
-        y = self._fused(x, residual)
+        with torch.profiler.record_function("fastconv::fused_convolution") if is_profiled() else nullcontext():
+            try:
+                y = self._fused(x, residual)
+            except (TypeError, ValueError):  # what does not fit is told by the module that it does not fit
+                y = None
         return self._one_by_one(x, residual) if y is None else y
 
     def _fused(self, x: Tensor, residual: Tensor | None) -> Tensor | None:
         """y, or None if fastconv does not take this call."""
+        if any(tensor is not None and tensor.is_inference() for tensor in self._sources()):
+            return None  # which count no writes
         weight, bias = self._weights()
         ndim = weight.ndim - 2
         if reason_against(x, weight, bias) is not None or x.ndim != ndim + 2:
@@ -85,12 +92,17 @@ class FusedConvolution:
             y = step(y) if step is not torch.add else y + residual
         return y
 
-    def _weights(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias with the norm in them, computed in float64 and rounded once, of the tensors of now."""
+    def _sources(self) -> tuple[Tensor | None, ...]:
         conv, norm = self.conv, self.norm
         if norm is None:
             return conv.weight, conv.bias
-        sources = conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var
+        return conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var
+
+    def _weights(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias with the norm in them, computed in float64 and rounded once, of the tensors of now."""
+        conv, norm, sources = self.conv, self.norm, self._sources()
+        if norm is None:
+            return conv.weight, conv.bias
         state = norm.eps, *map(packing.state_of, sources)
         if self._folded is None or self._folded[0] != state:
             storages = [tensor.untyped_storage() for tensor in sources if tensor is not None]
@@ -221,9 +233,9 @@ def _is_plain_call(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether something wants to see a module's calls."""
+    """Whether something wants to see a module's calls, or takes them."""
     hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return any(hooks)
+    return any(hooks) or "forward" in vars(module)
 
 
 def _is_convolution(module: nn.Module) -> bool:

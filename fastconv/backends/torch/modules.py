@@ -18,7 +18,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from fastconv.backends.torch import pooling
 from fastconv.backends.torch.arrays import Tensor, is_channels_last
-from fastconv.backends.torch.calls import is_plain, reason_against
+from fastconv.backends.torch.calls import is_plain, is_profiled, reason_against
 from fastconv.backends.torch.convolution import convolution
 
 NAMES: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # in the model that was optimized, for errors
@@ -99,7 +99,7 @@ class SwappedOperator(Swapped):
         if torch.compiler.is_compiling():
             return operator(*tensors, *rest)
         try:
-            return (operator.run if is_plain(*tensors) else operator)(*tensors, *rest)
+            return (operator.run if is_plain(*tensors) and not is_profiled() else operator)(*tensors, *rest)
         except (TypeError, ValueError) as error:
             raise RuntimeError(f"{label(self)}: {error}") from error
 

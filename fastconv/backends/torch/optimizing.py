@@ -48,7 +48,8 @@ def optimize(model: nn.Module, inplace: bool = False, *, fuse: bool = True) -> n
     regions.forget(model)
     for name, module in model.named_modules():
         NAMES[module] = name or "the model"
-        if (covered := covered_class(type(module))) is not None:
+        covered = None if "forward" in vars(module) else covered_class(type(module))
+        if covered is not None:
             swap(module, MIXINS[covered])
     if fuse:
         regions.find(model)

@@ -59,12 +59,19 @@ def find(model: nn.Module) -> None:
 
 def _find(module: nn.Module) -> None:
     region = fused(module)
-    if region is None:
+    if region is None or (region.steps and not _is_made_of(module, region)):
         for child in module.children():
             _find(child)
-    elif region.steps:
+
+
+def _is_made_of(module: nn.Module, region: Fused) -> bool:
+    """Make a region of a module; False if its class lets no other inherit from it."""
+    try:
         swap(module, Region)
-        module.region_of_fastconv = region
+    except TypeError:
+        return False
+    module.region_of_fastconv = region
+    return True
 
 
 def forget(model: nn.Module) -> None:
@@ -173,30 +180,46 @@ def _agrees(expected: Any, actual: Any) -> bool:
 def fused(root: nn.Module) -> Fused | None:
     """A module's forward, traced and fused; None if it cannot be traced."""
     names = _required(own_class(root).forward)
-    if names is None or isinstance(root, torch.jit.ScriptModule):
+    if names is None or "forward" in vars(root) or isinstance(root, torch.jit.ScriptModule):
         return None
-    modes = {module: module.training for module in root.modules()}
+    before = [(module, dict(vars(module)), dict(module._buffers)) for module in root.modules()]
     try:
-        for module in modes:
+        for module, _, _ in before:
             module.training = False
         graph = _Tracer(names).trace(root)
     except Exception:  # whatever the module's code raises when it meets symbols
-        return None
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        constants = [name for name in vars(root) if name.startswith("_tensor_constant")]
-        for name in constants:
-            delattr(root, name)
-    if constants:  # made in the call, perhaps of random numbers
+        graph = None
+    if _restored(before) or graph is None:
         return None
     steps = fuse(graph, dict(root.named_modules()))
     called = {node.target for node in graph.nodes if node.op == "call_module"} - set(steps)
     return Fused(root, names, _compiled(graph), steps, called)
 
 
+def _restored(before: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]]) -> bool:
+    """Undo what code that was traced did to attributes, and tell whether it did anything.
+
+    It may have counted its calls, kept a symbol, or made a tensor, perhaps of random numbers, that the trace keeps.
+    """
+    wrote = False
+    for module, attributes, buffers in before:
+        module.training = attributes["training"]
+        now = vars(module)
+        if now.keys() != attributes.keys() or any(now[name] is not value for name, value in attributes.items()):
+            now.clear()
+            now.update(attributes)
+            wrote = True
+        if module._buffers.keys() != buffers.keys() or any(module._buffers[n] is not t for n, t in buffers.items()):
+            module._buffers.clear()
+            module._buffers.update(buffers)
+            wrote = True
+    return wrote
+
+
 class _Tracer(fx.Tracer):
     """Traces a forward with symbols for what it requires and defaults for the rest; modules with hooks stay calls."""
+
+    proxy_buffer_attributes = True  # or writes to buffers would be made, not traced
 
     def __init__(self, names: tuple[str, ...]) -> None:
         super().__init__()

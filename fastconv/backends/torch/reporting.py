@@ -110,7 +110,7 @@ def _reason_against(module: Any) -> str | None:
     if not isinstance(module, Swapped):
         if isinstance(module, LazyModuleMixin):
             return "not initialized yet: optimize again after its first call"
-        if covered_class(type(module)) is not None:
+        if covered_class(type(module)) is not None and "forward" not in vars(module):
             return "not optimized"
         known = next((base for base in MIXINS if isinstance(module, base)), None)
         return "fastconv has no such operator" if known is None else f"it computes otherwise than {known.__name__}"
