@@ -47,7 +47,7 @@ def fused(model, name="conv"):
 def assert_runs_fused(model, x, steps):
     """The same results, by so many fused convolutions."""
     plain, ours = optimized(model)
-    (region,) = regions.regions(ours)
+    region, *_ = regions.regions(ours)
     with torch.no_grad():
         for sample in (x, x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x):
             expected = plain(sample.clone())
@@ -306,6 +306,43 @@ def test_the_largest_parts_that_can_be_traced_are_fused():
         for _ in range(2):
             assert_close(ours(x), plain(x), TERMS)
     assert all(region.region_of_fastconv.agrees for region in regions.regions(ours))
+
+
+def padded(x, conv):
+    """A function that cannot be traced, and takes a module."""
+    missing = (conv.kernel_size[0] - int(x.shape[-1])) % 2
+    return F.pad(x, (0, missing))
+
+
+class Branching(nn.Module):
+    """A module that cannot be traced, of one that can."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = Chain(lambda m, y, x: m.relu(m.norm(y)))
+
+    def forward(self, x):
+        return self.part(x) if x.shape[-1] > 5 else x
+
+
+class Padding(nn.Module):
+    """A module that can be traced but for a function and a module that it calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.branch = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), Branching()
+
+    def forward(self, x):
+        x = padded(x, self.conv)
+        return F.relu(self.norm(self.conv(x)) + self.branch(x))
+
+
+@pytest.mark.parametrize("size", [4, 8])
+def test_what_cannot_be_traced_stays_a_call(size):
+    ours = assert_runs_fused(Padding(), images(2, 4, 5, size), 1)
+    assert list(regions.regions(ours)) == [ours, ours.branch.part]
+    assert ours.branch.part.region_of_fastconv.agrees == (size > 5)
+    assert fused(ours) == ("norm", "add", "relu")
 
 
 def test_defaults_are_traced_and_other_values_are_not():

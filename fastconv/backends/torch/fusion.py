@@ -25,6 +25,7 @@ _NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # in evaluation mode
 _SUMS = {"call_function": (operator.add, operator.iadd, torch.add), "call_method": ("add", "add_")}
 _IN_PLACE_SUMS = (operator.iadd, "add_")
+_PURE = ("torch", "math", "builtins")  # packages whose functions tell by their names whether they write
 _IN_PLACE_OPERATORS = ("setitem", "delitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand",
                        "ior", "ixor", "ilshift", "irshift", "imatmul", "iconcat")  # fmt: skip
 _FUNCTIONS = {
@@ -289,6 +290,7 @@ def _may_write(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if node.kwargs.get("inplace") or "out" in node.kwargs:
         return True
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "_")
-    if getattr(node.target, "__module__", None) == "_operator":
-        return name in _IN_PLACE_OPERATORS
+    package = (getattr(node.target, "__module__", None) or "torch").partition(".")[0]
+    if node.op == "call_function" and package not in _PURE:
+        return package != "_operator" or name in _IN_PLACE_OPERATORS
     return node.op in ("call_function", "call_method") and name.endswith("_") and not name.endswith("__")

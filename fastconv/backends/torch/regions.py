@@ -9,8 +9,10 @@ that Python code may depend on, and is not used again if they differ.
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable, Iterator
 from functools import wraps
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from fastconv.backends.torch.calls import is_plain
 from fastconv.backends.torch.fusion import FusedConvolution, fuse, has_hooks
 from fastconv.backends.torch.modules import Swapped, own_class, swap, unswap
 
+ATTEMPTS = 32  # at tracing a forward, each with one call more left alone
 AGREE = 2**13  # eps of the largest value: some for each layer of a deep network; other code is off by far more
 
 
@@ -59,9 +62,9 @@ def find(model: nn.Module) -> None:
 
 def _find(module: nn.Module) -> None:
     region = fused(module)
-    if region is None or (region.steps and not _is_made_of(module, region)):
-        for child in module.children():
-            _find(child)
+    whole = region is not None and (not region.steps or _is_made_of(module, region))
+    for child in region.left if region is not None and whole else module.children():
+        _find(child)
 
 
 def _is_made_of(module: nn.Module, region: Fused) -> bool:
@@ -96,6 +99,13 @@ class Fused:
     code : (scope, *arguments) -> the result
     steps : fused convolutions, by the names under which the code finds them in its scope
     called : names of the modules that the code calls as they are
+
+    Attributes
+    ----------
+    steps : as given
+    left : the modules that the code calls as they are
+    agrees : whether the code has given what the module's forward did
+    refused : why it is not used, if it is not
     """
 
     agrees = False
@@ -106,6 +116,7 @@ class Fused:
         called: set[str],
     ) -> None:  # fmt: skip
         self.names, self.steps, self._code, self._scope = names, steps, code, _Scope(root, steps)
+        self.left = [module for name, module in root.named_modules() if name in called]
         self._absorbed: list[tuple[Any, Any, dict[str, Any]]] = [
             (module, None if module is root else type(module), dict(module._modules))  # the root's hooks are called
             for name, module in root.named_modules()
@@ -182,18 +193,52 @@ def fused(root: nn.Module) -> Fused | None:
     names = _required(own_class(root).forward)
     if names is None or "forward" in vars(root) or isinstance(root, torch.jit.ScriptModule):
         return None
-    before = [(module, dict(vars(module)), dict(module._buffers)) for module in root.modules()]
-    try:
-        for module, _, _ in before:
-            module.training = False
-        graph = _Tracer(names).trace(root)
-    except Exception:  # whatever the module's code raises when it meets symbols
-        graph = None
-    if _restored(before) or graph is None:
+    graph = _traced(root, names)
+    if graph is None:
         return None
     steps = fuse(graph, dict(root.named_modules()))
     called = {node.target for node in graph.nodes if node.op == "call_module"} - set(steps)
     return Fused(root, names, _compiled(graph), steps, called)
+
+
+def _traced(root: nn.Module, names: tuple[str, ...]) -> fx.Graph | None:
+    """The graph of a forward, in which modules and functions that cannot be traced are calls."""
+    functions: list[Callable[..., Any]] = []
+    leaves: set[nn.Module] = set()
+    for _ in range(ATTEMPTS):
+        before = [(module, dict(vars(module)), dict(module._buffers)) for module in root.modules()]
+        graph, trouble = None, None
+        try:
+            for module, _, _ in before:
+                module.training = False
+            graph = _Tracer(names, functions, leaves).trace(root)
+        except Exception as error:  # whatever code raises when it meets symbols
+            trouble = _untraceable(error, {module for module, _, _ in before} - leaves, functions)
+        if _restored(before):
+            return None
+        if graph is not None or trouble is None or trouble is root:
+            return graph
+        if isinstance(trouble, nn.Module):
+            leaves.add(trouble)
+        else:
+            functions.append(trouble)
+    return None
+
+
+def _untraceable(error: Exception, modules: set[nn.Module], known: list[Callable[..., Any]]) -> Any:
+    """The function that raised an error, if a module's forward called one of its own file's, or else that module."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for place in reversed(range(len(frames))):
+        module = frames[place].f_locals.get("self")
+        if not isinstance(module, nn.Module) or module not in modules:
+            continue
+        for caller, callee in pairwise(frames[place:]):
+            function = caller.f_globals.get(callee.f_code.co_name)
+            of_torch = caller.f_globals.get("__name__", "").partition(".")[0] == "torch"
+            if inspect.isfunction(function) and function.__code__ is callee.f_code and not of_torch:
+                return module if function in known else function
+        return module
+    return None
 
 
 def _restored(before: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]]) -> bool:
@@ -217,20 +262,28 @@ def _restored(before: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]]) ->
 
 
 class _Tracer(fx.Tracer):
-    """Traces a forward with symbols for what it requires and defaults for the rest; modules with hooks stay calls."""
+    """Traces a forward with symbols for what it requires and defaults for the rest.
+
+    Modules with hooks, and others that are given as leaves, stay calls, and so do the given functions.
+    """
 
     proxy_buffer_attributes = True  # or writes to buffers would be made, not traced
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        super().__init__()
-        self._names = names
+    def __init__(self, names: tuple[str, ...], functions: list[Callable[..., Any]], leaves: set[nn.Module]) -> None:
+        super().__init__(autowrap_functions=tuple(functions))
+        self._names, self._leaves = names, leaves
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
         symbols = [self.create_proxy("placeholder", name, (), {}) for name in self._names]
         return own_class(self.root).forward, [self.root, *symbols]
 
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, nn.Module):  # an argument of a function that stays a call
+            return self.create_node("get_attr", self.path_of_module(a), (), {})
+        return super().create_arg(a)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        kept = isinstance(m, (Swapped, torch.jit.ScriptModule)) or has_hooks(m)
+        kept = m in self._leaves or isinstance(m, (Swapped, torch.jit.ScriptModule)) or has_hooks(m)
         return kept or super().is_leaf_module(m, module_qualified_name)
 
 
