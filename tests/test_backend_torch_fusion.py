@@ -334,7 +334,8 @@ class Padding(nn.Module):
 
     def forward(self, x):
         x = padded(x, self.conv)
-        return F.relu(self.norm(self.conv(x)) + self.branch(x))
+        shortcut = self.branch(x)
+        return F.relu(self.norm(self.conv(x)) + shortcut)
 
 
 @pytest.mark.parametrize("size", [4, 8])
