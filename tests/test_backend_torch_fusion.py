@@ -474,6 +474,21 @@ def test_profilers_see_fused_steps_and_errors_name_modules():
             ours(images(2, 4, 16, 16))
 
 
+def test_inference_mode_runs_fused():
+    plain, ours = optimized(network())
+    x = images(2, 3, 16, 16)
+    with torch.inference_mode():
+        assert_close(ours(x[:0]), plain(x[:0]), TERMS)
+        calls = count_calls(ours)
+        assert_close(ours(x), plain(x), TERMS)
+        assert_close(ours(x), plain(x), TERMS)
+        assert len(calls) == 14  # beside the network's own forward, and in its place
+    with torch.no_grad():
+        assert_close(ours(x), plain(x), TERMS)
+    assert len(calls) == 21
+    assert ours.region_of_fastconv.agrees
+
+
 def test_weights_of_inference_mode_are_not_folded_ahead():
     plain, ours = optimized(network())
     x = images(2, 3, 16, 16)

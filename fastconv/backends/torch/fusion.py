@@ -111,6 +111,7 @@ class FusedConvolution:
         return self._folded[1:3]
 
 
+@torch.inference_mode(False)  # whose tensors count no writes
 @torch.no_grad()
 def _fold(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
     """Weight and bias of norm(conv(x)) in evaluation mode."""
@@ -136,9 +137,10 @@ def fuse(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[str, FusedConvo
         if _is_plain_call(node, modules) and type(modules[node.target]) in _NOTHING:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
+    order = {node: place for place, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
         if _is_plain_call(node, modules) and _is_convolution(modules[node.target]):
-            chain = _Chain(node, modules)
+            chain = _Chain(node, modules, order)
             chain.grow()
             if len(chain.nodes) > 1:
                 name = f"fastconv_{len(fused)}"
@@ -149,8 +151,8 @@ def fuse(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[str, FusedConvo
 class _Chain:
     """A convolution's node and those after it that its epilogue can do, each the only user of the one before."""
 
-    def __init__(self, conv: fx.Node, modules: dict[str, nn.Module]) -> None:
-        self.nodes, self._modules = [conv], modules
+    def __init__(self, conv: fx.Node, modules: dict[str, nn.Module], order: dict[fx.Node, int]) -> None:
+        self.nodes, self._modules, self._order = [conv], modules, order
         self.norm: nn.Module | None = None
         self.activation: str | None = None
         self.residual: fx.Node | None = None
@@ -176,15 +178,18 @@ class _Chain:
     def replace(self, graph: fx.Graph, name: str) -> FusedConvolution:
         """Put one call in the place of all nodes: where the residual is known, otherwise at the convolution."""
         conv, last = self.nodes[0], self.nodes[-1]
-        moved = self.residual is not None and not _precedes(self.residual, conv)
-        place = next(node for node in self.nodes if _precedes(self.residual, node)) if moved else conv
+        place = next(node for node in self.nodes if self.residual is None or self._precedes(self.residual, node))
         operands = (conv.args[0],) if self.residual is None else (conv.args[0], self.residual)
         with graph.inserting_before(place):
             call = graph.call_module(name, operands)
+        self._order[call] = self._order[place]
         last.replace_all_uses_with(call)
         for node in reversed(self.nodes):
             graph.erase_node(node)
         return FusedConvolution(self._modules[conv.target], self.norm, self.activation, tuple(self._rest))
+
+    def _precedes(self, node: fx.Node, other: fx.Node) -> bool:
+        return self._order[node] < self._order[other]
 
     def _only_user(self) -> fx.Node | None:
         users = list(self.nodes[-1].users)
@@ -201,7 +206,7 @@ class _Chain:
         if node.target in _IN_PLACE_SUMS and first is not self.nodes[-1]:
             return False
         conv = self.nodes[0]
-        if not _precedes(residual, conv) and (
+        if not self._precedes(residual, conv) and (
             self._is_chain(residual) or any(_may_write(between, self._modules) for between in _between(conv, node))
         ):
             return False
@@ -269,10 +274,6 @@ def _activation(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str, Call
     if node.op == "call_method" and node.target in _METHODS and not node.kwargs:
         return _METHODS[node.target], getattr(torch.Tensor, node.target)
     return None
-
-
-def _precedes(node: Any, other: fx.Node) -> bool:
-    return node is not other and node < other
 
 
 def _between(first: fx.Node, last: fx.Node) -> Iterable[fx.Node]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.modules import module as hooks
 from torch.utils import _pytree as pytree
 
 from fastconv.backends.torch.arrays import Tensor
@@ -139,7 +140,7 @@ class Fused:
             return None
         if not all(isinstance(tensor, Tensor) for tensor in tensors) or not is_plain(*tensors):
             return None
-        if torch.is_autocast_enabled("cpu") or torch.nn.modules.module._has_any_global_hook():
+        if torch.is_autocast_enabled("cpu") or hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
             return None
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in root.parameters()):
             return None
@@ -155,6 +156,8 @@ class Fused:
 
     def first(self, tensors: tuple[Tensor, ...], forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What the module's own forward gives; the code runs beside it, on the same numbers and random ones."""
+        if not any(tensor.numel() for tensor in tensors):
+            return forward(*args, **kwargs)  # from which nothing can be seen
         copies, before = tuple(tensor.clone() for tensor in tensors), torch.get_rng_state()
         expected = forward(*args, **kwargs)
         after = torch.get_rng_state()
