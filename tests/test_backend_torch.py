@@ -87,7 +87,11 @@ def test_channels_last_comes_out_as_it_goes_in(name):
 def test_a_channels_last_model_makes_channels_last_results():
     plain = nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
     x = images(2, 3, 6, 6)
-    assert plain(x).stride() == backend.optimize(plain)(x).stride() == (128, 1, 32, 8)
+    ours = backend.optimize(plain)
+    assert plain(x).stride() == ours(x).stride() == (128, 1, 32, 8)
+    assert_same(ours, plain, x)
+    with torch.no_grad():
+        assert_close(ours.eval()(x), plain(x), 27)
 
 
 @pytest.mark.parametrize("name", ["conv2d", "conv1d", "conv_transpose2d", "max_pool2d", "avg_pool2d"])
@@ -251,6 +255,11 @@ def test_only_the_gradients_that_are_needed_are_computed(monkeypatch):
     ours.weight.requires_grad_(False)
     ours(x.requires_grad_()).sum().backward()
     assert needs[1:] == [(True, False, False)]
+    ours.bias.requires_grad_(False)
+    y = ours(x)
+    assert [saved is None for saved in y.grad_fn.saved_tensors] == [True, False]
+    y = ours.requires_grad_()(x.detach())
+    assert [saved is None for saved in y.grad_fn.saved_tensors] == [False, True]
 
 
 def packed(module):
@@ -347,6 +356,15 @@ def test_what_fastconv_does_not_cover_is_pytorch_s(change, reason):
     (module,) = backend.report(ours).on_torch
     assert module.name == "0"
     assert reason in module.reason or module.engine == "torch"
+
+
+def test_what_fastconv_refuses_is_tried_with_pytorch():
+    plain = nn.LPPool2d(float("inf"), 2)
+    ours, x = backend.optimize(plain), images(1, 3, 6, 6)
+    assert torch.equal(ours(x), plain(x))
+    (module,) = backend.report(ours).on_torch
+    assert (module.engine, module.reason) == ("fastconv", "norm_type must be finite and not 0, got norm_type=inf; "
+                                              "max_pool is the limit of inf")  # fmt: skip
 
 
 def test_a_report_tells_what_runs_where():

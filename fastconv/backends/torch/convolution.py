@@ -98,8 +98,9 @@ def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any
 
 def _forward_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, _, *geometry, _ = inputs
-    ctx.save_for_backward(x, weight)
-    ctx.geometry = tuple(geometry)
+    need_x, need_weight, *_ = ctx.needs_input_grad
+    ctx.save_for_backward(x if need_weight else None, weight if need_x else None)
+    ctx.geometry, ctx.x_shape, ctx.weight_shape = tuple(geometry), x.shape, weight.shape
 
 
 def _forward_backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
@@ -107,9 +108,9 @@ def _forward_backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
     need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
     grad_x = grad_weight = grad_bias = None
     if need_x:
-        grad_x = convolution_backward_input(grad_y, weight, x.shape, *ctx.geometry)
+        grad_x = convolution_backward_input(grad_y, weight, ctx.x_shape, *ctx.geometry)
     if need_weight:
-        grads = convolution_backward_weight(grad_y, x, weight.shape, *ctx.geometry, need_bias)
+        grads = convolution_backward_weight(grad_y, x, ctx.weight_shape, *ctx.geometry, need_bias)
         grad_weight, grad_bias = grads[0], grads[1] if need_bias else None
     elif need_bias:
         grad_bias = grad_y.sum((0, *range(2, grad_y.ndim)))

@@ -7,6 +7,7 @@ again in the copy. What a call brings that fastconv does not cover goes on to th
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -89,24 +90,43 @@ def own_class(module: nn.Module) -> Any:
 class SwappedOperator(Swapped):
     """A module that is one operator."""
 
-    def _leave(self, reason: str) -> None:
-        """Note why this call is PyTorch's own."""
-        if not torch.compiler.is_compiling():
-            LEFT[self] = reason
-
-    def _called(self, operator: Any, tensors: tuple[Tensor | None, ...], *rest: Any) -> Any:
-        """The operator's result; an error of fastconv's is told as PyTorch does, with the module's name."""
+    def forward(self, input: Any, *args: Any, **kwargs: Any) -> Any:
+        reason = self.reason_against(input)
         if torch.compiler.is_compiling():
-            return operator(*tensors, *rest)
-        try:
-            return (operator.run if is_plain(*tensors) and not is_profiled() else operator)(*tensors, *rest)
-        except (TypeError, ValueError) as error:
-            raise RuntimeError(f"{label(self)}: {error}") from error
+            return self.run(input, *args, **kwargs) if reason is None else super().forward(input, *args, **kwargs)
+        if reason is None:
+            try:
+                return self.run(input, *args, **kwargs)
+            except (TypeError, ValueError) as error:
+                LEFT[self] = reason = str(error)
+            try:
+                return super().forward(input, *args, **kwargs)
+            except RuntimeError as error:
+                raise RuntimeError(f"{label(self)}: {reason}") from error
+        LEFT[self] = reason
+        return super().forward(input, *args, **kwargs)
+
+    @abstractmethod
+    def reason_against(self, input: Any) -> str | None:
+        """Why a call is PyTorch's own to make; None if it is fastconv's."""
+
+    @abstractmethod
+    def run(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The result by fastconv."""
+
+
+def _call(operator: Any, tensors: tuple[Tensor | None, ...], *rest: Any) -> Any:
+    """An operator's result, by the dispatcher only if somebody wants to know."""
+    return (operator.run if is_plain(*tensors) and not is_profiled() else operator)(*tensors, *rest)
 
 
 def label(module: Any) -> str:
     """A module as errors name it."""
     return f"{NAMES.get(module, 'a module')} ({type(module).__name__})"
+
+
+def _reason_against_rank(x: Tensor, ndim: int) -> str | None:
+    return None if x.ndim in (ndim + 1, ndim + 2) else f"the input has {x.ndim} dimensions"
 
 
 def _numbers(value: Any, ndim: int) -> tuple[int, ...]:
@@ -119,17 +139,15 @@ def _numbers(value: Any, ndim: int) -> tuple[int, ...]:
 class SwappedConv(SwappedOperator):
     """A convolution or transposed convolution."""
 
-    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def reason_against(self, input: Any) -> str | None:
+        return reason_against(input, self.weight, self.bias) or _reason_against_rank(input, self.weight.ndim - 2)
+
+    def run(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
         weight, bias = self.weight, self.bias
-        reason = reason_against(input, weight, bias)
-        ndim = weight.ndim - 2
-        if reason is not None or input.ndim not in (ndim + 1, ndim + 2):
-            self._leave(reason or f"the input has {input.ndim} dimensions")
-            return super().forward(input, *args, **kwargs)
-        x = input if input.ndim == ndim + 2 else input.unsqueeze(0)
+        x = input if input.ndim == weight.ndim else input.unsqueeze(0)
         geometry = self.geometry(input, self.is_channels_last(x), *args, **kwargs)
         constant = not self.training and not (weight.requires_grad and torch.is_grad_enabled())
-        y = self._called(convolution, (x, weight, bias), *geometry, constant)
+        y = _call(convolution, (x, weight, bias), *geometry, constant)
         return y if x is input else y.squeeze(0)
 
     def is_channels_last(self, x: Tensor) -> bool:
@@ -168,19 +186,18 @@ class SwappedPool(SwappedOperator):
     def members(cls, own: type[nn.Module]) -> dict[str, Any]:
         return super().members(own) | {"pool_of_fastconv": POOLS[covered_class(own)]}
 
-    def forward(self, input: Tensor) -> Any:
+    def reason_against(self, input: Any) -> str | None:
+        return reason_against(input) or _reason_against_rank(input, self.pool_of_fastconv[1])
+
+    def run(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
         operator, ndim, window = self.pool_of_fastconv
-        reason = reason_against(input)
-        if reason is not None or input.ndim not in (ndim + 1, ndim + 2):
-            self._leave(reason or f"the input has {input.ndim} dimensions")
-            return super().forward(input)
         x = input if input.ndim == ndim + 2 else input.unsqueeze(0)
         arguments = *window(self, x, ndim), is_channels_last(x)
         if not isinstance(operator, pooling.MaxPool):
-            y = self._called(operator.pool, (x,), *arguments)
+            y = _call(operator.pool, (x,), *arguments)
             return y if x is input else y.squeeze(0)
         wanted = self.return_indices or (x.requires_grad and torch.is_grad_enabled())
-        y, indices = self._called(operator.pool, (x,), *arguments, wanted)
+        y, indices = _call(operator.pool, (x,), *arguments, wanted)
         if x is not input:
             y, indices = y.squeeze(0), indices.squeeze(0) if wanted else indices
         return (y, indices) if self.return_indices else y

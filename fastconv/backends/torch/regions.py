@@ -55,17 +55,12 @@ class Region(Swapped):
         return self
 
 
-def find(model: nn.Module) -> None:
-    """Make regions of the largest parts of a model that can be traced and have something to fuse."""
-    forget(model)
-    _find(model)
-
-
-def _find(module: nn.Module) -> None:
+def find(module: nn.Module) -> None:
+    """Make regions of the largest parts of a module that can be traced and have something to fuse."""
     region = fused(module)
     whole = region is not None and (not region.steps or _is_made_of(module, region))
     for child in region.left if region is not None and whole else module.children():
-        _find(child)
+        find(child)
 
 
 def _is_made_of(module: nn.Module, region: Fused) -> bool:
@@ -209,7 +204,7 @@ def _traced(root: nn.Module, names: tuple[str, ...]) -> fx.Graph | None:
     functions: list[Callable[..., Any]] = []
     leaves: set[nn.Module] = set()
     for _ in range(ATTEMPTS):
-        before = [(module, dict(vars(module)), dict(module._buffers)) for module in root.modules()]
+        before = [(module, dict(vars(module)), _registered(module)) for module in root.modules()]
         graph, trouble = None, None
         try:
             for module, _, _ in before:
@@ -244,23 +239,24 @@ def _untraceable(error: Exception, modules: set[nn.Module], known: list[Callable
     return None
 
 
-def _restored(before: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]]) -> bool:
+def _registered(module: nn.Module) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """What a module calls its own, with copies."""
+    return [(of, dict(of)) for of in (module._parameters, module._buffers, module._modules)]
+
+
+def _restored(before: list[tuple[nn.Module, dict[str, Any], list[Any]]]) -> bool:
     """Undo what code that was traced did to attributes, and tell whether it did anything.
 
     It may have counted its calls, kept a symbol, or made a tensor, perhaps of random numbers, that the trace keeps.
     """
     wrote = False
-    for module, attributes, buffers in before:
+    for module, attributes, registered in before:
         module.training = attributes["training"]
-        now = vars(module)
-        if now.keys() != attributes.keys() or any(now[name] is not value for name, value in attributes.items()):
-            now.clear()
-            now.update(attributes)
-            wrote = True
-        if module._buffers.keys() != buffers.keys() or any(module._buffers[n] is not t for n, t in buffers.items()):
-            module._buffers.clear()
-            module._buffers.update(buffers)
-            wrote = True
+        for now, then in (*registered, (vars(module), attributes)):
+            if now.keys() != then.keys() or any(now[name] is not value for name, value in then.items()):
+                now.clear()
+                now.update(then)
+                wrote = True
     return wrote
 
 
