@@ -201,6 +201,28 @@ def test_a_module_stays_what_it_was():
     assert {type(module) for module in plain.modules()} == {type(module) for module in network().modules()}
 
 
+class Named(nn.Conv2d):
+    """A convolution with methods of its own."""
+
+    def run(self):
+        return "run"
+
+    def members(self):
+        return "members"
+
+    def geometry(self):
+        return "geometry"
+
+
+def test_a_class_keeps_its_own_methods():
+    ours = backend.optimize(Named(3, 4, 3))
+    assert (ours.run(), ours.members(), ours.geometry()) == ("run", "members", "geometry")
+    added = {name for kind in type(ours).__mro__[:4] for name in vars(kind)} - set(dir(Named))
+    assert all(name.startswith(("fastconv_", "__", "_abc")) for name in added), added
+    x = images(1, 3, 5, 5)
+    assert_close(pickle.loads(pickle.dumps(ours))(x), ours(x), 27)
+
+
 def test_copies_and_pickles_run_on_fastconv():
     x = images(2, 3, 16, 16)
     ours = backend.optimize(network()).eval()

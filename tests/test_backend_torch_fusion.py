@@ -55,9 +55,9 @@ def assert_runs_fused(model, x, steps):
                 actual = ours(sample.clone())
                 assert_close(actual, expected, TERMS)
                 assert actual.stride() == expected.stride()
-    assert region.region_of_fastconv.refused is None
-    assert region.region_of_fastconv.agrees
-    assert len(region.region_of_fastconv.steps) == steps
+    assert region.fastconv_region.refused is None
+    assert region.fastconv_region.agrees
+    assert len(region.fastconv_region.steps) == steps
     return ours
 
 
@@ -187,7 +187,7 @@ def test_source_weights_are_untouched_and_restored():
         backend.restore(plain)
         assert_close(plain(x), expected, TERMS)
     assert all(torch.equal(value, plain.state_dict()[key]) for key, value in before.items())
-    assert "region_of_fastconv" not in vars(plain)
+    assert "fastconv_region" not in vars(plain)
     assert type(plain) is type(network())
 
 
@@ -195,7 +195,7 @@ def count_calls(model):
     """A list that grows with each call of a fused step."""
     calls = []
     for region in regions.regions(model):
-        for step in region.region_of_fastconv.steps.values():
+        for step in region.fastconv_region.steps.values():
             run = step._fused
             step._fused = lambda *args, run=run: calls.append(1) or run(*args)
     return calls
@@ -305,7 +305,7 @@ def test_the_largest_parts_that_can_be_traced_are_fused():
     with torch.no_grad():
         for _ in range(2):
             assert_close(ours(x), plain(x), TERMS)
-    assert all(region.region_of_fastconv.agrees for region in regions.regions(ours))
+    assert all(region.fastconv_region.agrees for region in regions.regions(ours))
 
 
 def padded(x, conv):
@@ -342,7 +342,7 @@ class Padding(nn.Module):
 def test_what_cannot_be_traced_stays_a_call(size):
     ours = assert_runs_fused(Padding(), images(2, 4, 5, size), 1)
     assert list(regions.regions(ours)) == [ours, ours.branch.part]
-    assert ours.branch.part.region_of_fastconv.agrees == (size > 5)
+    assert ours.branch.part.fastconv_region.agrees == (size > 5)
     assert fused(ours) == ("norm", "add", "relu")
 
 
@@ -388,7 +388,7 @@ def test_random_numbers_stay_random():
             model.results = [model(x) for _ in range(3)]
     for actual, expected in zip(ours.results, plain.results, strict=True):
         assert_close(actual, expected, TERMS)
-    assert next(regions.regions(ours)).region_of_fastconv.agrees
+    assert next(regions.regions(ours)).fastconv_region.agrees
 
     class Baked(Chain):
         def forward(self, x):
@@ -486,7 +486,7 @@ def test_inference_mode_runs_fused():
     with torch.no_grad():
         assert_close(ours(x), plain(x), TERMS)
     assert len(calls) == 21
-    assert ours.region_of_fastconv.agrees
+    assert ours.fastconv_region.agrees
 
 
 def test_weights_of_inference_mode_are_not_folded_ahead():

@@ -72,8 +72,8 @@ class FusedConvolution:
             return None
         if residual is not None and reason_against(residual, weight) is not None:
             return None
-        channels_last = self.conv.is_channels_last(x)
-        geometry = self.conv.geometry(x, channels_last)
+        channels_last = self.conv.fastconv_is_channels_last(x)
+        geometry = self.conv.fastconv_geometry(x, channels_last)
         options = options_of(geometry) | {"activation": self.activation}
         array = as_array(x, channels_last)
         plan = packing.plan(array.shape, weight, bias, operator_of(ndim, geometry), options)

@@ -27,10 +27,13 @@ LEFT: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # why calls of a 
 
 
 class Swapped(nn.Module):
-    """What all mixins share: how a module is copied and pickled."""
+    """What all mixins share: how a module is copied and pickled.
+
+    What they add to a module's class is called fastconv_..., so that it hides nothing of that class's own.
+    """
 
     @classmethod
-    def members(cls, own: type[nn.Module]) -> dict[str, Any]:
+    def fastconv_members(cls, own: type[nn.Module]) -> dict[str, Any]:
         """What the class made of this and a module's own has of itself."""
         return {name: getattr(own, name) for name in ("__module__", "__qualname__", "__doc__")}
 
@@ -40,7 +43,7 @@ class Swapped(nn.Module):
             return make, arguments, *rest
         own = own_class(self)
         arguments = tuple(own if argument is type(self) else argument for argument in arguments)
-        return remake, (vars(type(self))["mixin_of_fastconv"], make, arguments), *rest
+        return remake, (vars(type(self))["fastconv_mixin"], make, arguments), *rest
 
 
 def remake(mixin: type[Swapped], make: Callable[..., nn.Module], arguments: tuple[Any, ...]) -> nn.Module:
@@ -52,8 +55,8 @@ def remake(mixin: type[Swapped], make: Callable[..., nn.Module], arguments: tupl
 
 def _swapped_class(mixin: Any, own: Any) -> type[nn.Module]:
     """The class with the mixin before it; it goes by the name of the module's own, as torch.fx expects of leaves."""
-    marks = {"mixin_of_fastconv": mixin, "own_class_of_fastconv": own}
-    return type(own.__name__, (mixin, own), mixin.members(own) | marks)
+    marks = {"fastconv_mixin": mixin, "fastconv_own_class": own}
+    return type(own.__name__, (mixin, own), mixin.fastconv_members(own) | marks)
 
 
 swapped_class: Callable[[Any, Any], type[nn.Module]] = cache(_swapped_class)
@@ -79,24 +82,26 @@ def unswap(module: nn.Module) -> None:
 
 def is_swapped(module: Any) -> bool:
     """Whether `swap` made the class that a module has, and not one that this inherits from."""
-    return "own_class_of_fastconv" in vars(type(module))
+    return "fastconv_own_class" in vars(type(module))
 
 
 def own_class(module: nn.Module) -> Any:
     """The class that a module had before it was swapped."""
-    return getattr(type(module), "own_class_of_fastconv", type(module))
+    return getattr(type(module), "fastconv_own_class", type(module))
 
 
 class SwappedOperator(Swapped):
     """A module that is one operator."""
 
     def forward(self, input: Any, *args: Any, **kwargs: Any) -> Any:
-        reason = self.reason_against(input)
+        reason = self.fastconv_reason_against(input)
         if torch.compiler.is_compiling():
-            return self.run(input, *args, **kwargs) if reason is None else super().forward(input, *args, **kwargs)
+            return (
+                self.fastconv_run(input, *args, **kwargs) if reason is None else super().forward(input, *args, **kwargs)
+            )
         if reason is None:
             try:
-                return self.run(input, *args, **kwargs)
+                return self.fastconv_run(input, *args, **kwargs)
             except (TypeError, ValueError) as error:
                 LEFT[self] = reason = str(error)
             try:
@@ -107,11 +112,11 @@ class SwappedOperator(Swapped):
         return super().forward(input, *args, **kwargs)
 
     @abstractmethod
-    def reason_against(self, input: Any) -> str | None:
+    def fastconv_reason_against(self, input: Any) -> str | None:
         """Why a call is PyTorch's own to make; None if it is fastconv's."""
 
     @abstractmethod
-    def run(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def fastconv_run(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The result by fastconv."""
 
 
@@ -139,27 +144,36 @@ def _numbers(value: Any, ndim: int) -> tuple[int, ...]:
 class SwappedConv(SwappedOperator):
     """A convolution or transposed convolution."""
 
-    def reason_against(self, input: Any) -> str | None:
+    def fastconv_reason_against(self, input: Any) -> str | None:
         return reason_against(input, self.weight, self.bias) or _reason_against_rank(input, self.weight.ndim - 2)
 
-    def run(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def fastconv_run(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
         weight, bias = self.weight, self.bias
         x = input if input.ndim == weight.ndim else input.unsqueeze(0)
-        geometry = self.geometry(input, self.is_channels_last(x), *args, **kwargs)
+        geometry = self.fastconv_geometry(input, self.fastconv_is_channels_last(x), *args, **kwargs)
         constant = not self.training and not (weight.requires_grad and torch.is_grad_enabled())
         y = _call(convolution, (x, weight, bias), *geometry, constant)
         return y if x is input else y.squeeze(0)
 
-    def is_channels_last(self, x: Tensor) -> bool:
+    def fastconv_is_channels_last(self, x: Tensor) -> bool:
         """Whether a call runs in channels_last: as PyTorch decides, if x or the weight is."""
         return is_channels_last(x) or is_channels_last(self.weight)
 
-    def geometry(self, input: Tensor, channels_last: bool) -> tuple[Any, ...]:
+    def fastconv_geometry(self, input: Tensor, channels_last: bool) -> tuple[Any, ...]:
         """The call's geometry, as ops take it."""
         extra = (0,) * len(self.kernel_size)
-        return self.stride, self._pads(), self.dilation, False, extra, self.groups, self.padding_mode, channels_last
+        return (
+            self.stride,
+            self.fastconv_pads(),
+            self.dilation,
+            False,
+            extra,
+            self.groups,
+            self.padding_mode,
+            channels_last,
+        )
 
-    def _pads(self) -> tuple[int, ...]:
+    def fastconv_pads(self) -> tuple[int, ...]:
         if self.padding == "valid":
             return (0, 0) * len(self.kernel_size)
         if self.padding == "same":
@@ -171,26 +185,26 @@ class SwappedConv(SwappedOperator):
 class SwappedConvTranspose(SwappedConv):
     """A transposed convolution."""
 
-    def geometry(self, input: Tensor, channels_last: bool, output_size: Any = None) -> tuple[Any, ...]:
+    def fastconv_geometry(self, input: Tensor, channels_last: bool, output_size: Any = None) -> tuple[Any, ...]:
         ndim = len(self.kernel_size)
         extra = self._output_padding(
             input, output_size, self.stride, self.padding, self.kernel_size, ndim, self.dilation
         )
-        return self.stride, self._pads(), self.dilation, True, tuple(extra), self.groups, "zeros", channels_last
+        return self.stride, self.fastconv_pads(), self.dilation, True, tuple(extra), self.groups, "zeros", channels_last
 
 
 class SwappedPool(SwappedOperator):
     """A pool of any kind."""
 
     @classmethod
-    def members(cls, own: type[nn.Module]) -> dict[str, Any]:
-        return super().members(own) | {"pool_of_fastconv": POOLS[covered_class(own)]}
+    def fastconv_members(cls, own: type[nn.Module]) -> dict[str, Any]:
+        return super().fastconv_members(own) | {"fastconv_pool": POOLS[covered_class(own)]}
 
-    def reason_against(self, input: Any) -> str | None:
-        return reason_against(input) or _reason_against_rank(input, self.pool_of_fastconv[1])
+    def fastconv_reason_against(self, input: Any) -> str | None:
+        return reason_against(input) or _reason_against_rank(input, self.fastconv_pool[1])
 
-    def run(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
-        operator, ndim, window = self.pool_of_fastconv
+    def fastconv_run(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        operator, ndim, window = self.fastconv_pool
         x = input if input.ndim == ndim + 2 else input.unsqueeze(0)
         arguments = *window(self, x, ndim), is_channels_last(x)
         if not isinstance(operator, pooling.MaxPool):

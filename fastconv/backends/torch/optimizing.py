@@ -75,7 +75,7 @@ def refresh(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         packing.forget(parameter)
     for region in regions.regions(model):
-        region.region_of_fastconv = regions.fused(region)
+        region.fastconv_region = regions.fused(region)
     return model
 
 

@@ -32,26 +32,26 @@ AGREE = 2**13  # eps of the largest value: some for each layer of a deep network
 class Region(Swapped):
     """A module whose forward may run fused. Its copies are traced when they are next put into evaluation mode."""
 
-    region_of_fastconv: Fused | None = None
+    fastconv_region: Fused | None = None
 
     @classmethod
-    def members(cls, own: Any) -> dict[str, Any]:
+    def fastconv_members(cls, own: Any) -> dict[str, Any]:
         @wraps(own.forward)  # the signature stays
         def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
             if torch.compiler.is_compiling():
                 return own.forward(self, *args, **kwargs)
-            region = self.region_of_fastconv
+            region = self.fastconv_region
             tensors = None if region is None else region.accepted(self, args, kwargs)
             if tensors is None:
                 return own.forward(self, *args, **kwargs)
             return region(tensors) if region.agrees else region.first(tensors, own.forward, self, *args, **kwargs)
 
-        return super().members(own) | {"forward": forward}
+        return super().fastconv_members(own) | {"forward": forward}
 
     def train(self, mode: bool = True) -> Any:
         super().train(mode)
-        if not mode and self.region_of_fastconv is None:
-            self.region_of_fastconv = fused(self)
+        if not mode and self.fastconv_region is None:
+            self.fastconv_region = fused(self)
         return self
 
 
@@ -69,7 +69,7 @@ def _is_made_of(module: nn.Module, region: Fused) -> bool:
         swap(module, Region)
     except TypeError:
         return False
-    module.region_of_fastconv = region
+    module.fastconv_region = region
     return True
 
 
@@ -77,7 +77,7 @@ def forget(model: nn.Module) -> None:
     """Leave no region in a model."""
     for module in regions(model):
         unswap(module)
-        module.__dict__.pop("region_of_fastconv", None)
+        module.__dict__.pop("fastconv_region", None)
 
 
 def regions(model: nn.Module) -> Iterator[nn.Module]:

@@ -122,7 +122,7 @@ def _reason_against(module: Any) -> str | None:
 
 def _fused_steps(model: nn.Module, names: dict[nn.Module, str]) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
     for region in regions.regions(model):
-        state = region.region_of_fastconv
+        state = region.fastconv_region
         if state is not None and state.refused is None:
             yield from ((step.conv, _names_of(step, names)) for step in state.steps.values())
 
@@ -134,7 +134,7 @@ def _names_of(step: FusedConvolution, names: dict[nn.Module, str]) -> tuple[str,
 
 def _refused(model: nn.Module, names: dict[nn.Module, str]) -> Iterator[tuple[str, str]]:
     for region in regions.regions(model):
-        state = region.region_of_fastconv
+        state = region.fastconv_region
         if state is None:
             yield names[region], "it is a copy, which is traced by eval() or refresh(model)"
         elif state.refused is not None:
