@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import inspect
 import io
 import pickle
 import sys
@@ -18,7 +19,12 @@ import fastconv.functional as ff
 from fastconv.backends.torch import modules, packing
 from fastconv.functional.planned import PlannedConv
 
-pytestmark = pytest.mark.isa_independent
+pytestmark = [
+    pytest.mark.isa_independent,
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning"),
+    pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Complex modules are a new feature:UserWarning"),
+]
 
 DTYPES = [torch.float32, torch.float64]
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -240,6 +246,13 @@ def test_copies_and_pickles_run_on_fastconv():
             assert_close(other(x), expected, 512)
 
 
+def test_signatures_stay():
+    for make, _ in MODULES.values():
+        plain = make()
+        expected, actual = (inspect.signature(m.forward).parameters for m in (plain, backend.optimize(plain)))
+        assert [(p.name, p.default) for p in actual.values()] == [(p.name, p.default) for p in expected.values()]
+
+
 def test_hooks_are_called():
     ours, calls = backend.optimize(nn.Sequential(nn.Conv2d(3, 4, 3))), []
     ours[0].register_forward_pre_hook(lambda *_: calls.append("before"))
@@ -408,6 +421,8 @@ def test_a_report_tells_what_runs_where():
         "its weight is bfloat16 on cpu",
     ]
     assert "2 of 6 convolutions and pools run on fastconv" in str(report)
+    (quantized,) = backend.report(torch.ao.nn.quantized.Conv2d(3, 3, 1)).modules
+    assert (quantized.engine, quantized.reason) == ("torch", "it is quantized")
     assert [module.reason for module in backend.report(nn.Sequential(nn.Conv2d(3, 3, 1))).modules] == ["not optimized"]
 
 

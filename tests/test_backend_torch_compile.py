@@ -71,6 +71,7 @@ def test_export_keeps_the_batch_open():
             assert_close(program.module()(x), plain(x), TERMS)
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit.:DeprecationWarning")
 def test_fx_and_jit_trace_optimized_models():
     plain = network().eval()
     ours = backend.optimize(plain)

@@ -1,6 +1,7 @@
 """Fused forwards of PyTorch models: what is fused, what is not, and when a module's own forward runs."""
 
 import copy
+import dataclasses
 import inspect
 import operator
 import pickle
@@ -373,6 +374,34 @@ def test_what_a_trace_cannot_see_is_found_when_it_first_runs():
             assert_close(ours(x), plain(x), TERMS)
     assert "the model does not run fused: its traced forward gives other results" in str(backend.report(ours))
     assert fused(ours) == ()
+
+
+@dataclasses.dataclass
+class Answer:
+    """What a model may return."""
+
+    first: torch.Tensor
+    rest: tuple[torch.Tensor, None]
+
+
+@pytest.mark.parametrize("make", [lambda y, z: {"y": y, "z": [z, 3]}, lambda y, z: Answer(y, (z, None))])
+def test_results_of_any_structure(make):
+    class Structured(Chain):
+        def forward(self, x):
+            return make(F.relu(self.conv(x)), self.norm(x))
+
+    plain, ours = optimized(Structured(None))
+    x = images(2, 4, 6, 5)
+    with torch.no_grad():
+        expected = plain(x)
+        for _ in range(2):
+            actual = ours(x)
+            assert type(actual) is type(expected)
+            flat = [vars(a) if isinstance(a, Answer) else a for a in (actual, expected)]
+            for a, b in zip(*map(torch.utils._pytree.tree_leaves, flat), strict=True):
+                assert_close(a, b, TERMS) if isinstance(b, torch.Tensor) else None
+                assert type(a) is type(b)
+    assert ours.fastconv_region.agrees
 
 
 def test_random_numbers_stay_random():

@@ -75,17 +75,13 @@ def test_opcheck_of_pools(name):
 def test_strides_are_those_that_pytorch_was_told(shape, last):
     x, weight = torch.ones(shape), torch.ones(2, shape[1], 1, 1)
     geometry = [[1, 1], [0, 0, 0, 0], [1, 1], False, [0, 0], 1, "zeros", last]
-    for check in ("test_faketensor",):
-        torch.library.opcheck(OPS.convolution.default, (x, weight, None, *geometry, False), test_utils=check)
-        torch.library.opcheck(OPS.avg_pool.default, (x, [1, 1], [1, 1], [0, 0], False, True, None, last),
-                              test_utils=check)  # fmt: skip
+    check = "test_faketensor"
+    torch.library.opcheck(OPS.convolution.default, (x, weight, None, *geometry, False), test_utils=check)
+    torch.library.opcheck(OPS.avg_pool.default, (x, [1, 1], [1, 1], [0, 0], False, True, None, last), test_utils=check)
 
 
-@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
-@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("transposed", "padding_mode"), [(False, "zeros"), (False, "reflect"), (True, "zeros")])
 def test_convolution_can_be_differentiated_twice(transposed, padding_mode):
-    if transposed and padding_mode != "zeros":
-        padding_mode = "zeros"
     operands, geometry = conv_arguments(padding_mode == "reflect", transposed=transposed, padding_mode=padding_mode)
 
     def function(x, weight, bias):
@@ -159,6 +155,15 @@ def test_vmap_takes_batches_of_any_argument(transposed):
         assert_close(torch.func.vmap(function, in_dims=dims)(*operands), loop(dims, operands), 36)
         assert_close(torch.vmap(OPS.convolution.default, in_dims=(*dims, *[None] * 9))(*operands, *geometry, False),
                      loop(dims, operands), 36)  # fmt: skip
+
+
+def test_vmap_takes_empty_batches():
+    (x, weight, bias), geometry = conv_arguments(False)
+    empty, (weight, bias) = x.detach()[None, :0].expand(3, 0, 4, 6, 5), (weight.detach(), bias.detach())
+    y = torch.func.vmap(lambda x: convolution(x, weight, bias, *geometry, False))(empty)
+    assert y.shape == (3, 0, 6, 3, 3)
+    pooled = torch.func.vmap(lambda x: pooling.max_pool.pool(x, [2, 2], [2, 2], [0, 0], [1, 1], False, False, True))(y)
+    assert [t.shape for t in pooled] == [(3, 0, 6, 1, 1)] * 2
 
 
 def test_vmap_of_gradients_takes_batches_of_any_argument():

@@ -93,30 +93,29 @@ def own_class(module: nn.Module) -> Any:
 class SwappedOperator(Swapped):
     """A module that is one operator."""
 
-    def forward(self, input: Any, *args: Any, **kwargs: Any) -> Any:
-        reason = self.fastconv_reason_against(input)
+    def fastconv_forward(self, *inputs: Any) -> Any:
+        """The result by fastconv, or by the module's own forward for what fastconv does not take."""
+        reason = self.fastconv_reason_against(inputs[0])
         if torch.compiler.is_compiling():
-            return (
-                self.fastconv_run(input, *args, **kwargs) if reason is None else super().forward(input, *args, **kwargs)
-            )
+            return self.fastconv_run(*inputs) if reason is None else super().forward(*inputs)
         if reason is None:
             try:
-                return self.fastconv_run(input, *args, **kwargs)
+                return self.fastconv_run(*inputs)
             except (TypeError, ValueError) as error:
                 LEFT[self] = reason = str(error)
             try:
-                return super().forward(input, *args, **kwargs)
+                return super().forward(*inputs)
             except RuntimeError as error:
                 raise RuntimeError(f"{label(self)}: {reason}") from error
         LEFT[self] = reason
-        return super().forward(input, *args, **kwargs)
+        return super().forward(*inputs)
 
     @abstractmethod
     def fastconv_reason_against(self, input: Any) -> str | None:
         """Why a call is PyTorch's own to make; None if it is fastconv's."""
 
     @abstractmethod
-    def fastconv_run(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def fastconv_run(self, *inputs: Any) -> Any:
         """The result by fastconv."""
 
 
@@ -144,13 +143,16 @@ def _numbers(value: Any, ndim: int) -> tuple[int, ...]:
 class SwappedConv(SwappedOperator):
     """A convolution or transposed convolution."""
 
+    def forward(self, input: Any) -> Any:
+        return self.fastconv_forward(input)
+
     def fastconv_reason_against(self, input: Any) -> str | None:
         return reason_against(input, self.weight, self.bias) or _reason_against_rank(input, self.weight.ndim - 2)
 
-    def fastconv_run(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
-        weight, bias = self.weight, self.bias
+    def fastconv_run(self, *inputs: Any) -> Any:
+        input, weight, bias = inputs[0], self.weight, self.bias
         x = input if input.ndim == weight.ndim else input.unsqueeze(0)
-        geometry = self.fastconv_geometry(input, self.fastconv_is_channels_last(x), *args, **kwargs)
+        geometry = self.fastconv_geometry(input, self.fastconv_is_channels_last(x), *inputs[1:])
         constant = not self.training and not (weight.requires_grad and torch.is_grad_enabled())
         y = _call(convolution, (x, weight, bias), *geometry, constant)
         return y if x is input else y.squeeze(0)
@@ -185,6 +187,9 @@ class SwappedConv(SwappedOperator):
 class SwappedConvTranspose(SwappedConv):
     """A transposed convolution."""
 
+    def forward(self, input: Any, output_size: Any = None) -> Any:
+        return self.fastconv_forward(input, output_size)
+
     def fastconv_geometry(self, input: Tensor, channels_last: bool, output_size: Any = None) -> tuple[Any, ...]:
         ndim = len(self.kernel_size)
         extra = self._output_padding(
@@ -200,11 +205,15 @@ class SwappedPool(SwappedOperator):
     def fastconv_members(cls, own: type[nn.Module]) -> dict[str, Any]:
         return super().fastconv_members(own) | {"fastconv_pool": POOLS[covered_class(own)]}
 
+    def forward(self, input: Any) -> Any:
+        return self.fastconv_forward(input)
+
     def fastconv_reason_against(self, input: Any) -> str | None:
         return reason_against(input) or _reason_against_rank(input, self.fastconv_pool[1])
 
-    def fastconv_run(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def fastconv_run(self, *inputs: Any) -> Any:
         operator, ndim, window = self.fastconv_pool
+        input = inputs[0]
         x = input if input.ndim == ndim + 2 else input.unsqueeze(0)
         arguments = *window(self, x, ndim), is_channels_last(x)
         if not isinstance(operator, pooling.MaxPool):

@@ -23,7 +23,11 @@ def optimize(model: nn.Module, inplace: bool = False, *, fuse: bool = True) -> n
     count as a write, one to ``weight.data`` or through ``weight.numpy()``, takes `refresh`. With `fuse`, the largest
     modules whose forward torch.fx can trace run fused in evaluation mode when nothing needs a gradient: a batch
     normalization, a sum and an activation after a convolution become part of it; the weights themselves are left alone.
-    A fused forward first runs beside the module's own, and is used from then on if both agree.
+    A fused forward first runs beside the module's own, and is used from then on if both agree. While a model is being
+    optimized no other thread may call modules, since torch.fx watches the calls of all.
+
+    fastconv has a number of threads of its own: `fastconv.set_num_threads`. Pickles of a whole optimized model need
+    fastconv where they are read; `restore` the model before, or save its `state_dict`.
 
     Parameters
     ----------

@@ -79,7 +79,7 @@ def _as_batch(info: Any, tensor: Tensor, dim: int | None) -> Tensor:
 
 
 def _from_batch(info: Any, tensor: Tensor) -> Tensor:
-    return tensor.unflatten(0, (info.batch_size, -1)) if tensor.numel() else tensor.reshape(info.batch_size, 0)
+    return tensor.unflatten(0, (info.batch_size, len(tensor) // info.batch_size))
 
 
 class _Pool(ABC):

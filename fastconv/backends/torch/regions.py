@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
 from functools import wraps
 from itertools import pairwise
 from typing import Any
@@ -176,6 +177,8 @@ def agree(expected: Any, actual: Any) -> bool:
 
 def _agrees(expected: Any, actual: Any) -> bool:
     if not isinstance(expected, Tensor):
+        if type(expected) is type(actual) and is_dataclass(expected):
+            return agree(vars(expected), vars(actual))
         return type(expected) is type(actual) and bool(expected == actual)
     if not isinstance(actual, Tensor) or expected.shape != actual.shape or expected.dtype != actual.dtype:
         return False

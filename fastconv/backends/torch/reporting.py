@@ -112,6 +112,8 @@ def _reason_against(module: Any) -> str | None:
             return "not initialized yet: optimize again after its first call"
         if covered_class(type(module)) is not None and "forward" not in vars(module):
             return "not optimized"
+        if type(module).__module__.startswith("torch.ao."):
+            return "it is quantized"
         known = next((base for base in MIXINS if isinstance(module, base)), None)
         return "fastconv has no such operator" if known is None else f"it computes otherwise than {known.__name__}"
     weight = getattr(module, "weight", None)
