@@ -6,6 +6,7 @@ import inspect
 import io
 import pickle
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -355,6 +356,20 @@ def test_packed_weights_go_with_their_module():
     assert key not in packing._packs
 
 
+def test_many_threads_may_call_a_model():
+    plain = network().eval()
+    ours = backend.optimize(plain)
+    samples = [images(1 + i % 3, 3, 16, 16, seed=i) for i in range(12)]
+
+    def call(x):
+        with torch.no_grad():
+            return ours(x)
+
+    with ThreadPoolExecutor(4) as threads, torch.no_grad():
+        for x, y in zip(samples, threads.map(call, samples), strict=True):
+            assert_close(y, plain(x), 2**12)
+
+
 def test_weights_that_do_not_last_are_not_packed():
     x = images(1, 16, 12, 12)
     with torch.inference_mode():  # whose tensors count no writes
@@ -442,8 +457,9 @@ def test_errors_name_the_module():
     for mode in (True, False):
         with pytest.raises(RuntimeError, match=r"1 \(MaxPool2d\): kernel_size must fit .*\(6, 6\)"):
             ours.train(mode)(images(1, 3, 8, 8))
-    with pytest.raises(RuntimeError, match="type"):
+    with pytest.raises(RuntimeError, match="type") as caught:
         ours(images(1, 3, 12, 12, dtype=torch.float64))
+    assert caught.value.__notes__ == ["in 0.0 (Conv2d)"]
     for function in (backend.optimize, backend.refresh, backend.restore, backend.report):
         with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got int"):
             function(3)

@@ -108,7 +108,11 @@ class SwappedOperator(Swapped):
             except RuntimeError as error:
                 raise RuntimeError(f"{label(self)}: {reason}") from error
         LEFT[self] = reason
-        return super().forward(*inputs)
+        try:
+            return super().forward(*inputs)
+        except RuntimeError as error:  # whose class somebody may wait for
+            error.add_note(f"in {label(self)}")
+            raise
 
     @abstractmethod
     def fastconv_reason_against(self, input: Any) -> str | None:
