@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 from fastconv.backends.torch.arrays import Tensor
 from fastconv.backends.torch.calls import is_plain
 from fastconv.backends.torch.fusion import FusedConvolution, fuse, has_hooks
-from fastconv.backends.torch.modules import Swapped, own_class, swap, unswap
+from fastconv.backends.torch.modules import Swapped, SwappedConv, own_class, swap, unswap
 
 ATTEMPTS = 32  # at tracing a forward, each with one call more left alone
 AGREE = 2**13  # eps of the largest value: some for each layer of a deep network; other code is off by far more
@@ -58,6 +58,8 @@ class Region(Swapped):
 
 def find(module: nn.Module) -> None:
     """Make regions of the largest parts of a module that can be traced and have something to fuse."""
+    if not any(isinstance(part, SwappedConv) for part in module.modules()):
+        return
     region = fused(module)
     whole = region is not None and (not region.steps or _is_made_of(module, region))
     for child in region.left if region is not None and whole else module.children():
