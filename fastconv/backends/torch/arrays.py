@@ -42,7 +42,10 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 def as_array(x: Tensor, channels_last: bool) -> Array:
-    """The tensor as a C-contiguous array (N, C, *size) or (N, *size, C): its own memory, or a copy."""
+    """The tensor as a C-contiguous array (N, C, *size) or (N, *size, C): its own memory, or a copy of PyTorch's making.
+
+    A weight is one that is not channels_last, whatever its own memory format.
+    """
     if not channels_last:
         return x.contiguous().numpy(force=True)
     if x.ndim == 3:

@@ -83,7 +83,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry,
     array = as_array(x, channels_last)
     if constant:
         return as_tensor(packing.plan(array.shape, weight, bias, operator, options)(array), channels_last)
-    weights = weight.numpy(force=True), None if bias is None else bias.numpy(force=True)
+    weights = as_array(weight, False), None if bias is None else bias.numpy(force=True)
     return as_tensor(getattr(ff, operator)(array, *weights, **options), channels_last)
 
 
@@ -119,7 +119,7 @@ def _forward_backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
 
 def _input(grad_y: Tensor, weight: Tensor, x_shape: Sequence[int], *geometry: Any) -> Tensor:
     x = _stand_in(x_shape, grad_y, geometry[-1])
-    grad_x, _, _ = _gradients(grad_y, x, weight.numpy(force=True), geometry, (True, False, False))
+    grad_x, _, _ = _gradients(grad_y, x, as_array(weight, False), geometry, (True, False, False))
     return as_tensor(grad_x, geometry[-1])
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastconv.backends.torch.arrays import as_array
 from fastconv.functional import planned
 from fastconv.functional.planned import SHAPES_KEPT, PlannedConv
 from fastconv.kernels.core import isa_index
@@ -59,7 +60,7 @@ def plan(
     key = (isa_index(), resolve_algorithm(), operator, x_shape, *options.values())
     found = packs.plans.get(key)
     if found is None:
-        arrays = weight.numpy(force=True), None if bias is None else bias.numpy(force=True)
+        arrays = as_array(weight, False), None if bias is None else bias.numpy(force=True)
         found = packs.plans.put(key, getattr(planned, f"plan_{operator}")(x_shape, *arrays, **options))
     return found
 
