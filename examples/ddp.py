@@ -24,6 +24,8 @@ from fastconv import data
 
 def join() -> tuple[int, int]:
     """Join the processes that torchrun started, with this one's share of the cores; returns (rank, ranks)."""
+    if "WORLD_SIZE" not in os.environ:
+        raise SystemExit("start it with torchrun: torchrun --nproc-per-node 2 examples/ddp.py")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))  # processes on this machine
     threads = max(1, fastconv.runtime.available_cpus() // local)
     fastconv.set_num_threads(threads)
