@@ -153,11 +153,15 @@ class Shortcuts(nn.Module):
         if self.way == "written":  # x is another one when the sum is made
             return F.relu(y + self.side(x.mul_(2)))
         side = self.side(x)
+        if self.way == "scaled":  # between the convolution and the sum
+            y = self.main(x)
+            side *= 2
+            return F.relu(y + side)
         side.add_(y)  # side is another one afterwards
         return side * 2
 
 
-@pytest.mark.parametrize(("way", "steps"), [("late", 1), ("written", 0), ("other", 0)])
+@pytest.mark.parametrize(("way", "steps"), [("late", 1), ("written", 0), ("scaled", 0), ("other", 0)])
 def test_sums_keep_their_order(way, steps):
     x = images(2, 4, 6, 5)
     if steps:
@@ -167,6 +171,25 @@ def test_sums_keep_their_order(way, steps):
     assert not list(regions.regions(ours))
     with torch.no_grad():
         assert_close(ours(x.clone()), plain(x.clone()), TERMS)
+
+
+def test_what_a_forward_writes_to_is_written_to():
+    class Adding(Chain):
+        def forward(self, x):
+            y = x
+            x += self.norm(self.conv(x))
+            return y * 2
+
+    plain, ours = optimized(Adding(None))
+    x = images(2, 4, 6, 5)
+    written = []
+    with torch.no_grad():
+        expected = plain(written.append(x.clone()) or written[0])
+        for n in (1, 2):
+            assert_close(ours(written.append(x.clone()) or written[n]), expected, TERMS)
+            assert_close(written[n], written[0], TERMS)
+    assert ours.fastconv_region.agrees
+    assert fused(ours) == ("norm",)
 
 
 def test_sums_that_broadcast_are_added_one_by_one():

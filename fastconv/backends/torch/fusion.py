@@ -26,8 +26,10 @@ _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  
 _SUMS = {"call_function": (operator.add, operator.iadd, torch.add), "call_method": ("add", "add_")}
 _IN_PLACE_SUMS = (operator.iadd, "add_")
 _PURE = ("torch", "math", "builtins")  # packages whose functions tell by their names whether they write
-_IN_PLACE_OPERATORS = ("setitem", "delitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand",
-                       "ior", "ixor", "ilshift", "irshift", "imatmul", "iconcat")  # fmt: skip
+IN_PLACE_OPERATORS = (
+    "iadd", "isub", "imul", "imatmul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor", "ilshift",
+    "irshift",
+)  # fmt: skip
 _FUNCTIONS = {
     F.relu: "relu", torch.relu: "relu", torch.relu_: "relu", F.relu6: "relu6", F.leaky_relu: "leaky_relu",
     F.elu: "elu", torch.sigmoid: "sigmoid", F.sigmoid: "sigmoid", torch.tanh: "tanh", F.tanh: "tanh",
@@ -205,11 +207,11 @@ class _Chain:
             return False
         if node.target in _IN_PLACE_SUMS and first is not self.nodes[-1]:
             return False
-        conv = self.nodes[0]
-        if not self._precedes(residual, conv) and (
-            self._is_chain(residual) or any(_may_write(between, self._modules) for between in _between(conv, node))
-        ):
+        conv, own = self.nodes[0], {*self.nodes, node}
+        if not self._precedes(residual, conv) and self._is_chain(residual):
             return False
+        if any(_may_write(between, self._modules) for between in _between(conv, node) if between not in own):
+            return False  # to what is read at another time than in the module
         self.residual = residual
         return True
 
@@ -293,5 +295,5 @@ def _may_write(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "_")
     package = (getattr(node.target, "__module__", None) or "torch").partition(".")[0]
     if node.op == "call_function" and package not in _PURE:
-        return package != "_operator" or name in _IN_PLACE_OPERATORS
+        return package != "_operator" or name in (*IN_PLACE_OPERATORS, "setitem", "delitem", "iconcat")
     return node.op in ("call_function", "call_method") and name.endswith("_") and not name.endswith("__")

@@ -9,6 +9,7 @@ that Python code may depend on, and is not used again if they differ.
 from __future__ import annotations
 
 import inspect
+import operator
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
@@ -23,7 +24,7 @@ from torch.utils import _pytree as pytree
 
 from fastconv.backends.torch.arrays import Tensor
 from fastconv.backends.torch.calls import is_plain
-from fastconv.backends.torch.fusion import FusedConvolution, fuse, has_hooks
+from fastconv.backends.torch.fusion import IN_PLACE_OPERATORS, FusedConvolution, fuse, has_hooks
 from fastconv.backends.torch.modules import Swapped, SwappedConv, own_class, swap, unswap
 
 ATTEMPTS = 32  # at tracing a forward, each with one call more left alone
@@ -161,7 +162,7 @@ class Fused:
         after = torch.get_rng_state()
         torch.set_rng_state(before)
         try:
-            self.agrees = agree(expected, self(copies))
+            self.agrees = agree((expected, tensors), (self(copies), copies))
             if not self.agrees:
                 self.refused = "its traced forward gives other results"
         except Exception as error:
@@ -265,6 +266,19 @@ def _restored(before: list[tuple[nn.Module, dict[str, Any], list[Any]]]) -> bool
     return wrote
 
 
+class _Symbol(fx.Proxy):
+    """A symbol that knows ``x += y`` and the like for writes to x."""
+
+
+def _writes(name: str) -> Callable[[Any, Any], Any]:
+    target = getattr(operator, name)
+    return lambda symbol, other: symbol.tracer.create_proxy("call_function", target, (symbol, other), {})
+
+
+for _name in IN_PLACE_OPERATORS:
+    setattr(_Symbol, f"__{_name}__", _writes(_name))
+
+
 class _Tracer(fx.Tracer):
     """Traces a forward with symbols for what it requires and defaults for the rest.
 
@@ -280,6 +294,9 @@ class _Tracer(fx.Tracer):
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
         symbols = [self.create_proxy("placeholder", name, (), {}) for name in self._names]
         return own_class(self.root).forward, [self.root, *symbols]
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Symbol(node, self)
 
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, nn.Module):  # an argument of a function that stays a call
