@@ -26,13 +26,25 @@ FORCED_ISA = os.environ.get("FASTCONV_ISA")
 MANY = max(2, runtime.available_cpus())
 
 
-@pytest.fixture(params=(FORCED_ISA,) if FORCED_ISA else runtime.available_isas())
+ISAS = (FORCED_ISA,) if FORCED_ISA else runtime.available_isas()
+
+
+@pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each ISA that this machine runs, or the one that FASTCONV_ISA names."""
+    with using_isa(request.param):
+        yield request.param
+
+
+@contextlib.contextmanager
+def using_isa(name: str) -> Iterator[None]:
+    """The microkernels of one ISA inside the block."""
     before = runtime.get_isa()
-    runtime.set_isa(request.param)
-    yield request.param
-    runtime.set_isa(before)
+    runtime.set_isa(name)
+    try:
+        yield
+    finally:
+        runtime.set_isa(before)
 
 
 def on_threads(names: Iterable[str], large: Iterable[str]) -> list[tuple[str, int]]:

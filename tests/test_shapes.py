@@ -1,12 +1,14 @@
 """The layers of real networks that benchmarks time: their geometry, and that each is computed as the oracle does."""
 
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache
+from itertools import product
 from math import prod
 
 import numpy as np
 import pytest
 from cases import LAYOUTS, laid_out
+from conftest import ISAS, using_isa
 from tolerance import assert_within, bound
 
 import fastconv.functional as ff
@@ -139,15 +141,13 @@ def limit(layer, x, weight=None, bias=None):
     return bound("float32", layer.in_channels // layer.groups * taps, x, weight)
 
 
-@lru_cache(maxsize=1)
-def exact(layer):
-    return forward(reference, layer, "channels_first", *(a.astype(np.float64) for a in drawn(layer)))
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.every_isa
 @pytest.mark.parametrize("name", distinct())
-def test_forward(name, layout):
+def test_forward(name):
     layer: Layer = distinct()[name]
     x, *weights = drawn(layer)
-    y = forward(ff, layer, layout, laid_out(x, layout, "float32"), *weights)
-    assert_within(y, laid_out(exact(layer), layout, "float64"), limit(layer, x, *weights), "float32")
+    exact = forward(reference, layer, "channels_first", *(a.astype(np.float64) for a in (x, *weights)))
+    for isa, layout in product(ISAS, LAYOUTS):  # all of them by one call of the oracle, which takes longer
+        with using_isa(isa):
+            y = forward(ff, layer, layout, laid_out(x, layout, "float32"), *weights)
+        assert_within(y, laid_out(exact, layout, "float64"), limit(layer, x, *weights), "float32")
