@@ -374,3 +374,8 @@ CONV_TRANSPOSE: dict[str, Callable[[Tile], ConvTranspose]] = {
         }
     ),
 }
+
+
+# Those large enough for a team of threads, on some ISA or in some dtype or layout; a test holds the others to one.
+LARGE_CONV = [name for name in CONV if name.startswith(("threaded", "many", "shared"))] + ["groups-of=2NR+1"]
+LARGE_CONV_TRANSPOSE = [name for name in CONV_TRANSPOSE if name.startswith(("threaded", "many"))]

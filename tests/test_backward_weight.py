@@ -6,8 +6,20 @@ from math import prod
 
 import numpy as np
 import pytest
-from cases import CONV, CONV_TRANSPOSE, DTYPES, EDGES, LAYOUTS, Conv, Tile, laid_out, values
-from conftest import using_threads
+from cases import (
+    CONV,
+    CONV_TRANSPOSE,
+    DTYPES,
+    EDGES,
+    LARGE_CONV,
+    LARGE_CONV_TRANSPOSE,
+    LAYOUTS,
+    Conv,
+    Tile,
+    laid_out,
+    values,
+)
+from conftest import on_threads, using_threads
 from convolutions import operands, operator
 from tolerance import assert_within, bound
 
@@ -82,16 +94,18 @@ def plan(case, dtype, layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", CONV)
-def test_convolution(name, dtype, layout, isa, threads):
-    check(CONV[name](Tile.current(dtype)), dtype, layout)
+@pytest.mark.parametrize(("name", "count"), on_threads(CONV, LARGE_CONV))
+def test_convolution(name, count, dtype, layout, isa):
+    with using_threads(count):
+        check(CONV[name](Tile.current(dtype)), dtype, layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", CONV_TRANSPOSE)
-def test_transposed_convolution(name, dtype, layout, isa, threads):
-    check(CONV_TRANSPOSE[name](Tile.current(dtype)), dtype, layout)
+@pytest.mark.parametrize(("name", "count"), on_threads(CONV_TRANSPOSE, LARGE_CONV_TRANSPOSE))
+def test_transposed_convolution(name, count, dtype, layout, isa):
+    with using_threads(count):
+        check(CONV_TRANSPOSE[name](Tile.current(dtype)), dtype, layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

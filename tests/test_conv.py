@@ -4,7 +4,8 @@ from itertools import product
 
 import numpy as np
 import pytest
-from cases import CONV, DTYPES, LAYOUTS, Tile, laid_out
+from cases import CONV, DTYPES, LARGE_CONV, LAYOUTS, Tile, laid_out
+from conftest import on_threads, using_threads
 from convolutions import (
     check_activation,
     check_bits_of_threads,
@@ -21,9 +22,6 @@ from views import draw
 
 import fastconv.functional as ff
 from fastconv import reference
-
-# Cases of every path through the kernels that is large enough for a team of threads.
-LARGE = [name for name in CONV if name.startswith(("threaded", "many", "shared"))]
 
 
 def check_backward_input(case, dtype, layout):
@@ -47,16 +45,18 @@ def copies_of_a_pixel(case):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", CONV)
-def test_forward(name, dtype, layout, isa, threads):
-    check_forward(CONV[name](Tile.current(dtype)), dtype, layout)
+@pytest.mark.parametrize(("name", "count"), on_threads(CONV, LARGE_CONV))
+def test_forward(name, count, dtype, layout, isa):
+    with using_threads(count):
+        check_forward(CONV[name](Tile.current(dtype)), dtype, layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", CONV)
-def test_backward_input(name, dtype, layout, isa, threads):
-    check_backward_input(CONV[name](Tile.current(dtype)), dtype, layout)
+@pytest.mark.parametrize(("name", "count"), on_threads(CONV, LARGE_CONV))
+def test_backward_input(name, count, dtype, layout, isa):
+    with using_threads(count):
+        check_backward_input(CONV[name](Tile.current(dtype)), dtype, layout)
 
 
 @pytest.mark.parametrize("need", list(product((False, True), repeat=3)))
@@ -73,7 +73,7 @@ def test_only_what_is_needed_is_computed(need):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("name", LARGE_CONV)
 def test_bits_do_not_depend_on_the_number_of_threads(name, layout, isa):
     check_bits_of_threads(CONV[name](Tile.current("float32")), layout)
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from cases import CONV_TRANSPOSE, DTYPES, LAYOUTS, Tile, laid_out, values
+from cases import CONV_TRANSPOSE, DTYPES, LARGE_CONV_TRANSPOSE, LAYOUTS, Tile, laid_out, values
+from conftest import on_threads, using_threads
 from convolutions import (
     check_activation,
     check_bits_of_threads,
@@ -18,31 +19,31 @@ from tolerance import assert_within, bound
 
 import fastconv.functional as ff
 
-LARGE = [name for name in CONV_TRANSPOSE if name.startswith(("threaded", "many"))]
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("name", "count"), on_threads(CONV_TRANSPOSE, LARGE_CONV_TRANSPOSE))
+def test_forward(name, count, dtype, layout, isa):
+    with using_threads(count):
+        check_forward(CONV_TRANSPOSE[name](Tile.current(dtype)), dtype, layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", CONV_TRANSPOSE)
-def test_forward(name, dtype, layout, isa, threads):
-    check_forward(CONV_TRANSPOSE[name](Tile.current(dtype)), dtype, layout)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", CONV_TRANSPOSE)
-def test_backward_input(name, dtype, layout, isa, threads):
+@pytest.mark.parametrize(("name", "count"), on_threads(CONV_TRANSPOSE, LARGE_CONV_TRANSPOSE))
+def test_backward_input(name, count, dtype, layout, isa):
     case = CONV_TRANSPOSE[name](Tile.current(dtype))
     x, weight, _, grad_y = operands(case, dtype, layout)
-    grad_x = operator(ff, case, "_backward")(
-        grad_y, x, weight, data_format=layout, need=(True, False, False), **case.options
-    )[0]
+    with using_threads(count):
+        grad_x = operator(ff, case, "_backward")(
+            grad_y, x, weight, data_format=layout, need=(True, False, False), **case.options
+        )[0]
     exact = laid_out(exact_backward(case)[0], layout, "float64")
     assert_within(grad_x, exact, bound(dtype, np.prod(case.weight[1:]), grad_y, weight), dtype)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("name", LARGE_CONV_TRANSPOSE)
 def test_bits_do_not_depend_on_the_number_of_threads(name, layout, isa):
     check_bits_of_threads(CONV_TRANSPOSE[name](Tile.current("float32")), layout)
 

@@ -1,9 +1,23 @@
 """What `explain_plan` says is what is planned and allocated, and stays within its budgets."""
 
+from itertools import product
+
 import numpy as np
 import pytest
-from cases import CONV, CONV_TRANSPOSE, DTYPES, LAYOUTS, Conv, ConvTranspose, Tile, laid_out, multiply_adds
-from conftest import using_threads
+from cases import (
+    CONV,
+    CONV_TRANSPOSE,
+    DTYPES,
+    LARGE_CONV,
+    LARGE_CONV_TRANSPOSE,
+    LAYOUTS,
+    Conv,
+    ConvTranspose,
+    Tile,
+    laid_out,
+    multiply_adds,
+)
+from conftest import MANY, using_threads
 from convolutions import operands, operator
 from fastconv.kernels.direct import DirectPlan
 from fastconv.kernels.grouped import GroupedPlan
@@ -202,6 +216,16 @@ OVER_BUDGET = {
     "deeplabv3/aspp_d6", "deeplabv3/aspp_d12", "unet/down5a", "unet/down5b", "unet/up4a", "c3d/conv3a", "c3d/conv3b",
     "c3d/conv4a", "c3d/conv4b", "r3d18/layer3", "dcgan/conv2",
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward_input", "backward_weight"])
+def test_cases_that_others_run_on_one_thread_alone_take_no_team(direction, isa):
+    small = [CONV[name] for name in CONV if name not in LARGE_CONV]
+    small += [CONV_TRANSPOSE[name] for name in CONV_TRANSPOSE if name not in LARGE_CONV_TRANSPOSE]
+    with using_threads(MANY):
+        for sized, dtype, layout in product(small, DTYPES, LAYOUTS):
+            case = sized(Tile.current(dtype))
+            assert explained(case, layout, dtype, direction=direction).threads == 1, case
 
 
 def layer_budgets(layer, layout, **options):
