@@ -34,20 +34,26 @@ INPLACE = ("relu", "relu6", "leaky_relu", "elu")
 
 def prepare(inference: Inference, x: Array, data_format: str) -> Prepared:
     """Contiguous or channels_last."""
-    network, pictures = module(built(inference.network), inference.x_shape), torch.from_numpy(x)
-    if not isinstance(inference, Training):
-        network = fuse(network, inplace=True)
-    if data_format == "channels_last":
-        network = network.to(memory_format=torch.channels_last)
-        pictures = pictures.contiguous(memory_format=torch.channels_last)
     if isinstance(inference, Training):
-        step = trained(network, pictures, inference)
+        with torch.inference_mode(False):  # which the adapter of layers has entered for good
+            step = trained(*_laid_out(module(built(inference.network), inference.x_shape), x, data_format), inference)
         return Prepared(lambda: step, lambda loss: (np.array([loss]),))
+    network = fuse(module(built(inference.network), inference.x_shape), inplace=True)
+    network, pictures = _laid_out(network, x, data_format)
     return Prepared(partial(_quickest, network, pictures), lambda y: (y.numpy(),))
 
 
+def _laid_out(network: nn.Module, x: Array, data_format: str) -> tuple[nn.Module, torch.Tensor]:
+    """The network, and x for it."""
+    pictures = torch.from_numpy(x)
+    if data_format == "channels_last":
+        network = network.to(memory_format=torch.channels_last)
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
+    return network, pictures
+
+
 def trained(network: nn.Module, x: torch.Tensor, training: Training) -> Callable[[], float]:
-    """A step, which returns the loss before it. The adapter of layers has switched gradients off."""
+    """A step, which returns the loss before it."""
     network.train().requires_grad_(True)
     optimizer = torch.optim.SGD(
         network.parameters(), training.lr, training.momentum, weight_decay=training.weight_decay
@@ -55,7 +61,7 @@ def trained(network: nn.Module, x: torch.Tensor, training: Training) -> Callable
     labels = torch.from_numpy(training.labels)
 
     def step() -> float:
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(network(x), labels)
             loss.backward()
