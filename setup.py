@@ -24,6 +24,7 @@ DEBUG = "-g" if SANITIZE else "-g0"  # unrolled kernels take half of their compi
 # FMA contraction stays on in the ISO modes too; -fno-math-errno changes no value.
 CFLAGS = ["-O3", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", *CHECKS]
 INCLUDES = ["src/isa", "src/runtime"]
+CPUS = len(os.sched_getaffinity(0))
 C_HEADERS = [str(p) for folder in ("isa", "microkernels", "runtime") for p in sorted(Path("src", folder).glob("*.h"))]
 MICROKERNELS = ["src/isa/tables.c", *(str(p) for p in sorted(Path("src/microkernels").glob("*.c")))]
 
@@ -33,14 +34,16 @@ def isa_library(name: str, march: str) -> tuple[str, dict]:
 
 
 class build_isas(build_clib):
-    """Every family of microkernels once an ISA, several at a time."""
+    """Every family of microkernels once an ISA, as many at a time as there are CPUs."""
 
     def build_libraries(self, libraries: list[tuple[str, dict]]) -> None:
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(CPUS) as pool:
+            objects = []
             for name, info in libraries:
                 compiled = partial(self.compile, folder=Path(self.build_temp, name), cflags=info["cflags"])
-                objects = pool.map(compiled, info["sources"])
-                self.compiler.create_static_lib(list(objects), name, output_dir=self.build_clib)
+                objects.append(pool.map(compiled, info["sources"]))
+            for (name, _), compiled in zip(libraries, objects, strict=True):
+                self.compiler.create_static_lib(list(compiled), name, output_dir=self.build_clib)
 
     def compile(self, source: str, folder: Path, cflags: list[str]) -> str:
         (object_file,) = self.compiler.object_filenames([source], output_dir=str(folder))
@@ -62,20 +65,17 @@ def macro_kernel(name: str, sources: tuple[str, ...] = (), **extra) -> Extension
     )
 
 
-core = macro_kernel(
-    "core",
-    ("src/isa/isas.c", "src/runtime/threads.c", "src/runtime/workspace.c"),
-    define_macros=[("FASTCONV_ISAS", " ".join(f"ISA({name})" for name in ISAS))],
-    depends=MICROKERNELS,  # it holds the libraries of all ISAs, and is linked again when one of them changes
-)
-others = sorted(p.stem for p in Path("fastconv/kernels").glob("*.pyx") if p.stem != "core")
-
-setup(
-    cmdclass={"build_clib": build_isas},
-    options={"build_ext": {"parallel": len(os.sched_getaffinity(0))}},
-    libraries=[isa_library(name, march) for name, march in ISAS.items()],
-    ext_modules=cythonize(
+def macro_kernels() -> list[Extension]:
+    core = macro_kernel(
+        "core",
+        ("src/isa/isas.c", "src/runtime/threads.c", "src/runtime/workspace.c"),
+        define_macros=[("FASTCONV_ISAS", " ".join(f"ISA({name})" for name in ISAS))],
+        depends=MICROKERNELS,  # it holds the libraries of all ISAs, and is linked again when one of them changes
+    )
+    others = sorted(p.stem for p in Path("fastconv/kernels").glob("*.pyx") if p.stem != "core")
+    return cythonize(
         [core, *(macro_kernel(name) for name in others)],
+        nthreads=CPUS,
         build_dir="build",
         compiler_directives={
             "language_level": 3,
@@ -85,5 +85,13 @@ setup(
             "initializedcheck": False,
             "freethreading_compatible": True,
         },
-    ),
-)
+    )
+
+
+if __name__ == "__main__":  # not in the processes that Cython may start
+    setup(
+        cmdclass={"build_clib": build_isas},
+        options={"build_ext": {"parallel": CPUS}},
+        libraries=[isa_library(name, march) for name, march in ISAS.items()],
+        ext_modules=macro_kernels(),
+    )
