@@ -116,23 +116,24 @@ def test_what_is_not_finite_is_where_the_direct_kernel_has_it(name, layout, valu
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("rectified", [False, True])
 @pytest.mark.parametrize(
-    ("batch", "size", "kernel"),
+    ("batch", "size", "kernel", "channels"),
     [
-        (2, (400,), 3),
-        (2, (400,), 5),
-        (2, (56, 56), 3),
-        (2, (112, 112), 3),
-        (2, (14, 14), 3),
-        (8, (7, 7), 3),
-        (2, (28, 28), 2),
-        (2, (28, 28), 4),
-        (1, (8, 28, 28), 3),
-        (4, (4, 14, 14), 3),
-        (1, (8, 16, 16), 2),
+        (2, (400,), 3, 32),
+        (2, (400,), 5, 32),
+        (2, (56, 56), 3, 32),
+        (2, (112, 112), 3, 32),
+        (2, (14, 14), 3, 32),
+        (8, (7, 7), 3, 32),
+        (2, (28, 28), 2, 32),
+        (2, (28, 28), 4, 32),
+        (1, (8, 28, 28), 3, 32),
+        (4, (4, 14, 14), 3, 32),
+        (1, (8, 16, 16), 2, 32),
+        (2, (8, 28, 28), 3, 128),
     ],
 )
-def test_error_is_within_four_times_the_direct_kernels(batch, size, kernel, rectified, layout, isa):
-    case = Conv((batch, 32, *size), (32, 32, *[kernel] * len(size)), padding=kernel // 2)
+def test_error_is_within_four_times_the_direct_kernels(batch, size, kernel, channels, rectified, layout, isa):
+    case = Conv((batch, channels, *size), (channels, channels, *[kernel] * len(size)), padding=kernel // 2)
     rng = np.random.default_rng(1)
     x, grad_y = (rng.standard_normal(shape).astype(np.float32) for shape in (case.x, case.y))
     x, grad_y = laid_out(np.maximum(x, 0) if rectified else x, layout, "float32"), laid_out(grad_y, layout, "float32")

@@ -50,13 +50,13 @@ cnp.import_array()
 
 cdef enum:
     POINTS_BYTES = 8 * 1024 * 1024  # of x's and grad_y's points of a batch, about
-    MOST_TILES = 512              # a batch
-    MOST_TILES_3D = 128
-    FEWEST_TILES = 128            # so that sums are read and written seldom, unless points then exceed
+    MOST_TILES = 512              # a batch, in 1-D and 2-D
+    FEWEST_TILES = 128            # and in 3-D; so that sums are read and written seldom, unless points then exceed
     MOST_BYTES = 15 * 1024 * 1024
     CHAIN = 64                    # most tiles summed in one chain
-    CHAIN_3D = 16
+    CHAIN_3D = 24
     SPAN = 6                      # most batches a span
+    SPAN_3D = 3
 
 
 cdef inline Py_ssize_t chunks_of(const Problem *p, Py_ssize_t channels) noexcept nogil:
@@ -158,10 +158,10 @@ cdef class WinogradWeightPlan:
         cdef Py_ssize_t most, each
         each = p.phase.points * (round_up(p.kin, p.kernels.pairs_nr) + round_up(p.kout, 4 * p.kernels.vlen)) * isz
         most = max(min(FEWEST_TILES, MOST_BYTES // each),
-                   min(POINTS_BYTES // each, MOST_TILES_3D if p.axes == 3 else MOST_TILES))
+                   min(POINTS_BYTES // each, FEWEST_TILES if p.axes == 3 else MOST_TILES))
         p.lines = even_part(max(1, all), max(1, most // across), 1)
         p.batches, p.tiles, p.chain = ceil_div(all, p.lines), p.lines * across, CHAIN_3D if p.axes == 3 else CHAIN
-        p.span = even_part(max(1, p.batches), SPAN, 1)
+        p.span = even_part(max(1, p.batches), SPAN_3D if p.axes == 3 else SPAN, 1)
         p.columns, p.rows = p.kernels.pairs_nr, 4 * p.kernels.vlen
         p.x_stride = round_up(p.kin, p.columns) * p.tiles * isz + LINE
         p.y_stride = round_up(p.kout, p.rows) * p.tiles * isz + LINE
