@@ -1,22 +1,27 @@
 """Optimizers: stochastic gradient descent with momentum, and Adam. Both follow PyTorch's update rule to the letter.
 
-An optimizer holds a dictionary of parameter arrays, changes them in place, and is given the gradients at each step::
+An optimizer holds a dictionary of parameter arrays, changes them in place, and is given the gradients at each step,
+which is one pass over both on all threads::
 
     optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
     optimizer.step(model.gradients())
     model.zero_grad()
 
-Any dictionary of arrays will do, so a network that does not use fastconv's layers can use its optimizers.
+Any dictionary of float32 or float64 arrays will do, so a network that does not use fastconv's layers can use its optimizers.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastconv.geometry import check_array
+from fastconv.kernels import rowwise
 
 Array = NDArray[Any]
 
@@ -29,6 +34,8 @@ class Optimizer(ABC):
     def __init__(self, parameters: Mapping[str, Array], lr: float, weight_decay: float) -> None:
         if not parameters:
             raise ValueError("parameters is empty: there is nothing to optimize")
+        for key, parameter in parameters.items():
+            check_array(parameter, f"parameters[{key!r}]")
         self.parameters = dict(parameters)
         self.lr = _non_negative("lr", lr)
         self.weight_decay = _non_negative("weight_decay", weight_decay)
@@ -40,8 +47,8 @@ class Optimizer(ABC):
         Raises
         ------
         ValueError
-            If no parameter has a gradient, if a gradient's shape is not its parameter's, or, from NumPy, if a
-            parameter is read-only because its model is in evaluation mode. Shapes are checked before anything changes.
+            If no parameter has a gradient, a gradient's shape is not its parameter's, or a parameter is read-only
+            because its model is in evaluation mode. Nothing has been changed then.
         """
         keys = [key for key in self.parameters if key in gradients]
         if not keys:
@@ -50,19 +57,21 @@ class Optimizer(ABC):
                 f"{_some(self.parameters)}): call backward before step, on the model whose parameters these are"
             )
         for key in keys:
-            if gradients[key].shape != self.parameters[key].shape:
+            parameter = self.parameters[key]
+            if gradients[key].shape != parameter.shape:
                 raise ValueError(
-                    f"gradients[{key!r}] has shape {gradients[key].shape}, its parameter {self.parameters[key].shape}"
+                    f"gradients[{key!r}] has shape {gradients[key].shape}, its parameter {parameter.shape}"
                 )
+            if not parameter.flags.writeable:
+                raise ValueError(f"parameters[{key!r}] is read-only: call train() on the model whose parameter it is")
         for key in keys:
-            parameter, gradient = self.parameters[key], gradients[key]
-            if self.weight_decay:
-                gradient = gradient + self.weight_decay * parameter
-            parameter -= self._change(key, gradient)
+            parameter = self.parameters[key]
+            with _in_place(parameter) as weight:
+                self._descend(key, weight, np.require(gradients[key], weight.dtype, "CA"))
 
     @abstractmethod
-    def _change(self, key: str, gradient: Array) -> Array:
-        """Return what is subtracted from parameter `key`, a new array, and update the state."""
+    def _descend(self, key: str, weight: Array, gradient: Array) -> None:
+        """Change parameter `key`, a contiguous array, and its state in place."""
 
     def state_dict(self) -> dict[str, Array]:
         """Return the state as one flat dictionary, "slot.key" to array, which a checkpoint can hold."""
@@ -83,7 +92,7 @@ class Optimizer(ABC):
                 raise ValueError(f"state has {entry!r}: {type(self).__name__} keeps {self.slots} of its parameters")
             if array.ndim and array.shape != self.parameters[key].shape:
                 raise ValueError(f"{entry!r} has shape {array.shape}, its parameter {self.parameters[key].shape}")
-            loaded[slot][key] = np.array(array)
+            loaded[slot][key] = np.array(array, order="C")
         self.state = loaded
 
 
@@ -132,19 +141,13 @@ class SGD(Optimizer):
                 f"nesterov=True needs momentum > 0 and dampening = 0, got momentum={momentum}, dampening={dampening}"
             )
 
-    def _change(self, key: str, gradient: Array) -> Array:
-        if not self.momentum:
-            return self.lr * gradient
-        velocities = self.state["momentum"]
-        if key not in velocities:
-            velocity = velocities[key] = np.array(gradient)
-        else:
-            velocity = velocities[key]
-            velocity *= self.momentum
-            velocity += (1 - self.dampening) * gradient
-        if self.nesterov:
-            return self.lr * (gradient + self.momentum * velocity)
-        return self.lr * velocity
+    def _descend(self, key: str, weight: Array, gradient: Array) -> None:
+        velocities, gain = self.state["momentum"], 1 - self.dampening
+        if self.momentum and key not in velocities:
+            velocities[key], gain = np.zeros_like(weight), 1.0
+        rowwise.sgd(
+            self.lr, self.momentum, gain, self.weight_decay, self.nesterov, weight, gradient, velocities.get(key)
+        )
 
 
 class Adam(Optimizer):
@@ -190,20 +193,26 @@ class Adam(Optimizer):
         self.betas = (float(betas[0]), float(betas[1]))
         self.eps = _non_negative("eps", eps)
 
-    def _change(self, key: str, gradient: Array) -> Array:
+    def _descend(self, key: str, weight: Array, gradient: Array) -> None:
         beta1, beta2 = self.betas
         steps, means, squares = (self.state[slot] for slot in self.slots)
         if key not in steps:
-            steps[key], means[key], squares[key] = np.array(0), np.zeros_like(gradient), np.zeros_like(gradient)
+            steps[key], means[key], squares[key] = np.array(0), np.zeros_like(weight), np.zeros_like(weight)
         steps[key][...] += 1
-        t, mean, square = int(steps[key]), means[key], squares[key]
-        mean += (1 - beta1) * (gradient - mean)
-        square *= beta2
-        square += (1 - beta2) * (gradient * gradient)
-        divisor = np.sqrt(square)
-        divisor /= (1 - beta2**t) ** 0.5
-        divisor += self.eps
-        return (self.lr / (1 - beta1**t)) * mean / divisor
+        t = int(steps[key])
+        rate, correction = self.lr / (1 - beta1**t), 1 / np.sqrt(1 - beta2**t)
+        rowwise.adam(
+            rate, beta1, beta2, correction, self.eps, self.weight_decay, weight, gradient, means[key], squares[key]
+        )
+
+
+@contextmanager
+def _in_place(array: Array) -> Iterator[Array]:
+    """The array as kernels write it, contiguous and aligned: itself, or a copy that is copied back."""
+    whole = np.require(array, requirements=("C", "A", "W"))
+    yield whole
+    if whole is not array:
+        array[...] = whole
 
 
 def _non_negative(name: str, value: float) -> float:

@@ -80,6 +80,7 @@ class Calls:
         features = {name: np.abs(self.draw(c, seed=i)) for i, name in enumerate(("weight", "running_var"))}
         features |= {name: self.draw(c, seed=i) for i, name in enumerate(("bias", "running_mean"))}
         self.add("batch_norm", x=x, training=False, **features)
+        self.add("add", x=x, residual=self.activation(c, size, 1), activation="tanh")
         self.add("local_response_norm", x=x, size=3)
         self.add("dropout", x=x, p=0.3, rng=np.random.default_rng(0))
         for name in ("relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh"):

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fastconv.functional.activation import ACTIVATIONS, CURVES
 from fastconv.geometry import (
     as_bool,
     as_int,
@@ -19,22 +20,16 @@ from fastconv.geometry import (
     check_same_dtype,
     is_batched,
 )
-from fastconv.kernels import rowwise
 
 Array = NDArray[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # What a kernel is told of an activation: the range it clamps to, a curve of rowwise (or -1) and the curve's alpha.
 EPILOGUES: dict[str | None, tuple[float, float, int, float]] = {
-    None: (-inf, inf, -1, 0.0),
+    **{name: (-inf, inf, *curve) for name, curve in CURVES.items()},
     "relu": (0.0, inf, -1, 0.0),
     "relu6": (0.0, 6.0, -1, 0.0),
-    "leaky_relu": (-inf, inf, rowwise.LEAKY_RELU, 0.01),
-    "elu": (-inf, inf, rowwise.ELU, 1.0),
-    "sigmoid": (-inf, inf, rowwise.SIGMOID, 0.0),
-    "tanh": (-inf, inf, rowwise.TANH, 0.0),
 }
-ACTIVATIONS = tuple(name for name in EPILOGUES if name)
 
 
 def exact_int(value: Any, name: str) -> int:

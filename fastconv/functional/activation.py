@@ -1,4 +1,4 @@
-"""Pointwise activations and the softmax family, each with its backward."""
+"""Pointwise activations and the softmax family, each with its backward, and a sum with an activation."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastconv.functional._output import check_gradient, contiguous, output_array
-from fastconv.geometry import as_float, as_int, check_array
+from fastconv.functional._output import check_gradient, check_like, contiguous, output_array
+from fastconv.geometry import as_float, as_int, check_array, check_choice, check_same_dtype
 from fastconv.kernels import rowwise
 
 __all__ = [
+    "add",
     "elu",
     "elu_backward",
     "leaky_relu",
@@ -31,6 +32,59 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
+
+# What a kernel is told of an activation that it ends with: a curve of rowwise (-1: none) and its alpha.
+CURVES: dict[str | None, tuple[int, float]] = {
+    None: (-1, 0.0),
+    "relu": (rowwise.RELU, 0.0),
+    "relu6": (rowwise.RELU6, 0.0),
+    "leaky_relu": (rowwise.LEAKY_RELU, 0.01),
+    "elu": (rowwise.ELU, 1.0),
+    "sigmoid": (rowwise.SIGMOID, 0.0),
+    "tanh": (rowwise.TANH, 0.0),
+}
+ACTIVATIONS = tuple(name for name in CURVES if name)
+
+
+def curve(activation: str | None) -> tuple[int, float]:
+    """What a kernel is told of an activation; raises ValueError for an unknown one."""
+    if activation is not None:
+        check_choice(activation, "activation", ACTIVATIONS)
+    return CURVES[activation]
+
+
+def add(x: Array, residual: Array, *, activation: str | None = None, out: Array | None = None) -> Array:
+    """Sum of two arrays, with an activation.
+
+    ``y = activation(x + residual)``
+
+    Parameters
+    ----------
+    x, residual : arrays of one shape and dtype, float32 or float64
+    activation : None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid" or "tanh"
+    out : array like x, default None
+        Where to write y.
+
+    Returns
+    -------
+    array
+        y, shape and dtype of x; its gradient by either is that of the activation's input.
+
+    Raises
+    ------
+    TypeError
+        The arrays are not float32 or float64, or their dtypes differ.
+    ValueError
+        Their shapes differ, activation is unknown, or out differs in shape, is read-only or overlaps one of them.
+    """
+    check_array(x, "x")
+    check_array(residual, "residual")
+    check_same_dtype(x=x, residual=residual)
+    check_like(residual, "residual", x.shape, "x")
+    kind, alpha = curve(activation)
+    out = output_array(out, x.shape, x.dtype, x, residual)
+    rowwise.add(kind, alpha, contiguous(x), contiguous(residual), out)
+    return out
 
 
 def relu(x: Array, *, out: Array | None = None) -> Array:

@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastconv.functional._output import check_channel_values, check_gradient, check_like, contiguous, output_array
+from fastconv.functional._output import (
+    check_channel_values,
+    check_gradient,
+    check_like,
+    contiguous,
+    output_array,
+    residual_output,
+)
+from fastconv.functional.activation import curve
 from fastconv.geometry import as_bool, as_float, as_int, check_array, is_channels_last
 from fastconv.kernels import normalize, rowwise
 from fastconv.kernels.memory import empty
@@ -34,13 +42,16 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
     *,
+    activation: str | None = None,
+    residual: Array | None = None,
+    return_statistics: bool = False,
     data_format: str = "channels_first",
     out: Array | None = None,
-) -> Array:
+) -> Any:
     """Normalise each channel to mean 0 and variance 1, then scale and shift it.
 
-    ``y = (x - mean) / sqrt(var + eps) * weight + bias``; in training mean and var (over N) are those of x over
-    every axis but the channels, and the running ones move towards them in place:
+    ``y = activation((x - mean) / sqrt(var + eps) * weight + bias + residual)``; in training mean and var (over N) are
+    those of x over every axis but the channels, and the running ones move towards them in place:
     ``running = (1 - momentum) * running + momentum * batch``, running_var with the unbiased variance (over N - 1).
 
     Parameters
@@ -53,13 +64,19 @@ def batch_norm(
     training : bool, default False
     momentum : float, default 0.1
     eps : float, default 1e-5
+    activation : None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid" or "tanh"
+    residual : array like x, default None
+        Added before the activation; its gradient is that of the activation's input. It may be out itself.
+    return_statistics : bool, default False
+        In training, whether to return also what `batch_norm_backward` need not compute again.
     data_format : "channels_first" or "channels_last", default "channels_first"
     out : array like x, default None
 
     Returns
     -------
     array
-        y, shape and dtype of x.
+        y, shape and dtype of x; with return_statistics (y, statistics), the latter an array (2, C) of mean and biased
+        var in float64, or None outside training.
 
     Raises
     ------
@@ -67,7 +84,7 @@ def batch_norm(
         A dtype is not float32 or float64, or they differ.
     ValueError
         A shape does not fit, running statistics are missing outside training or read-only in it, a channel has
-        one value in training, or out differs in shape, is read-only or overlaps an input.
+        one value in training, activation is unknown, or out differs in shape, is read-only or overlaps an input.
 
     Source
     ------
@@ -81,11 +98,18 @@ def batch_norm(
     as_float(momentum, "momentum")
     if training and not all(a is None or a.flags.writeable for a in (running_mean, running_var)):
         raise ValueError("running_mean and running_var must be writeable in training, got a read-only array")
-    out = output_array(out, x.shape, x.dtype, x, running_mean, running_var, weight, bias)
+    as_bool(return_statistics, "return_statistics")
+    kind, alpha = curve(activation)
+    out = residual_output(out, x.shape, x.dtype, residual, x, running_mean, running_var, weight, bias)
+    statistics = np.zeros((2, x.shape[channel])) if training else None
     if x.size:
         blocks, per_row = _blocks(x, channel)
-        normalize.batch_norm(blocks, per_row, running_mean, running_var, weight, bias, training, momentum, eps, out)
-    return out
+        added = None if residual is None else contiguous(residual)
+        normalize.batch_norm(
+            blocks, per_row, running_mean, running_var, weight, bias, training, momentum, eps, kind, alpha, added, statistics,
+            out,
+        )  # fmt: skip
+    return (out, statistics) if return_statistics else out
 
 
 def batch_norm_backward(
@@ -98,20 +122,25 @@ def batch_norm_backward(
     running_var: Array | None,
     training: bool,
     eps: float = 1e-5,
+    activation: str | None = None,
+    statistics: Array | None = None,
     data_format: str = "channels_first",
 ) -> tuple[Array, Array | None, Array | None]:
-    """Gradients of `batch_norm`.
+    """Gradients of `batch_norm` (without residual).
 
-    With ``h = (x - mean) / sqrt(var + eps)`` and sums over every axis but the channels (n values each):
-    ``grad_bias = sum grad_y``, ``grad_weight = sum grad_y * h``, and
-    ``grad_x = weight / sqrt(var + eps) * (grad_y - grad_bias / n - h * grad_weight / n)`` in training;
+    With ``h = (x - mean) / sqrt(var + eps)``, ``g = grad_y * activation'(h * weight + bias)`` and sums over every axis
+    but the channels (n values each): ``grad_bias = sum g``, ``grad_weight = sum g * h``, and
+    ``grad_x = weight / sqrt(var + eps) * (g - grad_bias / n - h * grad_weight / n)`` in training;
     outside it the statistics are constants and the last two terms fall away.
 
     Parameters
     ----------
     grad_y : array like x
-    x, weight, bias, running_mean, running_var, training, eps, data_format
+        After a residual was added, the gradient by the activation's input, which is also the residual's gradient.
+    x, weight, bias, running_mean, running_var, training, eps, activation, data_format
         As given to `batch_norm`. In training the running statistics are neither read nor written.
+    statistics : array (2, C) float64, default None
+        What `batch_norm` returned of x in training; None computes them again.
 
     Returns
     -------
@@ -121,7 +150,8 @@ def batch_norm_backward(
     Raises
     ------
     TypeError, ValueError
-        As `batch_norm`; also if grad_y differs from x in shape or dtype.
+        As `batch_norm`; also if grad_y differs from x, or statistics from what `batch_norm` returned, in shape or
+        dtype.
     """
     channel = _check_batch(x, data_format)
     check_gradient(grad_y, x.shape, "x", x=x)
@@ -129,14 +159,18 @@ def batch_norm_backward(
         x, x.shape[channel], running_mean=running_mean, running_var=running_var, weight=weight, bias=bias
     )
     _check_statistics(x, channel, running_mean, running_var, training, eps)
+    kind, alpha = curve(activation)
+    if statistics is not None:
+        statistics = _as_statistics(statistics, x.shape[channel])
     grad_x = empty(x.shape, x.dtype)
     grad_weight, grad_bias = (None if a is None else np.zeros(len(a), x.dtype) for a in (weight, bias))
     if x.size:
         blocks, per_row = _blocks(x, channel)
         grads, _ = _blocks(grad_y, channel)
         normalize.batch_norm_backward(
-            grads, blocks, per_row, running_mean, running_var, weight, training, eps, grad_x, grad_weight, grad_bias
-        )
+            grads, blocks, per_row, running_mean, running_var, weight, bias, training, eps, kind, alpha, statistics, grad_x,
+            grad_weight, grad_bias,
+        )  # fmt: skip
     return grad_x, grad_weight, grad_bias
 
 
@@ -353,6 +387,15 @@ def _check_statistics(
         raise ValueError("running_mean and running_var must be arrays outside training, got None")
     if training and x.size == x.shape[channel]:
         raise ValueError(f"x must have more than one value a channel in training, got x.shape={x.shape}")
+
+
+def _as_statistics(statistics: Array, channels: int) -> Array:
+    """Contiguous statistics, once they are known to be what `batch_norm` returns."""
+    check_array(statistics, "statistics")
+    if statistics.shape != (2, channels) or statistics.dtype != np.float64:
+        got = f"statistics.shape={statistics.shape}, {statistics.dtype}"
+        raise ValueError(f"statistics must have shape {(2, channels)} and dtype float64, got {got}")
+    return contiguous(statistics)
 
 
 def _check_lrn(x: Array, size: int, alpha: float, beta: float, k: float, data_format: str) -> int:

@@ -14,6 +14,10 @@ def batch_norm(
     training: bool,
     momentum: float,
     eps: float,
+    activation: int,
+    alpha: float,
+    residual: Array | None,
+    statistics: Array | None,
     out: Array,
 ) -> None: ...
 def batch_norm_backward(
@@ -23,8 +27,12 @@ def batch_norm_backward(
     running_mean: Array | None,
     running_var: Array | None,
     weight: Array | None,
+    bias: Array | None,
     training: bool,
     eps: float,
+    activation: int,
+    alpha: float,
+    statistics: Array | None,
     grad_x: Array,
     grad_weight: Array | None,
     grad_bias: Array | None,

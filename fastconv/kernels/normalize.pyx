@@ -3,17 +3,24 @@
 Statistics and backward's sums are cut into parts along N or M, as many as the geometry says; each part keeps its own
 double-precision values of every channel, and the parts are added in order: the bits do not depend on the number of
 threads.
+
+Every pass walks over blocks that stay in L1, so that what comes after the normalisation (a residual, an activation)
+and what backward does before its sums (the activation's gradient, whose argument is computed again from x) costs no
+memory traffic: forward reads x twice and writes y, backward reads grad_y and x twice and writes grad_x.
 Arrays are C-contiguous, aligned, of one dtype, and checked by the caller.
 """
 
-from cython.parallel cimport parallel, prange
+from cython.parallel cimport parallel, prange, threadid
 from libc.math cimport sqrt
 from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from fastconv.kernels.arrays cimport data
 from fastconv.kernels.core cimport (
+    FASTCONV_SIGMOID,
+    FASTCONV_TANH,
     acquire,
+    ceil_div,
     fastconv_affine,
     fastconv_kernels,
     fegetenv,
@@ -27,31 +34,46 @@ from fastconv.kernels.core cimport (
 cnp.import_array()
 
 cdef enum:
-    BLOCK_BYTES = 32768    # two passes over a block of pixels (channels_last) or a few planes stay in L1 or L2
+    BLOCK_BYTES = 8192     # of an array: the three that a pass reads or writes, and the scratch, share L1
+    MOMENT_BYTES = 32768   # two passes over x alone
     PARTS = 32             # of the batch: tasks beside the channels, and partial sums to add
 
 
 cdef struct Problem:
     const fastconv_kernels *kernels
+    Py_ssize_t size        # bytes of an element
     Py_ssize_t images      # channels_first: N; channels_last: 1
-    Py_ssize_t rows        # of an image's block: C or M
+    Py_ssize_t rows        # of an image: C or M
     Py_ssize_t columns     # S or C
     Py_ssize_t channels
     bint per_row           # channels lie along the rows
-    Py_ssize_t block       # rows of a task (channels_first) or of a step within it (channels_last)
+    Py_ssize_t block, piece  # rows and columns of a block
+    Py_ssize_t moment      # rows of a block of statistics
     Py_ssize_t parts, part  # of the images (channels_first) or of the rows
     Py_ssize_t count       # values a channel
+    int activation         # of table.h, or -1
+    double alpha
     int threads
 
-cdef struct Channels:      # a call's values of every channel: sums in double, what `affine` reads in the arrays' dtype
-    double *first          # [parts][C]: mean, or sum of grad_y; the parts end up in part 0
-    double *second         # [parts][C]: squared deviations, or sum of grad_y * (x - mean)
-    double *mean
-    double *var
+cdef struct Map:           # (x - centre) * slope + shift + added * factor, channel by channel, in the arrays' dtype
     char *centre
     char *slope
     char *shift
     char *factor
+
+cdef struct Channels:      # a call's values of every channel: sums in double, maps
+    double *first          # [parts][C]: mean, or sum of grad_y; the parts end up in part 0
+    double *second         # [parts][C]: squared deviations, or sum of grad_y * (x - mean)
+    double *mean
+    double *var
+    Map forward
+    Map backward
+    char *scratch          # [threads][BLOCK_BYTES]: gradients by the argument of the activation
+
+cdef struct Block:         # rows and columns side by side in memory
+    Py_ssize_t at          # bytes
+    Py_ssize_t channel     # of its first element
+    Py_ssize_t rows, columns
 
 
 cdef inline double get(cnp.ndarray values, Py_ssize_t i, double missing) noexcept:
@@ -86,24 +108,27 @@ cdef inline double rounded(char *values, Py_ssize_t i, double value, Py_ssize_t 
     return (<float *> values)[i]
 
 
-cdef Problem problem(cnp.ndarray x, bint per_row) noexcept:
+cdef Problem problem(cnp.ndarray x, bint per_row, int activation, double alpha) noexcept:
     """x has three dimensions [N][C][S] when per_row, else two [M][C]."""
     cdef Problem p
     cdef Py_ssize_t whole, bytes
     p.kernels = kernels(cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT64)
+    p.size = p.kernels.storage_bytes
     p.per_row = per_row
     p.images = cnp.PyArray_DIM(x, 0) if per_row else 1
     p.rows = cnp.PyArray_DIM(x, 1) if per_row else cnp.PyArray_DIM(x, 0)
     p.columns = cnp.PyArray_DIM(x, 2) if per_row else cnp.PyArray_DIM(x, 1)
     p.channels = p.rows if per_row else p.columns
-    bytes = p.columns * <Py_ssize_t> p.kernels.storage_bytes
-    p.block = max(1 if per_row else 8, BLOCK_BYTES // max(1, bytes))
+    bytes = p.columns * p.size
+    p.block, p.moment = max(1, BLOCK_BYTES // bytes), max(1 if per_row else 8, MOMENT_BYTES // bytes)
+    p.piece = min(p.columns, BLOCK_BYTES // p.size)
     whole = p.images if per_row else p.rows
     p.part = max(1, (whole + PARTS - 1) // PARTS)
     if not per_row:
-        p.part = (p.part + p.block - 1) // p.block * p.block
+        p.part = (p.part + p.moment - 1) // p.moment * p.moment
     p.parts = max(1, (whole + p.part - 1) // p.part)
     p.count = cnp.PyArray_SIZE(x) // p.channels
+    p.activation, p.alpha = activation, alpha
     p.threads = team(2.0 * cnp.PyArray_SIZE(x))
     return p
 
@@ -111,62 +136,102 @@ cdef Problem problem(cnp.ndarray x, bint per_row) noexcept:
 cdef Channels reserve(const Problem *p) except *:
     """One block of workspace, released by release(<char *> channels.first)."""
     cdef Channels c
-    c.first = <double *> acquire((2 * p.parts + 6) * p.channels * sizeof(double), 1)
+    cdef Py_ssize_t row = p.channels * sizeof(double)
+    c.first = <double *> acquire((2 * p.parts + 10) * row + p.threads * BLOCK_BYTES, 1)
     c.second = c.first + p.parts * p.channels
     c.mean = c.second + p.parts * p.channels
     c.var = c.mean + p.channels
-    c.centre = <char *> (c.var + p.channels)
-    c.slope = c.centre + p.channels * sizeof(double)
-    c.shift = c.slope + p.channels * sizeof(double)
-    c.factor = c.shift + p.channels * sizeof(double)
+    c.forward = map_at(<char *> (c.var + p.channels), row)
+    c.backward = map_at(c.forward.factor + row, row)
+    c.scratch = c.backward.factor + row
     return c
 
 
-cdef inline Py_ssize_t tasks(const Problem *p) noexcept nogil:
-    """Parts times blocks of channels."""
-    return p.parts * ((p.rows + p.block - 1) // p.block if p.per_row else 1)
+cdef inline Map map_at(char *start, Py_ssize_t row) noexcept nogil:
+    cdef Map map
+    map.centre, map.slope, map.shift, map.factor = start, start + row, start + 2 * row, start + 3 * row
+    return map
 
 
 cdef void part_moments(const Problem *p, Py_ssize_t task, const char *x, double *mean, double *squares) noexcept nogil:
     """mean and squares [parts][C]."""
-    cdef Py_ssize_t part = task % p.parts, first = task // p.parts * p.block, size = p.kernels.storage_bytes
+    cdef Py_ssize_t part = task % p.parts, first = task // p.parts * p.moment
     cdef Py_ssize_t i = part * p.part, stop, count
     mean += part * p.channels
     squares += part * p.channels
     if p.per_row:
-        stop, count = min(p.images, i + p.part), min(p.block, p.rows - first)
+        stop, count = min(p.images, i + p.part), min(p.moment, p.rows - first)
         while i < stop:
-            p.kernels.moments(x + (i * p.rows + first) * p.columns * size, count, p.columns, 1,
+            p.kernels.moments(x + (i * p.rows + first) * p.columns * p.size, count, p.columns, 1,
                               <double> (i - part * p.part) * p.columns, mean + first, squares + first)
             i += 1
         return
     stop = min(p.rows, i + p.part)
     while i < stop:
-        count = min(p.block, stop - i)
-        p.kernels.moments(x + i * p.columns * size, count, p.columns, 0, <double> (i - part * p.part), mean, squares)
+        count = min(p.moment, stop - i)
+        p.kernels.moments(x + i * p.columns * p.size, count, p.columns, 0, <double> (i - part * p.part), mean, squares)
         i += count
 
 
-cdef void part_products(const Problem *p, Py_ssize_t task, const char *g, const char *x, const char *centre,
-                        double *sums, double *products) noexcept nogil:
-    """sums and products [parts][C]."""
-    cdef Py_ssize_t part = task % p.parts, first = task // p.parts * p.block, size = p.kernels.storage_bytes
-    cdef Py_ssize_t i = part * p.part, stop, count, at
-    sums += part * p.channels
-    products += part * p.channels
+cdef inline Block block_of(const Problem *p, Py_ssize_t image, Py_ssize_t row, Py_ssize_t end,
+                           Py_ssize_t piece) noexcept nogil:
+    """The one that starts at this row, before row `end`, with this piece of the columns."""
+    cdef Py_ssize_t column = piece * p.piece
+    cdef Block b
+    b.channel = row if p.per_row else column
+    b.rows, b.columns = min(p.block, end - row), min(p.piece, p.columns - column)
+    b.at = ((image * p.rows + row) * p.columns + column) * p.size
+    return b
+
+
+cdef inline void apply(const Problem *p, const Map *map, Block b, const char *x, const char *added,
+                       char *dst) noexcept nogil:
+    """dst = the map of x and, unless it is NULL, of what is added: all three point to the block."""
+    cdef fastconv_affine block
+    cdef Py_ssize_t first = b.channel * p.size
+    block.dst, block.x, block.grad_y, block.per_row = dst, x, added, p.per_row
+    block.rows, block.columns = b.rows, b.columns
+    block.mean, block.slope = map.centre + first, map.slope + first
+    block.shift, block.factor = map.shift + first, map.factor + first
+    p.kernels.affine(&block)
+
+
+cdef inline const char *gradient(const Problem *p, const Channels *c, Block b, const char *grad_y, const char *x,
+                                 char *scratch) noexcept nogil:
+    """The block of the gradient by the activation's argument: grad_y's own without an activation, else scratch."""
+    cdef Py_ssize_t n = b.rows * b.columns
+    if p.activation < 0:
+        return grad_y + b.at
+    apply(p, &c.forward, b, x + b.at, NULL, scratch)
+    if p.activation in (FASTCONV_SIGMOID, FASTCONV_TANH):  # whose derivatives are told by their results
+        p.kernels.activate(p.activation, p.alpha, scratch, scratch, n)
+    p.kernels.activate_backward(p.activation, p.alpha, scratch, grad_y + b.at, scratch, n)
+    return scratch
+
+
+cdef void part_products(const Problem *p, Py_ssize_t task, const char *g, const char *x, Channels *c,
+                        char *scratch) noexcept nogil:
+    """Sums of part `task % parts`: of all its images' blocks of some channels, or of its own rows."""
+    cdef Py_ssize_t part = task % p.parts, row = task // p.parts * p.block, first = part * p.part, image, stop
     if p.per_row:
-        stop, count = min(p.images, i + p.part), min(p.block, p.rows - first)
-        while i < stop:
-            at = (i * p.rows + first) * p.columns * size
-            p.kernels.products(g + at, x + at, count, p.columns, 1, centre + first * size, sums + first,
-                               products + first)
-            i += 1
+        for image in range(first, min(p.images, first + p.part)):
+            block_products(p, c, part, image, row, p.rows, g, x, scratch)
         return
-    stop = min(p.rows, i + p.part)
-    while i < stop:
-        count, at = min(p.block, stop - i), i * p.columns * size
-        p.kernels.products(g + at, x + at, count, p.columns, 0, centre, sums, products)
-        i += count
+    row, stop = first, min(p.rows, first + p.part)
+    while row < stop:
+        block_products(p, c, part, 0, row, stop, g, x, scratch)
+        row += p.block
+
+
+cdef void block_products(const Problem *p, Channels *c, Py_ssize_t part, Py_ssize_t image, Py_ssize_t row,
+                         Py_ssize_t end, const char *g, const char *x, char *scratch) noexcept nogil:
+    cdef Py_ssize_t piece, at
+    cdef Block b
+    for piece in range(ceil_div(p.columns, p.piece)):
+        b = block_of(p, image, row, end, piece)
+        at = part * p.channels + b.channel
+        p.kernels.products(gradient(p, c, b, g, x, scratch), x + b.at, b.rows, b.columns, p.per_row,
+                           c.forward.centre + b.channel * p.size, c.first + at, c.second + at)
 
 
 cdef void moments(const Problem *p, Channels *c, const char *x) noexcept nogil:
@@ -177,7 +242,7 @@ cdef void moments(const Problem *p, Channels *c, const char *x) noexcept nogil:
     fegetenv(&environment)
     with parallel(num_threads=p.threads):
         fesetenv(&environment)
-        for task in prange(tasks(p), schedule="static"):
+        for task in prange(p.parts * (ceil_div(p.rows, p.moment) if p.per_row else 1), schedule="static"):
             part_moments(p, task, x, c.first, c.second)
     merge_moments(p, c)
 
@@ -199,64 +264,82 @@ cdef void merge_moments(const Problem *p, Channels *c) noexcept nogil:
 
 
 cdef void products(const Problem *p, Channels *c, const char *grad_y, const char *x) noexcept nogil:
-    """c.first: sums of grad_y, c.second: sums of grad_y * (x - mean); sets c.centre."""
+    """c.first: sums of grad_y, c.second: sums of grad_y * (x - mean), of the gradient by the activation's argument."""
     cdef Py_ssize_t task, part, i
     cdef double left
     cdef fenv_t environment
-    for i in range(p.channels):
-        rounded(c.centre, i, c.mean[i], p.kernels.storage_bytes)
     memset(c.first, 0, 2 * p.parts * p.channels * sizeof(double))
     fegetenv(&environment)
     with parallel(num_threads=p.threads):
         fesetenv(&environment)
-        for task in prange(tasks(p), schedule="static"):
-            part_products(p, task, grad_y, x, c.centre, c.first, c.second)
+        for task in prange(p.parts * (ceil_div(p.rows, p.block) if p.per_row else 1), schedule="static"):
+            part_products(p, task, grad_y, x, c, c.scratch + threadid() * BLOCK_BYTES)
     for part in range(1, p.parts):
         for i in range(p.channels):
             c.first[i] += c.first[part * p.channels + i]
             c.second[i] += c.second[part * p.channels + i]
     for i in range(p.channels):
-        left = c.mean[i] - rounded(c.centre, i, c.mean[i], p.kernels.storage_bytes)
+        left = c.mean[i] - rounded(c.forward.centre, i, c.mean[i], p.size)
         c.second[i] -= left * c.first[i]
 
 
-cdef inline void set_affine(const Problem *p, Channels *c, Py_ssize_t i, double mean, double slope, double shift,
-                            double factor) noexcept nogil:
+cdef inline void set_map(const Problem *p, Map *map, Py_ssize_t i, double mean, double slope, double shift,
+                         double factor) noexcept nogil:
     """Channel i's map, what rounding its mean leaves going into the shift."""
-    cdef Py_ssize_t size = p.kernels.storage_bytes
-    cdef double left = mean - rounded(c.centre, i, mean, size)
-    rounded(c.slope, i, slope, size)
-    rounded(c.shift, i, shift - left * slope, size)
-    rounded(c.factor, i, factor, size)
+    cdef double left = mean - rounded(map.centre, i, mean, p.size)
+    rounded(map.slope, i, slope, p.size)
+    rounded(map.shift, i, shift - left * slope, p.size)
+    rounded(map.factor, i, factor, p.size)
 
 
-cdef void affine(const Problem *p, const Channels *c, const char *x, const char *grad_y, char *dst) noexcept nogil:
-    cdef Py_ssize_t blocks = (p.rows + p.block - 1) // p.block, task
-    cdef fastconv_affine whole
+cdef void normalise(const Problem *p, const Channels *c, const char *x, const char *residual,
+                    char *dst) noexcept nogil:
+    """dst = the activation of the forward map of x and, unless it is NULL, a residual."""
+    cdef Py_ssize_t blocks = ceil_div(p.rows, p.block), task
     cdef fenv_t environment
-    whole.dst, whole.x, whole.grad_y, whole.columns, whole.per_row = dst, x, grad_y, p.columns, p.per_row
-    whole.mean, whole.slope, whole.shift, whole.factor = c.centre, c.slope, c.shift, c.factor
     fegetenv(&environment)
     with parallel(num_threads=p.threads):
         fesetenv(&environment)
         for task in prange(p.images * blocks, schedule="static"):
-            affine_block(p, &whole, task // blocks, task % blocks * p.block)
+            normalise_rows(p, c, task // blocks, task % blocks * p.block, x, residual, dst)
 
 
-cdef void affine_block(const Problem *p, const fastconv_affine *whole, Py_ssize_t image, Py_ssize_t row) noexcept nogil:
-    cdef fastconv_affine block = whole[0]
-    cdef Py_ssize_t size = p.kernels.storage_bytes, at = (image * p.rows + row) * p.columns * size
-    block.rows = min(p.block, p.rows - row)
-    block.dst += at
-    block.x += at
-    if block.grad_y != NULL:
-        block.grad_y += at
-    if block.per_row:
-        block.mean += row * size
-        block.slope += row * size
-        block.shift += row * size
-        block.factor += row * size
-    p.kernels.affine(&block)
+cdef void normalise_rows(const Problem *p, const Channels *c, Py_ssize_t image, Py_ssize_t row, const char *x,
+                         const char *residual, char *dst) noexcept nogil:
+    cdef Py_ssize_t piece
+    cdef const char *added = NULL
+    cdef Block b
+    for piece in range(ceil_div(p.columns, p.piece)):
+        b = block_of(p, image, row, p.rows, piece)
+        if residual != NULL:
+            added = residual + b.at
+        apply(p, &c.forward, b, x + b.at, added, dst + b.at)
+        if p.activation >= 0:
+            p.kernels.activate(p.activation, p.alpha, dst + b.at, dst + b.at, b.rows * b.columns)
+
+
+cdef void differentiate(const Problem *p, const Channels *c, bint training, const char *grad_y, const char *x,
+                        char *dst) noexcept nogil:
+    """dst = the backward map of the gradient by the activation's argument and, in training, of x."""
+    cdef Py_ssize_t blocks = ceil_div(p.rows, p.block), task
+    cdef fenv_t environment
+    fegetenv(&environment)
+    with parallel(num_threads=p.threads):
+        fesetenv(&environment)
+        for task in prange(p.images * blocks, schedule="static"):
+            differentiate_rows(p, c, training, task // blocks, task % blocks * p.block, grad_y, x, dst,
+                               c.scratch + threadid() * BLOCK_BYTES)
+
+
+cdef void differentiate_rows(const Problem *p, const Channels *c, bint training, Py_ssize_t image, Py_ssize_t row,
+                             const char *grad_y, const char *x, char *dst, char *scratch) noexcept nogil:
+    cdef Py_ssize_t piece
+    cdef const char *g
+    cdef Block b
+    for piece in range(ceil_div(p.columns, p.piece)):
+        b = block_of(p, image, row, p.rows, piece)
+        g = gradient(p, c, b, grad_y, x, scratch)
+        apply(p, &c.backward, b, x + b.at if training else g, g if training else NULL, dst + b.at)
 
 
 cdef void take_statistics(const Problem *p, Channels *c, cnp.ndarray mean, cnp.ndarray var) noexcept:
@@ -265,15 +348,24 @@ cdef void take_statistics(const Problem *p, Channels *c, cnp.ndarray mean, cnp.n
         c.mean[i], c.var[i] = get(mean, i, 0), get(var, i, 1)
 
 
-def batch_norm(cnp.ndarray x, bint per_row, cnp.ndarray running_mean, cnp.ndarray running_var, cnp.ndarray weight,
-               cnp.ndarray bias, bint training, double momentum, double eps, cnp.ndarray out):
-    """out = (x - mean) / sqrt(var + eps) * weight + bias; x is [N][C][S] (per_row) or [M][C], not empty.
+cdef void set_forward(const Problem *p, Channels *c, cnp.ndarray weight, cnp.ndarray bias, double eps) noexcept:
+    cdef Py_ssize_t i
+    for i in range(p.channels):
+        set_map(p, &c.forward, i, c.mean[i], get(weight, i, 1) / sqrt(c.var[i] + eps), get(bias, i, 0), 1)
 
-    In training the statistics are those of x and the running ones, where given, are moved towards them.
+
+def batch_norm(cnp.ndarray x, bint per_row, cnp.ndarray running_mean, cnp.ndarray running_var, cnp.ndarray weight,
+               cnp.ndarray bias, bint training, double momentum, double eps, int activation, double alpha,
+               cnp.ndarray residual, cnp.ndarray statistics, cnp.ndarray out):
+    """out = f((x - mean) / sqrt(var + eps) * weight + bias + residual); x is [N][C][S] (per_row) or [M][C], not empty.
+
+    In training the statistics are those of x, which are written to statistics[2][C], doubles, and the running ones,
+    where given, are moved towards them. activation is one of table.h or -1.
     """
-    cdef Problem p = problem(x, per_row)
+    cdef Problem p = problem(x, per_row, activation, alpha)
     cdef Channels c = reserve(&p)
     cdef const char *src = data(x)
+    cdef const char *added = data(residual)
     cdef char *dst = data(out)
     cdef double unbiased = p.count / <double> (p.count - 1) if p.count > 1 else 1
     cdef Py_ssize_t i
@@ -281,24 +373,25 @@ def batch_norm(cnp.ndarray x, bint per_row, cnp.ndarray running_mean, cnp.ndarra
         if training:
             with nogil:
                 moments(&p, &c, src)
+            memcpy(data(statistics), c.mean, 2 * p.channels * sizeof(double))
             for i in range(p.channels):
                 put(running_mean, i, (1 - momentum) * get(running_mean, i, 0) + momentum * c.mean[i])
                 put(running_var, i, (1 - momentum) * get(running_var, i, 0) + momentum * c.var[i] * unbiased)
         else:
             take_statistics(&p, &c, running_mean, running_var)
-        for i in range(p.channels):
-            set_affine(&p, &c, i, c.mean[i], get(weight, i, 1) / sqrt(c.var[i] + eps), get(bias, i, 0), 0)
+        set_forward(&p, &c, weight, bias, eps)
         with nogil:
-            affine(&p, &c, src, NULL, dst)
+            normalise(&p, &c, src, added, dst)
     finally:
         release(<char *> c.first)
 
 
 def batch_norm_backward(cnp.ndarray grad_y, cnp.ndarray x, bint per_row, cnp.ndarray running_mean,
-                        cnp.ndarray running_var, cnp.ndarray weight, bint training, double eps, cnp.ndarray grad_x,
+                        cnp.ndarray running_var, cnp.ndarray weight, cnp.ndarray bias, bint training, double eps,
+                        int activation, double alpha, cnp.ndarray statistics, cnp.ndarray grad_x,
                         cnp.ndarray grad_weight, cnp.ndarray grad_bias):
-    """Fills grad_x, and grad_weight and grad_bias unless they are None."""
-    cdef Problem p = problem(x, per_row)
+    """Fills grad_x, and grad_weight and grad_bias unless they are None; statistics may be None, also in training."""
+    cdef Problem p = problem(x, per_row, activation, alpha)
     cdef Channels c = reserve(&p)
     cdef const char *src = data(x)
     cdef const char *g = data(grad_y)
@@ -306,11 +399,14 @@ def batch_norm_backward(cnp.ndarray grad_y, cnp.ndarray x, bint per_row, cnp.nda
     cdef double normal, factor
     cdef Py_ssize_t i
     try:
-        if training:
+        if not training:
+            take_statistics(&p, &c, running_mean, running_var)
+        elif statistics is not None:
+            memcpy(c.mean, data(statistics), 2 * p.channels * sizeof(double))
+        else:
             with nogil:
                 moments(&p, &c, src)
-        else:
-            take_statistics(&p, &c, running_mean, running_var)
+        set_forward(&p, &c, weight, bias, eps)
         with nogil:
             products(&p, &c, g, src)
         for i in range(p.channels):
@@ -319,11 +415,11 @@ def batch_norm_backward(cnp.ndarray grad_y, cnp.ndarray x, bint per_row, cnp.nda
             put(grad_bias, i, c.first[i])
             put(grad_weight, i, c.second[i] * normal)
             if training:  # what hangs on the statistics is an affine map of x
-                set_affine(&p, &c, i, c.mean[i], -factor * normal * normal * c.second[i] / p.count,
-                           -factor * c.first[i] / p.count, factor)
+                set_map(&p, &c.backward, i, c.mean[i], -factor * normal * normal * c.second[i] / p.count,
+                        -factor * c.first[i] / p.count, factor)
             else:
-                set_affine(&p, &c, i, 0, factor, 0, 0)
+                set_map(&p, &c.backward, i, 0, factor, 0, 0)
         with nogil:
-            affine(&p, &c, src if training else g, g if training else NULL, dst)
+            differentiate(&p, &c, training, g, src, dst)
     finally:
         release(<char *> c.first)

@@ -1,10 +1,11 @@
-"""Operators that work on elements or rows alone: activations, dropout, softmax, cross entropy.
+"""Operators that work on elements or rows alone: sums, activations, dropout, softmax, cross entropy, optimizers.
 
 Arrays are C-contiguous, aligned, of one dtype, and checked by the caller. A thread takes a run of elements or of rows;
 nothing is summed across rows, so the bits cannot depend on the number of threads.
 """
 
 from cython.parallel cimport parallel, prange
+from libc.math cimport INFINITY
 cimport numpy as cnp
 
 from fastconv.kernels.arrays cimport data
@@ -29,6 +30,7 @@ RELU, RELU6, LEAKY_RELU = FASTCONV_RELU, FASTCONV_RELU6, FASTCONV_LEAKY_RELU
 ELU, SIGMOID, TANH = FASTCONV_ELU, FASTCONV_SIGMOID, FASTCONV_TANH
 
 cdef enum:
+    SMALL_BLOCK = 2048  # of elements that are gone over more than once, so that they stay in L1
     BLOCK = 8192       # elements that a thread takes at a time: a source and a destination of doubles fill half of L2
     EXP_WORK = 8       # an exp costs about as much as moving so many elements
 
@@ -79,6 +81,30 @@ def activate_backward(int kind, double alpha, cnp.ndarray grad_y, cnp.ndarray sa
         for start in prange(0, n, BLOCK, schedule="static"):
             k.activate_backward(kind, alpha, dst + start * size, g + start * size, s + start * size,
                                 min(<Py_ssize_t> BLOCK, n - start))
+
+
+def add(int kind, double alpha, cnp.ndarray x, cnp.ndarray residual, cnp.ndarray out):
+    """out = f(x + residual), kind -1 being the identity."""
+    cdef const fastconv_kernels *k = table(x)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(x), size = k.storage_bytes, start
+    cdef char *dst = data(out)
+    cdef const char *a = data(x)
+    cdef const char *b = data(residual)
+    cdef int threads = team(n * (1 if kind < 0 else cost(kind)))
+    cdef fenv_t environment
+    fegetenv(&environment)
+    with nogil, parallel(num_threads=threads):
+        fesetenv(&environment)
+        for start in prange(0, n, SMALL_BLOCK, schedule="static"):
+            add_block(k, kind, alpha, dst + start * size, a + start * size, b + start * size,
+                      min(<Py_ssize_t> SMALL_BLOCK, n - start))
+
+
+cdef void add_block(const fastconv_kernels *k, int kind, double alpha, char *dst, const char *a, const char *b,
+                    Py_ssize_t n) noexcept nogil:
+    k.add_clamped(dst, a, b, n, -INFINITY, INFINITY)
+    if kind >= 0:
+        k.activate(kind, alpha, dst, dst, n)
 
 
 def masked(double scale, cnp.ndarray x, cnp.ndarray mask, cnp.ndarray out):
@@ -173,3 +199,40 @@ cdef void subtract(const fastconv_kernels *k, char *row, Py_ssize_t i, double va
         (<float *> row)[i] -= <float> value
     else:
         (<double *> row)[i] -= value
+
+
+def sgd(double lr, double momentum, double gain, double weight_decay, bint nesterov, cnp.ndarray weight,
+        cnp.ndarray gradient, cnp.ndarray velocity):
+    """A step of `fastconv.optim.SGD` in place: v = momentum * v + gain * g; velocity None is for no momentum."""
+    cdef const fastconv_kernels *k = table(weight)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(weight), size = k.storage_bytes, start
+    cdef char *w = data(weight)
+    cdef const char *g = data(gradient)
+    cdef char *v = data(velocity)
+    cdef int threads = team(n), moves = velocity is not None
+    cdef fenv_t environment
+    fegetenv(&environment)
+    with nogil, parallel(num_threads=threads):
+        fesetenv(&environment)
+        for start in prange(0, n, BLOCK, schedule="static"):
+            k.sgd(lr, momentum, gain, weight_decay, nesterov, w + start * size, g + start * size,
+                  v + start * size * moves, min(<Py_ssize_t> BLOCK, n - start))
+
+
+def adam(double rate, double beta1, double beta2, double correction, double eps, double weight_decay,
+         cnp.ndarray weight, cnp.ndarray gradient, cnp.ndarray mean, cnp.ndarray square):
+    """A step of `fastconv.optim.Adam` in place: w -= rate * m / (sqrt(v) * correction + eps)."""
+    cdef const fastconv_kernels *k = table(weight)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(weight), size = k.storage_bytes, start
+    cdef char *w = data(weight)
+    cdef const char *g = data(gradient)
+    cdef char *m = data(mean)
+    cdef char *v = data(square)
+    cdef int threads = team(n)
+    cdef fenv_t environment
+    fegetenv(&environment)
+    with nogil, parallel(num_threads=threads):
+        fesetenv(&environment)
+        for start in prange(0, n, BLOCK, schedule="static"):
+            k.adam(rate, beta1, beta2, correction, eps, weight_decay, w + start * size, g + start * size,
+                   m + start * size, v + start * size, min(<Py_ssize_t> BLOCK, n - start))

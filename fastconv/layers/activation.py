@@ -156,6 +156,12 @@ class Tanh(Layer):
         return "tanh"
 
 
+def activation_layer(activation: str) -> Layer:
+    """Return the layer of an activation, by name."""
+    classes: tuple[Callable[[], Layer], ...] = (ReLU, ReLU6, LeakyReLU, ELU, Sigmoid, Tanh)
+    return dict(zip(_FROM_OUTPUT, classes, strict=True))[activation]()
+
+
 class _AlongAxis(Layer):
     """An activation that couples the values along one axis, `dim` as PyTorch calls it (default: the last)."""
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from fastconv import functional as F
 from fastconv.geometry import is_channels_last
-from fastconv.layers.activation import activate, activation_backward, check_activation
+from fastconv.layers.activation import activation_backward, check_activation
 from fastconv.layers.base import Array, Layer
 from fastconv.layers.fuse import Fused, chain, residual_sum
 from fastconv.layers.shape import Identity
@@ -82,7 +83,7 @@ class Residual(Layer):
 
     def forward(self, x: Array) -> Array:
         # Not added in place: both terms may have been saved by the layers that made them.
-        y = activate(self.body(x) + self.shortcut(x), self.activation)
+        y = F.add(self.body(x), self.shortcut(x), activation=self.activation)
         self.save(y if self.activation else None)
         return y
 
@@ -91,7 +92,7 @@ class Residual(Layer):
         grad_y = activation_backward(grad_y, y, self.activation)
         # In the reverse order of forward, for the sake of a layer that is part of both.
         grad_shortcut = self.shortcut.backward(grad_y)
-        return self.body.backward(grad_y) + grad_shortcut
+        return F.add(self.body.backward(grad_y), grad_shortcut)
 
     def for_inference(self) -> list[Layer]:
         fused = residual_sum([self.body], [self.shortcut], self.activation)
@@ -131,7 +132,7 @@ class Parallel(Layer):
         # In the reverse order of forward, for the sake of a layer that is part of two branches.
         grad_x, *others = [branch.backward(part) for branch, part in reversed(pairs)]
         for other in others:
-            grad_x = grad_x + other
+            grad_x = F.add(grad_x, other)
         return grad_x
 
     def for_inference(self) -> list[Layer]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import copy
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -10,13 +11,15 @@ from numpy.typing import DTypeLike
 from fastconv import functional as F
 from fastconv import init
 from fastconv.geometry import as_int, is_channels_last
+from fastconv.layers.activation import activation_backward, activation_layer, check_activation
 from fastconv.layers.base import Array, Layer
 
 
 class BatchNormNd(Layer):
-    """Channels brought to mean 0 and variance 1, then scaled and shifted: y = (x - mean) / sqrt(var + eps) * w + b.
+    """Channels brought to mean 0 and variance 1, then scaled and shifted.
 
-    x (N, C, *L) or (N, *L, C) -> y of the same shape. In training mode mean and var are the batch's, and the running
+    y = activation((x - mean) / sqrt(var + eps) * weight + bias + residual), x (N, C, *L) or (N, *L, C) -> y of the same
+    shape. In training mode mean and var are the batch's, and the running
     ones follow them: running = (1 - momentum) * running + momentum * batch; in evaluation mode they are the running
     ones. Parameters: weight, bias (C,); buffers: running_mean, running_var (C,), num_batches_tracked ().
 
@@ -32,6 +35,8 @@ class BatchNormNd(Layer):
         Whether there are a weight and a bias, and whether, with affine, there is the bias. Default True.
     track_running_stats
         False makes evaluation use the batch's statistics too. Default True.
+    activation
+        None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid" or "tanh", in the same pass over memory.
     data_format
         "channels_first" (default) or "channels_last".
     dtype
@@ -56,12 +61,14 @@ class BatchNormNd(Layer):
         track_running_stats: bool = True,
         *,
         bias: bool = True,
+        activation: str | None = None,
         data_format: str = "channels_first",
         dtype: DTypeLike = np.float32,
     ) -> None:
         is_channels_last(data_format)
+        check_activation(activation)
         self.num_features = as_int(num_features, "num_features", minimum=1)
-        self.eps, self.momentum, self.data_format = eps, momentum, data_format
+        self.eps, self.momentum, self.data_format, self.activation = eps, momentum, data_format, activation
         self.affine, self.track_running_stats = affine, track_running_stats
         ones, zeros = np.ones(num_features, dtype), np.zeros(num_features, dtype)
         self.add_parameter("weight", ones if affine else None)
@@ -70,7 +77,8 @@ class BatchNormNd(Layer):
         self.add_buffer("running_var", ones.copy() if track_running_stats else None)
         self.add_buffer("num_batches_tracked", np.array(0) if track_running_stats else None)
 
-    def forward(self, x: Array) -> Array:
+    def forward(self, x: Array, *, residual: Array | None = None, activation: str | None = None) -> Array:
+        """Return y; with a residual, `activation` is what follows the sum, in place of the layer's own."""
         if x.ndim not in self.ranks:
             raise ValueError(f"x of {type(self).__name__} must have rank {self.ranks}, got shape {x.shape}")
         momentum = self.momentum or 0.0
@@ -78,25 +86,37 @@ class BatchNormNd(Layer):
             self.num_batches_tracked += 1
             if self.momentum is None:
                 momentum = 1 / int(self.num_batches_tracked)
-        self.save(x)
-        return F.batch_norm(
+        y, statistics = F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, self.training or self.running_mean is None,
-            momentum, self.eps, data_format=self.data_format,
+            momentum, self.eps, activation=activation or self.activation, residual=residual, return_statistics=True,
+            data_format=self.data_format,
         )  # fmt: skip
+        activation, summed = activation or self.activation, residual is not None
+        # After a residual the activation's input cannot be computed again from x alone.
+        self.save(x, statistics, activation, summed, y if summed and activation else None)
+        return y
 
-    def backward(self, grad_y: Array) -> Array:
-        (x,) = self.restore()
+    def backward(self, grad_y: Array) -> Any:
+        """Return the gradient of x or, after a forward with a residual, (gradient of x, gradient of the residual)."""
+        x, statistics, activation, summed, y = self.restore()
+        if summed:
+            grad_y, activation = activation_backward(grad_y, y, activation), None
         grad_x, grad_weight, grad_bias = F.batch_norm_backward(
             grad_y, x, self.weight, self.bias, running_mean=self.running_mean, running_var=self.running_var,
-            training=True, eps=self.eps, data_format=self.data_format,
+            training=True, eps=self.eps, activation=activation, statistics=statistics, data_format=self.data_format,
         )  # fmt: skip
         self.accumulate(weight=grad_weight, bias=grad_bias)
-        return grad_x
+        return (grad_x, grad_y) if summed else grad_x
+
+    def for_inference(self) -> list[Layer]:
+        plain = copy.deepcopy(self)
+        plain.activation = None
+        return [plain] if self.activation is None else [plain, activation_layer(self.activation)]
 
     def as_affine(self, rank: int, data_format: str) -> tuple[Array, Array] | None:
         if self.running_mean is None or self.running_var is None or rank not in self.ranks:
             return None
-        if data_format != self.data_format:
+        if data_format != self.data_format or self.activation is not None:
             return None
         scale = 1 / np.sqrt(self.running_var.astype(np.float64) + self.eps)
         if self.weight is not None:
@@ -108,6 +128,7 @@ class BatchNormNd(Layer):
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
             f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
+            + (f", activation={self.activation}" if self.activation else "")
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastconv.layers import Parallel, ReLU, Sequential
+from fastconv.layers import Parallel, Sequential
 from fastconv.models.kit import Kit
 
 
@@ -60,7 +60,6 @@ def _conv(kit: Kit, in_channels: int, out_channels: int, kernel_size: int, **opt
     return Sequential(
         {
             "conv": kit.conv(in_channels, out_channels, kernel_size, bias=False, **options),
-            "bn": kit.batch_norm(out_channels, eps=0.001),
-            "relu": ReLU(),
+            "bn": kit.batch_norm(out_channels, eps=0.001, activation="relu"),
         }
     )

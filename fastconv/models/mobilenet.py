@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastconv.layers import Layer, ReLU6, Sequential
+from fastconv import functional as F
+from fastconv.layers import Layer, Sequential
 from fastconv.layers.base import Array
 from fastconv.layers.fuse import chain, residual_sum
 from fastconv.models.kit import Kit
@@ -56,12 +57,19 @@ class InvertedResidual(Layer):
         self.shortcut = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Array) -> Array:
-        y: Array = self.conv(x)
-        return y + x if self.shortcut else y
+        y, (*body, last) = x, self.conv
+        for layer in body:
+            y = layer(y)
+        return last(y, residual=x if self.shortcut else None)
 
     def backward(self, grad_y: Array) -> Array:
-        grad_x: Array = self.conv.backward(grad_y)
-        return grad_x + grad_y if self.shortcut else grad_x
+        if not self.shortcut:
+            return self.conv.backward(grad_y)
+        *body, last = self.conv
+        grad_x, grad_residual = last.backward(grad_y)
+        for layer in reversed(body):
+            grad_x = layer.backward(grad_x)
+        return F.add(grad_x, grad_residual)
 
     def for_inference(self) -> list[Layer]:
         if not self.shortcut:
@@ -72,4 +80,4 @@ class InvertedResidual(Layer):
 
 def _conv(kit: Kit, in_channels: int, out_channels: int, kernel_size: int, **options: Any) -> Sequential:
     convolution = kit.conv(in_channels, out_channels, kernel_size, bias=False, **options)
-    return Sequential(convolution, kit.batch_norm(out_channels), ReLU6())
+    return Sequential(convolution, kit.batch_norm(out_channels, activation="relu6"))

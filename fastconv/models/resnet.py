@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastconv.layers import Conv2d, Layer, ReLU, Sequential
+from fastconv import functional as F
+from fastconv.layers import Conv2d, Layer, Sequential
 from fastconv.layers.base import Array
 from fastconv.layers.fuse import residual_sum
 from fastconv.models.kit import Kit
@@ -34,28 +35,30 @@ class Block(Layer):
     """
 
     def __init__(self, kit: Kit, convolutions: list[Conv2d], downsample: Sequential | None) -> None:
-        self.relu = ReLU()
         self.downsample = downsample
         self._body: list[Layer] = []
         for number, convolution in enumerate(convolutions, start=1):
-            normalization = kit.batch_norm(convolution.out_channels)
+            # The last activation comes after the sum.
+            activation = "relu" if number < len(convolutions) else None
+            normalization = kit.batch_norm(convolution.out_channels, activation=activation)
             self.add_layer(f"conv{number}", convolution)
             self.add_layer(f"bn{number}", normalization)
-            self._body += [convolution, normalization, self.relu]
-        self._body.pop()  # the last ReLU comes after the sum
+            self._body += [convolution, normalization]
 
     def forward(self, x: Array) -> Array:
-        y = x
-        for layer in self._body:
+        y, (*body, last) = x, self._body
+        for layer in body:
             y = layer(y)
-        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+        residual = x if self.downsample is None else self.downsample(x)
+        return last(y, residual=residual, activation="relu")
 
     def backward(self, grad_y: Array) -> Array:
-        grad_y = self.relu.backward(grad_y)
-        grad_shortcut = grad_y if self.downsample is None else self.downsample.backward(grad_y)
-        for layer in reversed(self._body):
+        *body, last = self._body
+        grad_y, grad_residual = last.backward(grad_y)
+        grad_shortcut = grad_residual if self.downsample is None else self.downsample.backward(grad_residual)
+        for layer in reversed(body):
             grad_y = layer.backward(grad_y)
-        return grad_y + grad_shortcut
+        return F.add(grad_y, grad_shortcut)
 
     def for_inference(self) -> list[Layer]:
         fused = residual_sum(self._body, [] if self.downsample is None else [self.downsample], "relu")
@@ -93,8 +96,7 @@ def residual_network(
     """
     network: dict[str, Layer] = {
         "conv1": kit.conv(in_channels, 64, 7, stride=2, padding=3, bias=False),
-        "bn1": kit.batch_norm(64),
-        "relu": ReLU(),
+        "bn1": kit.batch_norm(64, activation="relu"),
         "maxpool": kit.max_pool(3, stride=2, padding=1),
     }
     channels = 64

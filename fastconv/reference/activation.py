@@ -88,8 +88,25 @@ def log_softmax_backward(grad_y: Array, y: Array, axis: int = -1) -> Array:
     return grad_y - np.exp(y) * grad_y.sum(axis, keepdims=True)
 
 
-def activate(y: Array, activation: str | None) -> Array:
-    functions = {
-        "relu": relu, "relu6": relu6, "leaky_relu": leaky_relu, "elu": elu, "sigmoid": sigmoid, "tanh": tanh
-    }  # fmt: skip
-    return y if activation is None else functions[activation](y)
+# name -> (the function, its backward, whether that takes x)
+BY_NAME = {
+    "relu": (relu, relu_backward, False),
+    "relu6": (relu6, relu6_backward, False),
+    "leaky_relu": (leaky_relu, leaky_relu_backward, True),
+    "elu": (elu, elu_backward, True),
+    "sigmoid": (sigmoid, sigmoid_backward, False),
+    "tanh": (tanh, tanh_backward, False),
+}
+
+
+def activate(x: Array, activation: str | None) -> Array:
+    """The activation of x, by name."""
+    return x if activation is None else BY_NAME[activation][0](x)
+
+
+def activate_backward(grad_y: Array, x: Array, activation: str | None) -> Array:
+    """Gradient by an activation's x, by name."""
+    if activation is None:
+        return grad_y
+    function, backward, takes_x = BY_NAME[activation]
+    return backward(grad_y, x if takes_x else function(x))

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.reference.activation import activate, activate_backward
 from fastconv.reference.windows import FIRST, Array, Gradients, Layout
 
 
@@ -15,9 +16,11 @@ def _channelwise(a: Array | None, x: Array, default: float) -> Any:
 def batch_norm(
     x: Array, running_mean: Array | None, running_var: Array | None, weight: Array | None = None,
     bias: Array | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5, *,
-    data_format: str = FIRST,
+    activation: str | None = None, residual: Array | None = None, data_format: str = FIRST,
 ) -> Array:  # fmt: skip
-    """y = (x - mean) / sqrt(var + eps) * weight + bias, with the running or, in training, the batch's mean and var.
+    """y = activation((x - mean) / sqrt(var + eps) * weight + bias + residual).
+
+    mean and var are the running ones or, in training, the batch's.
 
     In training running = (1 - momentum) * running + momentum * batch, in place, with the unbiased variance.
     """
@@ -33,14 +36,19 @@ def batch_norm(
             if running is not None:
                 running[:] = (1 - momentum) * running + momentum * batch
     normal = (x - _channelwise(mean, x, 0)) / np.sqrt(_channelwise(var, x, 1) + eps)
-    return layout.leave(normal * _channelwise(weight, x, 1) + _channelwise(bias, x, 0))
+    y = layout.leave(normal * _channelwise(weight, x, 1) + _channelwise(bias, x, 0))
+    return activate(y if residual is None else y + residual, activation)
 
 
 def batch_norm_backward(
     grad_y: Array, x: Array, weight: Array | None, bias: Array | None, *, running_mean: Array | None,
-    running_var: Array | None, training: bool, eps: float = 1e-5, data_format: str = FIRST,
+    running_var: Array | None, training: bool, eps: float = 1e-5, activation: str | None = None,
+    data_format: str = FIRST,
 ) -> Gradients:  # fmt: skip
     """Gradients of `batch_norm` by x, weight and bias; None for a weight or bias that is None."""
+    statistics = (None, None) if training else (running_mean, running_var)
+    y = batch_norm(x, *statistics, weight, bias, training, eps=eps, data_format=data_format)
+    grad_y = activate_backward(grad_y, y, activation)
     layout = Layout(x, x.ndim - 2, data_format)
     x, grad_y = layout.enter(x), layout.enter(grad_y)
     axes = (0, *range(2, x.ndim))

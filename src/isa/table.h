@@ -359,6 +359,13 @@ typedef struct {
                    const char *mean, double *sum, double *product);
 
   void (*affine)(const fastconv_affine *block);
+
+  /* Steps of optim.py's SGD and Adam on n elements, see rowwise.pyx. */
+  void (*sgd)(double lr, double momentum, double gain, double weight_decay, int nesterov, char *weight,
+              const char *gradient, char *velocity, ptrdiff_t n);
+  void (*adam)(double rate, double beta1, double beta2, double correction, double eps, double weight_decay,
+               char *weight, const char *gradient, char *mean, char *square, ptrdiff_t n);
+
   /* Ceilings for benchmarks, see probe.c. */
   double (*probe_fma)(ptrdiff_t steps);
   void (*probe_copy)(char *dst, const char *src, ptrdiff_t n);

@@ -4,7 +4,8 @@
  * Statistics: two passes over a run short enough to stay in L1, then the runs are merged in double (Chan, Golub &
  * LeVeque, Algorithms for computing the sample variance, 1983, equations 2.1): no cancellation, one read of memory.
  */
-#define MOMENT_RUN 2048 /* elements */
+#define MOMENT_RUN 2048  /* elements */
+#define COLUMN_VECTORS 4 /* of channels_last at a time: what is read lies side by side for a while */
 
 INLINE void NAME(merge_moments)(double before, double count, double mean, double squares, double *all_mean,
                                 double *all_squares) {
@@ -45,35 +46,42 @@ static void NAME(row_moments)(const real *x, ptrdiff_t n, double before, double 
   }
 }
 
-/* The same down each of at most VLEN columns. */
-static void NAME(column_moments)(const real *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t columns, double before,
-                                 double *mean, double *squares) {
-#define COLUMNS(row) (columns < VLEN ? NAME(load_tail)(x + (row) * stride, columns) : NAME(load)(x + (row) * stride))
-  const vec first = COLUMNS(0);
-  vec sum = {0}, square = {0};
-  for (ptrdiff_t i = 1; i < rows; i++) sum += COLUMNS(i) - first;
-  const vec centre = first + sum / (real)rows;
-  sum = (vec){0};
-  for (ptrdiff_t i = 0; i < rows; i++) {
-    const vec d = COLUMNS(i) - centre;
-    sum += d;
-    square += d * d;
+/* The same down each column: of `vectors` vectors side by side, or of one of `n` columns. */
+INLINE void NAME(column_moments)(const int vectors, const real *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t n,
+                                 double before, double *mean, double *squares) {
+  vec first[COLUMN_VECTORS], sum[COLUMN_VECTORS] = {{0}}, square[COLUMN_VECTORS] = {{0}}, centre[COLUMN_VECTORS];
+  UNROLL for (int v = 0; v < vectors; v++) first[v] = NAME(load_some)(x + v * VLEN, n);
+  for (ptrdiff_t i = 1; i < rows; i++)
+    UNROLL for (int v = 0; v < vectors; v++) sum[v] += NAME(load_some)(x + i * stride + v * VLEN, n) - first[v];
+  UNROLL for (int v = 0; v < vectors; v++) {
+    centre[v] = first[v] + sum[v] / (real)rows;
+    sum[v] = (vec){0};
   }
-#undef COLUMNS
-  const vec rest = sum / (real)rows, spread = square - sum * rest;
-  for (ptrdiff_t j = 0; j < columns; j++)
-    NAME(merge_moments)(before, rows, (double)centre[j] + rest[j], spread[j], mean + j, squares + j);
+  for (ptrdiff_t i = 0; i < rows; i++) UNROLL for (int v = 0; v < vectors; v++) {
+      const vec d = NAME(load_some)(x + i * stride + v * VLEN, n) - centre[v];
+      sum[v] += d;
+      square[v] += d * d;
+    }
+  for (int v = 0; v < vectors; v++) {
+    const vec rest = sum[v] / (real)rows, spread = square[v] - sum[v] * rest;
+    for (ptrdiff_t j = 0; j < VLEN && j < n; j++)
+      NAME(merge_moments)(before, rows, (double)centre[v][j] + rest[j], spread[j], mean + v * VLEN + j,
+                          squares + v * VLEN + j);
+  }
 }
 
 static void NAME(moments)(const char *src, ptrdiff_t rows, ptrdiff_t columns, int per_row, double before, double *mean,
                           double *squares) {
   const real *x = (const real *)src;
-  if (per_row)
+  ptrdiff_t j = 0;
+  if (per_row) {
     for (ptrdiff_t i = 0; i < rows; i++) NAME(row_moments)(x + i * columns, columns, before, mean + i, squares + i);
-  else
-    for (ptrdiff_t j = 0; j < columns; j += VLEN)
-      NAME(column_moments)(x + j, rows, columns, columns - j < VLEN ? columns - j : VLEN, before, mean + j,
-                           squares + j);
+    return;
+  }
+  for (; j + COLUMN_VECTORS * VLEN <= columns; j += COLUMN_VECTORS * VLEN)
+    NAME(column_moments)(COLUMN_VECTORS, x + j, rows, columns, VLEN, before, mean + j, squares + j);
+  for (; j < columns; j += VLEN)
+    NAME(column_moments)(1, x + j, rows, columns, columns - j, before, mean + j, squares + j);
 }
 
 static void NAME(row_products)(const real *g, const real *x, ptrdiff_t n, real mean, double *sum, double *product) {
@@ -96,33 +104,35 @@ static void NAME(row_products)(const real *g, const real *x, ptrdiff_t n, real m
   }
 }
 
-static void NAME(column_products)(const real *g, const real *x, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t columns,
-                                  const real *mean, double *sum, double *product) {
-#define COLUMNS(p) (columns < VLEN ? NAME(load_tail)(p, columns) : NAME(load)(p))
-  const vec m = COLUMNS(mean);
-  vec s = {0}, p = {0};
-  for (ptrdiff_t i = 0; i < rows; i++) {
-    const vec gi = COLUMNS(g + i * stride);
-    s += gi;
-    p += gi * (COLUMNS(x + i * stride) - m);
-  }
-#undef COLUMNS
-  for (ptrdiff_t j = 0; j < columns; j++) {
-    sum[j] += s[j];
-    product[j] += p[j];
-  }
+INLINE void NAME(column_products)(const int vectors, const real *g, const real *x, ptrdiff_t rows, ptrdiff_t stride,
+                                  ptrdiff_t n, const real *mean, double *sum, double *product) {
+  vec m[COLUMN_VECTORS], s[COLUMN_VECTORS] = {{0}}, p[COLUMN_VECTORS] = {{0}};
+  UNROLL for (int v = 0; v < vectors; v++) m[v] = NAME(load_some)(mean + v * VLEN, n);
+  for (ptrdiff_t i = 0; i < rows; i++) UNROLL for (int v = 0; v < vectors; v++) {
+      const vec gi = NAME(load_some)(g + i * stride + v * VLEN, n);
+      s[v] += gi;
+      p[v] += gi * (NAME(load_some)(x + i * stride + v * VLEN, n) - m[v]);
+    }
+  for (int v = 0; v < vectors; v++)
+    for (ptrdiff_t j = 0; j < VLEN && j < n; j++) {
+      sum[v * VLEN + j] += s[v][j];
+      product[v * VLEN + j] += p[v][j];
+    }
 }
 
 static void NAME(products)(const char *grad_y, const char *src, ptrdiff_t rows, ptrdiff_t columns, int per_row,
                            const char *means, double *sum, double *product) {
   const real *g = (const real *)grad_y, *x = (const real *)src, *mean = (const real *)means;
-  if (per_row)
+  ptrdiff_t j = 0;
+  if (per_row) {
     for (ptrdiff_t i = 0; i < rows; i++)
       NAME(row_products)(g + i * columns, x + i * columns, columns, mean[i], sum + i, product + i);
-  else
-    for (ptrdiff_t j = 0; j < columns; j += VLEN)
-      NAME(column_products)(g + j, x + j, rows, columns, columns - j < VLEN ? columns - j : VLEN, mean + j, sum + j,
-                            product + j);
+    return;
+  }
+  for (; j + COLUMN_VECTORS * VLEN <= columns; j += COLUMN_VECTORS * VLEN)
+    NAME(column_products)(COLUMN_VECTORS, g + j, x + j, rows, columns, VLEN, mean + j, sum + j, product + j);
+  for (; j < columns; j += VLEN)
+    NAME(column_products)(1, g + j, x + j, rows, columns, columns - j, mean + j, sum + j, product + j);
 }
 
 typedef struct {
@@ -174,3 +184,4 @@ static void NAME(affine)(const fastconv_affine *a) {
 }
 
 #undef MOMENT_RUN
+#undef COLUMN_VECTORS

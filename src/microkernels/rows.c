@@ -1,4 +1,4 @@
-/* Rows of values: activations, softmax, batch normalisation. */
+/* Rows of values: activations, softmax, batch normalisation, steps of optimizers. */
 #ifndef REAL_BITS
 #define FAMILY "rows.c"
 #include "dtypes.h"
@@ -8,6 +8,7 @@
 #include "exponential.h"
 
 #include "activation.h"
+#include "descend.h"
 #include "normalize.h"
 #include "softmax.h"
 
@@ -21,5 +22,7 @@ FILL(rows) {
   table->moments = NAME(moments);
   table->products = NAME(products);
   table->affine = NAME(affine);
+  table->sgd = NAME(sgd);
+  table->adam = NAME(adam);
 }
 #endif
