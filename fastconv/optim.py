@@ -7,7 +7,8 @@ which is one pass over both on all threads::
     optimizer.step(model.gradients())
     model.zero_grad()
 
-Any dictionary of float32 or float64 arrays will do, so a network that does not use fastconv's layers can use its optimizers.
+Any dictionary of float32 or float64 arrays will do, so a network that does not use fastconv's layers can use its
+optimizers.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Optimizer(ABC):
         for key in keys:
             parameter = self.parameters[key]
             with _in_place(parameter) as weight:
-                self._descend(key, weight, np.require(gradients[key], weight.dtype, "CA"))
+                self._descend(key, weight, np.require(gradients[key], weight.dtype, ("C", "A")))
 
     @abstractmethod
     def _descend(self, key: str, weight: Array, gradient: Array) -> None:

@@ -106,8 +106,8 @@ def batch_norm(
         blocks, per_row = _blocks(x, channel)
         added = None if residual is None else contiguous(residual)
         normalize.batch_norm(
-            blocks, per_row, running_mean, running_var, weight, bias, training, momentum, eps, kind, alpha, added, statistics,
-            out,
+            blocks, per_row, running_mean, running_var, weight, bias, training, momentum, eps, kind, alpha, added,
+            statistics, out,
         )  # fmt: skip
     return (out, statistics) if return_statistics else out
 
@@ -168,8 +168,8 @@ def batch_norm_backward(
         blocks, per_row = _blocks(x, channel)
         grads, _ = _blocks(grad_y, channel)
         normalize.batch_norm_backward(
-            grads, blocks, per_row, running_mean, running_var, weight, bias, training, eps, kind, alpha, statistics, grad_x,
-            grad_weight, grad_bias,
+            grads, blocks, per_row, running_mean, running_var, weight, bias, training, eps, kind, alpha, statistics,
+            grad_x, grad_weight, grad_bias,
         )  # fmt: skip
     return grad_x, grad_weight, grad_bias
 

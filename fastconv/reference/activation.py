@@ -1,5 +1,7 @@
 """Activations. A backward takes the result where that suffices, else x."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from fastconv.reference.windows import Array
@@ -89,7 +91,7 @@ def log_softmax_backward(grad_y: Array, y: Array, axis: int = -1) -> Array:
 
 
 # name -> (the function, its backward, whether that takes x)
-BY_NAME = {
+BY_NAME: dict[str, tuple[Callable[..., Array], Callable[..., Array], bool]] = {
     "relu": (relu, relu_backward, False),
     "relu6": (relu6, relu6_backward, False),
     "leaky_relu": (leaky_relu, leaky_relu_backward, True),

@@ -26,13 +26,13 @@ INLINE void NAME(centred_sums)(const real *x, ptrdiff_t n, real centre, double *
       q[v] += d * d;
     }
   }
+  for (; i < n; i += VLEN) {
+    const vec d = NAME(load_between)(x + i, 0, n - i, c) - c;
+    s[0] += d;
+    q[0] += d * d;
+  }
   *sum = NAME(sum_lanes)(s[0] + s[1]);
   *squares = NAME(sum_lanes)(q[0] + q[1]);
-  for (; i < n; i++) {
-    const real d = x[i] - centre;
-    *sum += d;
-    *squares += (double)d * d;
-  }
 }
 
 static void NAME(row_moments)(const real *x, ptrdiff_t n, double before, double *mean, double *squares) {
@@ -87,20 +87,20 @@ static void NAME(moments)(const char *src, ptrdiff_t rows, ptrdiff_t columns, in
 static void NAME(row_products)(const real *g, const real *x, ptrdiff_t n, real mean, double *sum, double *product) {
   for (ptrdiff_t i = 0; i < n; i += MOMENT_RUN) {
     const ptrdiff_t end = n - i < MOMENT_RUN ? n : i + MOMENT_RUN;
-    vec s = {0}, p = {0};
+    vec s[2] = {{0}}, p[2] = {{0}};
     ptrdiff_t j = i;
-    for (; j + VLEN <= end; j += VLEN) {
-      const vec gj = NAME(load)(g + j);
-      s += gj;
-      p += gj * (NAME(load)(x + j) - mean);
+    for (; j + 2 * VLEN <= end; j += 2 * VLEN) UNROLL for (int v = 0; v < 2; v++) {
+        const vec gj = NAME(load)(g + j + v * VLEN);
+        s[v] += gj;
+        p[v] += gj * (NAME(load)(x + j + v * VLEN) - mean);
+      }
+    for (; j < end; j += VLEN) {
+      const vec gj = NAME(load_some)(g + j, end - j);
+      s[0] += gj;
+      p[0] += gj * (NAME(load_some)(x + j, end - j) - mean);
     }
-    if (j < end) {
-      const vec gj = NAME(load_tail)(g + j, end - j);
-      s += gj;
-      p += gj * (NAME(load_tail)(x + j, end - j) - mean);
-    }
-    *sum += NAME(sum_lanes)(s);
-    *product += NAME(sum_lanes)(p);
+    *sum += NAME(sum_lanes)(s[0] + s[1]);
+    *product += NAME(sum_lanes)(p[0] + p[1]);
   }
 }
 
