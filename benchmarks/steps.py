@@ -82,11 +82,11 @@ class _Walk:
                 return x
             case ReLU() | ReLU6():
                 return self._activate("relu" if isinstance(layer, ReLU) else "relu6", x)
-            case Conv2d() | Linear():
+            case Conv2d() | Linear() | BatchNorm2d():
                 return self._activate(layer.activation, self._step(layer, x))
             case AdaptiveAvgPool2d():
                 return self._average(layer, x)
-            case BatchNorm2d() | MaxPool2d() | AvgPool2d() | GlobalAvgPool() | Flatten():
+            case MaxPool2d() | AvgPool2d() | GlobalAvgPool() | Flatten():
                 return self._step(layer, x)
         raise TypeError(f"network must consist of layers that peers have, got {type(layer).__name__}")
 

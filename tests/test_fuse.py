@@ -114,6 +114,8 @@ SMALL = {
     "norm-plain": ((conv(bias=False), norm(affine=False)), 1),
     "norm-twice": ((conv(), norm(), norm()), 1),
     "norm-and-activation": ((conv(groups=2), norm(), layers.ELU()), 1),
+    "norm-with-activation": ((conv(), norm(activation="relu"), norm()), 2),
+    "norm-with-activation-first": ((norm(4, activation="sigmoid"), conv()), 3),
     "depthwise": ((conv(4, 8, groups=4), norm(8), layers.ReLU6()), 1),
     "activation": ((conv(), layers.Sigmoid()), 1),
     "one-activation-alone": ((conv(), layers.Tanh(), layers.ReLU()), 2),

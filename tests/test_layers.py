@@ -78,10 +78,12 @@ ACTIVATIONS = {
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("name", ["conv2d", "transposed2d", "linear"])
+@pytest.mark.parametrize("name", ["conv2d", "transposed2d", "linear", "norm2d"])
 def test_a_fused_activation_is_torchs_after(name, activation):
     torch.manual_seed(0)
     layer, oracle, draw = make_pair(name, activation=activation)
+    if name == "norm2d":
+        nn.init.constant_(oracle.weight, 5)  # so that some values are above relu6's limit
     layer.load_state_dict(oracle.state_dict())
     rng = np.random.default_rng(0)
     x = draw(rng) * (20 if activation == "relu6" else 1)
@@ -92,6 +94,22 @@ def test_a_fused_activation_is_torchs_after(name, activation):
     grad_y = rng.standard_normal(y.shape)
     y_oracle.backward(torch.tensor(grad_y))
     np.testing.assert_allclose(layer.backward(grad_y), x_oracle.grad.numpy(), rtol=1e-10, atol=1e-10)
+    for key, parameter in oracle.named_parameters():
+        np.testing.assert_allclose(layer.gradients()[key], parameter.grad.numpy(), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+def test_a_normalization_adds_a_residual_before_its_activation_as_torch(activation):
+    layer, oracle = layers.BatchNorm2d(3, activation="relu", **F64), nn.BatchNorm2d(3, dtype=torch.float64)
+    rng = np.random.default_rng(0)
+    x, residual, grad_y = rng.standard_normal((3, 4, 3, 5, 5))
+    leaves = [torch.tensor(a, requires_grad=True) for a in (x, residual)]
+    y = layer(x, residual=residual, activation=activation)
+    y_oracle = ACTIVATIONS[activation or "relu"]()(oracle(leaves[0]) + leaves[1])
+    np.testing.assert_allclose(y, y_oracle.detach().numpy(), rtol=1e-12, atol=1e-12)
+    y_oracle.backward(torch.tensor(grad_y))
+    for gradient, leaf in zip(layer.backward(grad_y), leaves, strict=True):
+        np.testing.assert_allclose(gradient, leaf.grad.numpy(), rtol=1e-10, atol=1e-10)
     for key, parameter in oracle.named_parameters():
         np.testing.assert_allclose(layer.gradients()[key], parameter.grad.numpy(), rtol=1e-10, atol=1e-10)
 

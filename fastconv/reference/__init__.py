@@ -18,6 +18,7 @@ Two operators differ from ``fastconv.functional``: ``dropout(x, mask, p)`` is gi
 """
 
 from fastconv.reference.activation import (
+    add,
     elu,
     elu_backward,
     leaky_relu,
@@ -141,6 +142,7 @@ __all__ = [
     "adaptive_max_pool2d_backward",
     "adaptive_max_pool3d",
     "adaptive_max_pool3d_backward",
+    "add",
     "avg_pool1d",
     "avg_pool1d_backward",
     "avg_pool2d",

@@ -112,3 +112,8 @@ def activate_backward(grad_y: Array, x: Array, activation: str | None) -> Array:
         return grad_y
     function, backward, takes_x = BY_NAME[activation]
     return backward(grad_y, x if takes_x else function(x))
+
+
+def add(x: Array, residual: Array, activation: str | None = None) -> Array:
+    """activation(x + residual)."""
+    return activate(x + residual, activation)
