@@ -14,7 +14,7 @@ import numpy as np
 
 import fastconv
 from fastconv import init, models
-from fastconv.layers import BatchNorm2d, Linear, Sequential
+from fastconv.layers import BatchNorm2d, Layer, Linear
 
 from . import shapes
 from .layer import Array, Size
@@ -138,7 +138,7 @@ def find_trained(pattern: str | None, rows: Sequence[Inference] | None = None) -
     return find(pattern, [Training(*row) for row in TRAINED.items()] if rows is None else rows)
 
 
-def built(network: str, data_format: str = "channels_first") -> Sequential:
+def built(network: str, data_format: str = "channels_first") -> Layer:
     """A network in evaluation mode, with the same weights and statistics in every process and layout."""
     first = models.create(MODELS[network], rng=0)
     settle(first)
@@ -149,7 +149,7 @@ def built(network: str, data_format: str = "channels_first") -> Sequential:
     return last.eval()
 
 
-def settle(network: Sequential, shape: Size = SETTLING) -> None:
+def settle(network: Layer, shape: Size = SETTLING) -> None:
     """Draw what begins as zeros or ones, and give batch normalizations the statistics of a few pictures."""
     rng = np.random.default_rng(0)
     for _, parameter in network.named_parameters():

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from fastconv import __version__, data, geometry, models, prediction, progress, runs, runtime, training
+from fastconv import __version__, data, geometry, prediction, progress, runs, runtime, training
 from fastconv.backends.errors import ModelError
 from fastconv.benchmarks import options as bench_options
 from fastconv.extras import MissingExtraError, require
@@ -151,7 +151,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         f"{name}: {model}, {epochs} epochs, batches of {batch}"
         for name, (model, epochs, batch) in training.DEFAULTS.items()
     )
-    parser.add_argument("--model", choices=models.NETWORKS, metavar="NAME", help=f"one of {', '.join(models.NETWORKS)}")
+    parser.add_argument(
+        "--model", choices=training.CLASSIFIERS, metavar="NAME", help=f"one of {', '.join(training.CLASSIFIERS)}"
+    )
     parser.add_argument(
         "--data",
         metavar="DIR",

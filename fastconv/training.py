@@ -85,6 +85,9 @@ OPTIMIZERS: dict[str, Callable[[dict[str, Array], float, float], Optimizer]] = {
     "sgd": lambda parameters, lr, decay: SGD(parameters, lr, momentum=0.9, weight_decay=decay),
 }
 
+# The networks that can be trained to name what is in a picture.
+CLASSIFIERS = tuple(name for name, network in models.NETWORKS.items() if not network.segments)
+
 # What suits each dataset: network, epochs, batch size.
 DEFAULTS: dict[str, tuple[str, int, int]] = {
     "digits": ("lenet5", 30, 32),
@@ -141,7 +144,7 @@ def train(
     Parameters
     ----------
     model
-        A key of `fastconv.models.NETWORKS`.
+        One of `CLASSIFIERS`.
     dataset
         Its pictures are brought to the network's size; channels and classes of the network follow the dataset.
     folder
@@ -153,6 +156,8 @@ def train(
 
     Raises
     ------
+    ValueError
+        If there is no such network, or it has logits for every pixel.
     DivergedError
         If the loss becomes infinite or not a number.
     InterruptedTraining
@@ -160,6 +165,8 @@ def train(
     MissingExtraError
         If matplotlib is not installed.
     """
+    if model not in CLASSIFIERS:
+        raise ValueError(f"model must be one of {', '.join(CLASSIFIERS)}, got {model!r}")
     require("matplotlib", extra="train")  # now, and not when all is learned
     weights, order = (np.random.default_rng(seed) for seed in np.random.SeedSequence(options.seed).spawn(2))
     channels, size = dataset.train_images.shape[1:3]

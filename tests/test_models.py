@@ -28,6 +28,7 @@ PARAMETERS = {
     "resnet50": 25_557_032,
     "googlenet": 6_624_904,
     "mobilenet-v2": 3_504_872,
+    "unet": 31_036_546,
 }
 SMALL = [name for name, network in models.NETWORKS.items() if network.size <= 32]
 

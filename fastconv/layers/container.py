@@ -122,8 +122,13 @@ class Parallel(Layer):
 
     def forward(self, x: Array) -> Array:
         outputs = [branch(x) for branch in self._layers.values()]
+        try:
+            y: Array = np.concatenate(outputs, self.axis)
+        except ValueError:
+            shapes = ", ".join(f"{name}: {y.shape}" for name, y in zip(self._layers, outputs, strict=True))
+            raise ValueError(f"branches must give outputs that differ in channels alone, got {shapes}") from None
         self.save(np.cumsum([y.shape[self.axis] for y in outputs])[:-1])
-        return np.concatenate(outputs, self.axis)
+        return y
 
     def backward(self, grad_y: Array) -> Array:
         (ends,) = self.restore()

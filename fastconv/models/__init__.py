@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 
 from fastconv import init
 from fastconv.geometry import is_channels_last
-from fastconv.layers import Sequential
+from fastconv.layers import Layer
 from fastconv.models.alexnet import alexnet, alexnet_2012
 from fastconv.models.cifar import cifar_maxpool, cifar_stride
 from fastconv.models.fashion import fashion_1x1, fashion_7x7, fashion_maxpool, fashion_stride
@@ -19,6 +19,7 @@ from fastconv.models.kit import Kit
 from fastconv.models.lenet import lenet5
 from fastconv.models.mobilenet import mobilenet_v2
 from fastconv.models.resnet import resnet18, resnet50
+from fastconv.models.unet import UNet
 from fastconv.models.vgg import vgg16
 
 __all__ = ["NETWORKS", "Network", "create"]
@@ -27,10 +28,12 @@ __all__ = ["NETWORKS", "Network", "create"]
 class Network(NamedTuple):
     """A function that builds a network, the picture that it is made for, and its number of classes."""
 
-    build: Callable[..., Sequential]
+    build: Callable[..., Layer]
     in_channels: int
     size: int
     classes: int
+    segments: bool = False
+    """Whether it has logits for every pixel and not for the picture as a whole."""
 
 
 NETWORKS: dict[str, Network] = {
@@ -48,6 +51,7 @@ NETWORKS: dict[str, Network] = {
     "resnet50": Network(resnet50, 3, 224, 1000),
     "googlenet": Network(googlenet, 3, 224, 1000),
     "mobilenet-v2": Network(mobilenet_v2, 3, 224, 1000),
+    "unet": Network(UNet, 1, 512, 2, segments=True),
 }
 
 
@@ -61,8 +65,10 @@ def create(
     rng: init.Rng = None,
     initializer: init.Initializer | None = init.kaiming_normal,
     **options: Any,
-) -> Sequential:
+) -> Layer:
     """Make a network, in training mode: x (N, C, H, W) or (N, H, W, C) -> logits (N, classes).
+
+    Of one that segments the logits are (N, classes, H, W) or (N, H, W, classes).
 
     Parameters
     ----------
@@ -80,7 +86,7 @@ def create(
         Draws the weights, by default Kaiming's for layers of ReLU. `init.zeros` costs nothing where a checkpoint will
         be loaded.
     options
-        What else the network's own function takes, such as pooling and activation of "lenet5".
+        What else the network's own function takes, such as pooling and activation of "lenet5" or widths of "unet".
 
     Raises
     ------

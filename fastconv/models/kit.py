@@ -30,6 +30,16 @@ class Kit:
             rng=self.rng,
         )
 
+    def conv_transpose(self, *arguments: Any, **options: Any) -> layers.ConvTranspose2d:
+        return layers.ConvTranspose2d(
+            *arguments,
+            **options,
+            data_format=self.data_format,
+            initializer=self.initializer,
+            dtype=self.dtype,
+            rng=self.rng,
+        )
+
     def linear(self, *arguments: Any, **options: Any) -> layers.Linear:
         return layers.Linear(*arguments, **options, initializer=self.initializer, dtype=self.dtype, rng=self.rng)
 
