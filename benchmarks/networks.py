@@ -21,11 +21,14 @@ from .layer import Array, Size
 from .task import Task, on_cache_lines
 
 # Names as in shapes.py, and in `fastconv.models`.
-MODELS = {"resnet50": "resnet50", "vgg16": "vgg16", "mobilenetv2": "mobilenet-v2", "lenet5": "lenet5"}
+MODELS = {
+    "resnet50": "resnet50", "vgg16": "vgg16", "mobilenetv2": "mobilenet-v2", "lenet5": "lenet5", "unet": "unet"
+}  # fmt: skip
 RUNNING = ("resnet50", "vgg16", "mobilenetv2")
 BATCHES = (1, 8)
-TRAINED = {"lenet5": 64, "resnet50": 8, "vgg16": 8, "mobilenetv2": 8}  # and their batches
-SETTLING = (4, 3, 96, 96)  # shape of the pictures whose statistics batch normalizations have
+TRAINED = {"lenet5": 64, "resnet50": 8, "vgg16": 8, "mobilenetv2": 8, "unet": 2}  # and their batches
+SIZES = {"unet": 128}  # of pictures, where not the network's own: a step shall take less than a second
+SETTLING = 4, 96  # how many pictures of which size batch normalizations have the statistics of
 SPREAD = 0.1  # of biases, and of the weights of batch normalizations around 1
 
 
@@ -55,9 +58,14 @@ class Inference:
         return models.NETWORKS[MODELS[self.network]]
 
     @property
+    def size(self) -> int:
+        """Of a picture's sides."""
+        return SIZES.get(self.network, self.model.size)
+
+    @property
     def x_shape(self) -> Size:
         """Channels first."""
-        return (self.batch, self.model.in_channels, self.model.size, self.model.size)
+        return (self.batch, self.model.in_channels, self.size, self.size)
 
     @property
     def y_shape(self) -> Size:
@@ -70,7 +78,8 @@ class Inference:
     @property
     def multiply_adds(self) -> int:
         """Products that convolutions and linear layers need, taps in the padding left out."""
-        rows = [row for row in shapes.NETWORKS[self.network] if not row.pools]
+        layers = shapes.unet(self.size, padding=1) if self.network == "unet" else shapes.NETWORKS[self.network]
+        rows = [row for row in layers if not row.pools]
         return self.batch * (sum(row.times * shapes.multiply_adds(row) for row in rows) + _sizes(self.network)[0])
 
     @property
@@ -101,8 +110,9 @@ class Training(Inference):
 
     @property
     def labels(self) -> Array:
-        """The classes that the pictures are said to be of."""
-        return np.random.default_rng(self.batch).integers(0, self.model.classes, self.batch)
+        """The classes that the pictures, or their pixels, are said to be of."""
+        shape = (self.batch, self.size, self.size) if self.model.segments else (self.batch,)
+        return np.random.default_rng(self.batch).integers(0, self.model.classes, shape)
 
     @property
     def multiply_adds(self) -> int:
@@ -141,7 +151,8 @@ def find_trained(pattern: str | None, rows: Sequence[Inference] | None = None) -
 def built(network: str, data_format: str = "channels_first") -> Layer:
     """A network in evaluation mode, with the same weights and statistics in every process and layout."""
     first = models.create(MODELS[network], rng=0)
-    settle(first)
+    count, size = SETTLING
+    settle(first, (count, models.NETWORKS[MODELS[network]].in_channels, size, size))
     if data_format == "channels_first":
         return first.eval()
     last = models.create(MODELS[network], data_format=data_format, initializer=init.zeros)
@@ -149,7 +160,7 @@ def built(network: str, data_format: str = "channels_first") -> Layer:
     return last.eval()
 
 
-def settle(network: Layer, shape: Size = SETTLING) -> None:
+def settle(network: Layer, shape: Size) -> None:
     """Draw what begins as zeros or ones, and give batch normalizations the statistics of a few pictures."""
     rng = np.random.default_rng(0)
     for _, parameter in network.named_parameters():

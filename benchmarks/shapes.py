@@ -223,23 +223,26 @@ def deeplabv3() -> list[Layer]:
     ]
 
 
-def unet() -> list[Layer]:
-    """Ronneberger et al. (2015), figure 1: unpadded, 572 pixels in, 388 out."""
-    rows, c_in, size = [], 1, 572
+def unet(size: int = 572, padding: int = 0) -> list[Layer]:
+    """Ronneberger et al. (2015), figure 1: unpadded, 572 pixels in, 388 out; with padding=1 as many out as in."""
+    rows, c_in, lost = [], 1, 2 - 2 * padding
     for level, c in enumerate((64, 128, 256, 512, 1024), start=1):
-        rows += [conv(f"down{level}a", c_in, c, size, 3), conv(f"down{level}b", c, c, size - 2, 3)]
+        rows += [
+            conv(f"down{level}a", c_in, c, size, 3, padding=padding),
+            conv(f"down{level}b", c, c, size - lost, 3, padding=padding),
+        ]
+        size -= 2 * lost
         if level < 5:
-            rows.append(max_pool(f"pool{level}", c, size - 4, 2))
-            size = (size - 4) // 2
+            rows.append(max_pool(f"pool{level}", c, size, 2))
+            size //= 2
         c_in = c
-    size -= 4
     for level, c in zip((4, 3, 2, 1), (512, 256, 128, 64), strict=True):
         rows += [
             transposed(f"up{level}", 2 * c, c, size, 2, stride=2),
-            conv(f"up{level}a", 2 * c, c, 2 * size, 3),
-            conv(f"up{level}b", c, c, 2 * size - 2, 3),
+            conv(f"up{level}a", 2 * c, c, 2 * size, 3, padding=padding),
+            conv(f"up{level}b", c, c, 2 * size - lost, 3, padding=padding),
         ]
-        size = 2 * size - 4
+        size = 2 * (size - lost)
     return [*rows, conv("classifier", 64, 2, size, 1)]
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from fastconv.geometry import as_padding, as_tuple, conv_output_size, pool_output_size
+from fastconv.geometry import as_padding, as_tuple, conv_output_size, conv_transpose_output_size, pool_output_size
 from fastconv.layers import (
     AdaptiveAvgPool2d,
     AvgPool2d,
     BatchNorm2d,
     Conv2d,
+    ConvTranspose2d,
     Dropout,
     Flatten,
     GlobalAvgPool,
@@ -26,6 +27,7 @@ from fastconv.layers import (
 )
 from fastconv.models.mobilenet import InvertedResidual
 from fastconv.models.resnet import Block
+from fastconv.models.unet import UNet
 
 from .layer import Size
 
@@ -41,9 +43,9 @@ class Step(NamedTuple):
 def steps(network: Layer, size: Size) -> list[Step]:
     """What a channels_first network does in evaluation mode to pictures of this size; the last step gives y.
 
-    Layers: Sequential, Residual, Parallel and the blocks of `fastconv.models`; of one operator Conv2d, BatchNorm2d,
-    Linear, ReLU, ReLU6, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, GlobalAvgPool and Flatten. Dropout and Identity take
-    none.
+    Layers: Sequential, Residual, Parallel and the blocks of `fastconv.models`; of one operator Conv2d, ConvTranspose2d,
+    BatchNorm2d, Linear, ReLU, ReLU6, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, GlobalAvgPool and Flatten. Dropout and
+    Identity take none.
 
     Raises
     ------
@@ -76,13 +78,15 @@ class _Walk:
                 return self._activate("relu", self._sum(Sequential(*layer._body), shortcut, x))
             case InvertedResidual():
                 return self._sum(layer.conv, Identity(), x) if layer.shortcut else self.through(layer.conv, x)
+            case UNet():
+                return self.through(layer.nested(), x)
             case Parallel():
                 return self._step("concatenate", *(self.through(branch, x) for branch in layer._layers.values()))
             case Dropout() | Identity():
                 return x
             case ReLU() | ReLU6():
                 return self._activate("relu" if isinstance(layer, ReLU) else "relu6", x)
-            case Conv2d() | Linear() | BatchNorm2d():
+            case Conv2d() | ConvTranspose2d() | Linear() | BatchNorm2d():
                 return self._activate(layer.activation, self._step(layer, x))
             case AdaptiveAvgPool2d():
                 return self._average(layer, x)
@@ -127,8 +131,8 @@ class Window(NamedTuple):
 
 
 def window(layer: Layer) -> Window:
-    """The window of a Conv2d, MaxPool2d or AvgPool2d."""
-    if isinstance(layer, Conv2d):
+    """The window of a Conv2d, ConvTranspose2d, MaxPool2d or AvgPool2d."""
+    if isinstance(layer, Conv2d | ConvTranspose2d):
         return Window(layer.kernel_size, layer.stride, layer.padding, layer.dilation)
     assert isinstance(layer, MaxPool2d | AvgPool2d)
     options: dict[str, Any] = {"dilation": 1} | layer._options
@@ -141,6 +145,9 @@ def _size_after(operator: Layer | str, size: Size) -> Size:
     match operator:
         case Conv2d():
             after = conv_output_size(size, *window(operator)[:4])
+        case ConvTranspose2d():
+            kernel, stride, padding, dilation, _ = window(operator)
+            after = conv_transpose_output_size(size, kernel, stride, padding, operator.output_padding, dilation)
         case MaxPool2d() | AvgPool2d():
             after = pool_output_size(size, *window(operator))
         case GlobalAvgPool() | Flatten() | Linear():

@@ -1,9 +1,11 @@
 """Whole networks in the benchmark: their steps, weights and rows, and what is made of them for peers."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
-from fastconv import cli, init, layers, runtime
+from fastconv import cli, init, layers, models, runtime
 from fastconv.benchmarks import adapters, bench, compare, groups, networks, summary, tables
 from fastconv.benchmarks.adapters import ENGINES, OURS, Way
 from fastconv.benchmarks.engines import Engine, Result, check_agreement, distance, started
@@ -11,7 +13,7 @@ from fastconv.benchmarks.layer import LAYOUTS
 from fastconv.benchmarks.networks import Inference, Training, built, pictures, settle
 from fastconv.benchmarks.steps import steps, window
 from fastconv.benchmarks.timing import Spread
-from fastconv.models import mobilenet, resnet
+from fastconv.models import mobilenet, resnet, unet
 from fastconv.models.kit import Kit
 
 pytestmark = pytest.mark.isa_independent
@@ -46,11 +48,20 @@ def inverted_residuals():
     return layers.Sequential(*blocks, layers.GlobalAvgPool(), layers.Linear(12, 10))
 
 
+def transposed():
+    return layers.Sequential(
+        layers.ConvTranspose2d(3, 8, 3, (2, 3), 1, (1, 2), groups=1, bias=False), layers.ReLU(),
+        layers.ConvTranspose2d(8, 6, (3, 2), 1, (0, 1), groups=2, dilation=2, activation="tanh"),
+    )  # fmt: skip
+
+
 NETWORKS = {
     "basic blocks": lambda: resnet.residual_network(kit(), 3, 10, resnet.basic, (2, 1, 1, 1), 1),
     "bottlenecks": lambda: resnet.residual_network(kit(), 3, 10, resnet.bottleneck, (1, 1), 4),
     "inverted residuals": inverted_residuals,
     "every kind": of_every_kind,
+    "transposed": transposed,
+    "u-net": lambda: models.create("unet", in_channels=3, widths=(4, 6, 8), rng=0),
 }
 
 
@@ -154,17 +165,32 @@ def test_training_is_compared_with_those_who_train():
     assert quick.tasks[0].multiply_adds == 3 * Inference("lenet5", 64).multiply_adds
 
 
+def test_products_of_unet_are_those_of_its_layers():
+    every = 0  # with taps in the padding
+    for key, layer in models.create("unet", initializer=init.zeros).named_layers():
+        if isinstance(layer, layers.ConvTranspose2d | layers.Conv2d):
+            level = int(key.split(".")[0][-1]) if key != "classifier" else 1
+            below = isinstance(layer, layers.ConvTranspose2d)  # it reads the level below
+            every += layer.weight.size * (128 >> level - 1 + below) ** 2
+    assert 0.95 * every < Inference("unet", 1).multiply_adds < every
+    assert Training("unet", 2).multiply_adds == 6 * Inference("unet", 1).multiply_adds
+
+
 @pytest.mark.parametrize("data_format", LAYOUTS)
-def test_losses_of_twenty_steps_are_those_of_torch(data_format):
+@pytest.mark.parametrize(("network", "batch", "left"), [("lenet5", 32, 0.5), ("unet", 2, 0.98)])
+def test_losses_of_twenty_steps_are_those_of_torch(network, batch, left, data_format, monkeypatch):
     torch = pytest.importorskip("torch")
     from fastconv.benchmarks.adapters.networks import ours, pytorch
 
-    task = Training("lenet5", 32)
+    narrow = models.NETWORKS["unet"]._replace(build=partial(unet.UNet, widths=(8, 16)))
+    monkeypatch.setitem(models.NETWORKS, "unet", narrow)
+    monkeypatch.setattr(networks, "SIZES", {"unet": 32})
+    task = Training(network, batch)
     with torch.inference_mode():  # as an engine of its own has it
         ours, theirs = (engine.prepare(task, pictures(task), data_format).build() for engine in (ours, pytorch))
         losses = np.array([(ours(), theirs()) for _ in range(20)])
     np.testing.assert_allclose(losses[:, 0], losses[:, 1], rtol=1e-4)
-    assert losses[-1, 0] < 0.5 * losses[0, 0]
+    assert losses[-1, 0] < left * losses[0, 0]
 
 
 def test_a_row_says_which_way_was_the_quickest():

@@ -44,9 +44,10 @@ def test_networks_have_the_known_number_of_parameters(network, parameters):
 
 
 def test_inputs_follow_from_the_outputs_before_them():
-    for network in ("lenet5", "alexnet", "vgg16", "unet", "dcgan", "m5", "c3d"):
+    networks = [shapes.NETWORKS[name] for name in ("lenet5", "alexnet", "vgg16", "unet", "dcgan", "m5", "c3d")]
+    for rows in (*networks, shapes.unet(128, padding=1)):
         before = None
-        for row in shapes.NETWORKS[network]:
+        for row in rows:
             assert before is None or row.size == before, row.name
             before = shapes.out_shape(row)[2:]
             if row.layer.startswith("up") and row.operator == "conv_transpose":

@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from fastconv.layers import AvgPool2d, BatchNorm2d, Conv2d, Flatten, GlobalAvgPool, Layer, Linear, MaxPool2d
+from fastconv.layers import (
+    AvgPool2d,
+    BatchNorm2d,
+    Conv2d,
+    ConvTranspose2d,
+    Flatten,
+    GlobalAvgPool,
+    Layer,
+    Linear,
+    MaxPool2d,
+)
 
 from ...layer import Array, Size
 from ...steps import Step, steps, window
@@ -38,7 +48,7 @@ def model(network: Layer, x_shape: Size) -> bytes:
 def _constants(operator: Layer | str) -> Iterator[tuple[str, Array]]:
     """What follows the values that an operator of ONNX takes, in its order: parameters, or the limits of a clip."""
     match operator:
-        case Conv2d() | Linear():
+        case Conv2d() | ConvTranspose2d() | Linear():
             constants = {"weight": operator.weight, "bias": operator.bias}
         case BatchNorm2d():
             names = ("weight", "bias", "running_mean", "running_var")
@@ -55,6 +65,9 @@ def _nodes(step: Step, given: list[str], name: str) -> list[NodeProto]:
     match operator:
         case Conv2d():
             return [helper.make_node("Conv", given, [name], group=operator.groups, **_window(operator))]
+        case ConvTranspose2d():
+            extra = {"group": operator.groups, "output_padding": operator.output_padding}
+            return [helper.make_node("ConvTranspose", given, [name], **extra, **_window(operator))]
         case BatchNorm2d():
             return [helper.make_node("BatchNormalization", given, [name], epsilon=operator.eps)]
         case Linear():

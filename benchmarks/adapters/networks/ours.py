@@ -20,27 +20,29 @@ from .. import Prepared
 
 def prepare(inference: Inference, x: Array, data_format: str) -> Prepared:
     """Either layout, natively."""
-    x = channels_last(x) if data_format == "channels_last" else x
+    last = data_format == "channels_last"
+    x = channels_last(x) if last else x
     if isinstance(inference, Training):
-        step = trained(built(inference.network, data_format), x, inference)
+        step = trained(built(inference.network, data_format), x, inference, last)
         return Prepared(lambda: step, lambda loss: (np.array([loss]),))
     return Prepared(partial(_ready, built(inference.network, data_format), x), lambda y: (y,))
 
 
-def trained(network: Layer, x: Array, training: Training) -> Callable[[], float]:
-    """A step, which returns the loss before it."""
+def trained(network: Layer, x: Array, training: Training, last: bool) -> Callable[[], float]:
+    """A step, which returns the loss before it; with channels last, pixels' logits are rows like pictures'."""
     network.train()
     for _, layer in network.named_layers():
         if isinstance(layer, Dropout):
             layer.p = 0.0
     optimizer = SGD(network.parameters(), training.lr, training.momentum, weight_decay=training.weight_decay)
-    labels = training.labels
+    labels = training.labels.reshape(-1) if last else training.labels
 
     def step() -> float:
         network.zero_grad()
-        logits = network(x)
+        y = network(x)
+        logits = y.reshape(-1, y.shape[-1]) if last else y
         loss = ff.cross_entropy(logits, labels)
-        network.backward_parameters(ff.cross_entropy_backward(logits, labels))
+        network.backward_parameters(ff.cross_entropy_backward(logits, labels).reshape(y.shape))
         optimizer.step(network.gradients())
         return float(loss)
 

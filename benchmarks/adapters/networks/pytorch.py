@@ -13,7 +13,17 @@ import torch
 from torch import fx, nn
 from torch.fx.experimental.optimization import fuse
 
-from fastconv.layers import AvgPool2d, BatchNorm2d, Conv2d, Flatten, GlobalAvgPool, Layer, Linear, MaxPool2d
+from fastconv.layers import (
+    AvgPool2d,
+    BatchNorm2d,
+    Conv2d,
+    ConvTranspose2d,
+    Flatten,
+    GlobalAvgPool,
+    Layer,
+    Linear,
+    MaxPool2d,
+)
 
 from ...layer import Array, Size
 from ...networks import Inference, Training, built
@@ -109,6 +119,8 @@ def _module(step: Step, alone: bool) -> nn.Module:
             return ACTIVATIONS[layer](**({"inplace": alone} if layer in INPLACE else {}))
         case Conv2d():
             return _loaded(_convolution(layer), layer)
+        case ConvTranspose2d():
+            return _loaded(_transposed(layer), layer)
         case BatchNorm2d():
             return _loaded(nn.BatchNorm2d(layer.num_features, layer.eps), layer)
         case Linear():
@@ -130,6 +142,12 @@ def _convolution(layer: Conv2d) -> nn.Conv2d:
     kernel, stride, padding, dilation, _ = window(layer)
     return nn.Conv2d(layer.in_channels, layer.out_channels, kernel, stride, _before(padding), dilation, layer.groups,
                      layer.bias is not None)  # fmt: skip
+
+
+def _transposed(layer: ConvTranspose2d) -> nn.ConvTranspose2d:
+    kernel, stride, padding, dilation, _ = window(layer)
+    return nn.ConvTranspose2d(layer.in_channels, layer.out_channels, kernel, stride, _before(padding),
+                              layer.output_padding, layer.groups, layer.bias is not None, dilation)  # fmt: skip
 
 
 def _before(padding: tuple[tuple[int, int], ...]) -> Size:
