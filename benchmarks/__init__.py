@@ -14,6 +14,7 @@
     bench.py            `python -m fastconv bench`, whose command line is options.py
     summary.py          what the times say: ratios to the best peer, a line a family
     board.py, tables.py, chart.py, compare.py   the same live, as tables, as a picture, and against an older run
+    deformable.py       deformable convolution beside the dense one of its shape
     floors.py           how near the large layers come to the ceilings, on every ISA
     tasks.py            what the cut into tasks leaves idle of many threads; nothing is run
     test_regressions.py a few operators for pytest-benchmark

@@ -16,7 +16,7 @@ from typing import Any
 from fastconv import runtime
 from fastconv.extras import MissingExtraError, require
 
-from . import adapters, chart, compare
+from . import adapters, chart, compare, deformable
 from .adapters import OURS
 from .board import Board
 from .ceilings import Ceilings
@@ -112,14 +112,22 @@ class Run:
     def _row(self, group: str, task: Job, contestants: Sequence[Contestant]) -> Row:
         effort, ceilings = self.effort, self.measured.ceilings
         assert ceilings is not None
+        ours = [c for c in contestants if c.engine.name == OURS]
+        deforms = isinstance(task, Task) and task.layer.deforms
+        if deforms:
+            ours[0].engine.run("deformable:check", task, ours[0].data_format)
         before = self._peak(contestants[0].engine, task.dtype)
         results, wrong = race(contestants, task, effort.rounds, effort.seconds, effort.cold)
         peak = max(before, self._peak(contestants[0].engine, task.dtype))
         errors = {}
-        if isinstance(task, Task) and task.dtype == "float32" and not task.pools:
-            ours = [c for c in contestants if c.engine.name == OURS]
+        if isinstance(task, Task) and task.dtype == "float32" and not (task.pools or deforms):
             errors = {c.data_format: c.engine.run("adapters.ours:error_ratios", task, c.data_format) for c in ours}
-        return row_of(group, task, results, ceilings.floor(task, peak), peak, errors, wrong)
+        row = row_of(group, task, results, ceilings.floor(task, peak), peak, errors, wrong)
+        if deforms:
+            beside = "deformable:beside_dense", task
+            row["dense"] = {c.data_format: c.engine.run(*beside, c.data_format, effort.rounds, effort.seconds)
+                            for c in ours}  # fmt: skip
+        return row
 
     def _peak(self, engine: Engine, dtype: str) -> float:
         rate: float = engine.run("ceilings:fma_peaks", dtype, self.effort.probes)
@@ -192,6 +200,7 @@ def _finish(this: Run, options: argparse.Namespace, old: dict[str, Any] | None) 
     report, out, ceilings = this.report(), console(), this.measured.ceilings
     assert ceilings is not None
     show(this.measured.rows, report["summary"], ceilings, out)
+    deformable.show(this.measured.rows, out)
     if old is not None:
         compare.show(old, report, out)
     if options.chart:

@@ -16,7 +16,7 @@ WIDE = "k > 1, stride 1, 32+ channels"
 PLAIN = "1x1, strided, first layers"
 NARROW = "k > 1, stride 1, fewer"
 GROUPED = "depthwise, few a group"
-TRANSPOSED, POOLS, FILTERS = "transposed", "pools", "filters"
+TRANSPOSED, POOLS, FILTERS, DEFORMABLE = "transposed", "pools", "filters", "deformable"
 NETWORKS = "all networks"
 
 FEW = 32  # channels in or out of a group, below which a vector or a tile is not filled
@@ -33,14 +33,15 @@ class Group:
     kinds: tuple[str, ...] = KINDS
     dtype: str | None = None
     """None for the one that is asked for."""
-    backward: bool = False
+    passes: tuple[bool, ...] = (False,)
+    """Whether backward, for each pass."""
 
     def tasks(self, kind: str, dtype: str, pattern: str | None, quick: bool) -> tuple[Job, ...]:
         """Those whose name or operator a regular expression is found in."""
         layers = [layer for layer in find(pattern) if self.has(layer)]
         if quick:
             layers = find(self.quick, layers)
-        return tuple(Task(layer, self.dtype or dtype, kind, self.backward) for layer in layers)
+        return tuple(Task(layer, self.dtype or dtype, kind, backward) for layer in layers for backward in self.passes)
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,13 @@ GROUPS: dict[str, Group | Networks] = {
     "filters": Group(lambda layer: layer.filters_images, "^filters/(3x3|5x5|15x15)_1024"),
     "float64": Group(_convolves, r"^(vgg16/conv3_2/b1|resnet50/conv4_1[bc]/b8)", dtype="float64"),
     "backward": Group(
-        lambda layer: not layer.filters_images,
+        lambda layer: not (layer.filters_images or layer.deforms),
         r"^(alexnet/conv1/b8|vgg16/(conv[35]_1|pool1)/b4|(resnet50/conv4_1c|resnext50/conv3_2b)/b8"
         r"|mobilenetv2/block4_depthwise/b8|dcgan/conv2/b16|m5/conv1/b8)",
         kinds=("functional",),
-        backward=True,
+        passes=(True,),
     ),
+    "deformable": Group(lambda layer: layer.deforms, "/b8$", kinds=("functional",), passes=(False, True)),
     "networks": Networks("/b1$"),
     "training": Networks("^(lenet5|resnet50)/", networks.find_trained, (Training.kind,)),
 }
@@ -123,6 +125,8 @@ def _families_of_layer(layer: Layer) -> tuple[str, ...]:
         return (TRANSPOSED,)
     if layer.filters_images:
         return (FILTERS,)
+    if layer.deforms:
+        return (DEFORMABLE,)
     channels = min(layer.in_channels, layer.out_channels) // layer.groups
     if layer.groups > 1 and channels < FEW:
         return (GROUPED,)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Size = tuple[int, ...]
 
-OPERATORS = ("conv", "conv_transpose", "max_pool", "avg_pool")
+OPERATORS = ("conv", "conv_transpose", "deform_conv", "max_pool", "avg_pool")
 LAYOUTS = ("channels_first", "channels_last")
 
 
@@ -33,6 +33,7 @@ class Layer:
     groups: int = 1
     bias: bool = True
     ceil_mode: bool = False
+    masked: bool = False  # of a deformable convolution: whether each sample has a weight of its own, as in v2
     times: int = 1  # how often the network has this very geometry
 
     @property
@@ -47,6 +48,10 @@ class Layer:
     @property
     def pools(self) -> bool:
         return self.operator.endswith("pool")
+
+    @property
+    def deforms(self) -> bool:
+        return self.operator == "deform_conv"
 
     @property
     def x_shape(self) -> Size:

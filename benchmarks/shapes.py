@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -52,6 +53,12 @@ def transposed(name: str, c_in: int, c_out: int, size: int | Size, kernel: Any, 
     return _layer(
         "conv_transpose", name, (c_in, c_out), size, kernel, stride, padding, output_padding=output_padding, **options
     )
+
+
+def deformable(name: str, c_in: int, c_out: int, size: int | Size, kernel: Any, stride: Any = 1, padding: Any = 0,
+               dilation: Any = 1, **options: Any) -> Layer:  # fmt: skip
+    """A deformable convolution, one group of offsets; options: masked, groups, bias, times."""
+    return _layer("deform_conv", name, (c_in, c_out), size, kernel, stride, padding, dilation, **options)
 
 
 def max_pool(name: str, channels: int, size: int | Size, kernel: Any, stride: Any = None, padding: Any = 0,
@@ -329,6 +336,14 @@ def m5() -> list[Layer]:
     ]
 
 
+def deformable_resnet50(masked: bool) -> list[Layer]:
+    """Dai et al. (2017), Zhu et al. (2019): the 3x3 layers of ResNet-50's last stages deformable, at 224 pixels."""
+    return [
+        deformable(f"conv{stage}_2b", c, c, size, 3, padding=1, masked=masked, times=times)
+        for stage, c, size, times in ((3, 128, 28, 3), (4, 256, 14, 5), (5, 512, 7, 2))
+    ]
+
+
 def c3d() -> list[Layer]:
     """Tran et al. (2015), Learning spatiotemporal features with 3D convolutional networks, figure 3."""
     rows = [
@@ -397,6 +412,8 @@ _BUILDERS: dict[str, tuple[Callable[[], list[Layer]], int]] = {
     "m5": (m5, 8),
     "c3d": (c3d, 2),
     "r3d18": (r3d18, 2),
+    "dcnv1": (partial(deformable_resnet50, masked=False), 8),
+    "dcnv2": (partial(deformable_resnet50, masked=True), 8),
     "filters": (filters, 1),
 }
 
@@ -444,7 +461,7 @@ def geometry_of(layer: Layer, data_format: str = "channels_first") -> ConvGeomet
                               "data_format": data_format, "ndim": layer.ndim}  # fmt: skip
     if layer.pools:
         return pool_geometry(x_shape, layer.kernel, ceil_mode=layer.ceil_mode, **common)
-    if layer.operator == "conv":
+    if layer.operator == "conv" or layer.deforms:
         return conv_geometry(x_shape, layer.weight_shape, groups=layer.groups, **common)
     return conv_transpose_geometry(
         x_shape, layer.weight_shape, output_padding=layer.output_padding, groups=layer.groups, **common
@@ -466,7 +483,10 @@ def parameters(layer: Layer) -> int:
 
 
 def multiply_adds(layer: Layer) -> int:
-    """Products of elements of x and weight that reach y: taps in the padding are none."""
+    """Products of elements of x and weight that reach y: taps in the padding are none.
+
+    Those of a deformable convolution are counted where its taps are without offsets.
+    """
     geometry = geometry_of(layer)
     axes = zip(geometry.in_size, geometry.kernel, geometry.stride, geometry.padding, geometry.dilation,
                geometry.out_size, strict=True)  # fmt: skip
@@ -480,6 +500,15 @@ def _taps_inside(size: int, kernel: int, stride: int, padding: tuple[int, int], 
 
 
 def compulsory_bytes(layer: Layer, dtype: str) -> int:
-    """What has to be moved at least: x, weight and bias read and y written once."""
+    """What has to be moved at least: x, offset, mask, weight and bias read and y written once."""
     itemsize = {"float32": 4, "float64": 8}[dtype]
-    return itemsize * (prod(layer.x_shape) + parameters(layer) + prod(out_shape(layer)))
+    deformation = sum(prod(shape) for shape in deformation_shapes(layer))
+    return itemsize * (prod(layer.x_shape) + deformation + parameters(layer) + prod(out_shape(layer)))
+
+
+def deformation_shapes(layer: Layer) -> list[Size]:
+    """Of offset and, if there is one, mask, channels first."""
+    if not layer.deforms:
+        return []
+    n, _, *size = out_shape(layer)
+    return [(n, numbers * prod(layer.kernel), *size) for numbers in ((2, 1) if layer.masked else (2,))]

@@ -11,9 +11,10 @@ import numpy as np
 from fastconv.kernels.memory import empty
 
 from .layer import Array, Layer
-from .shapes import compulsory_bytes, multiply_adds, out_shape
+from .shapes import compulsory_bytes, deformation_shapes, multiply_adds, out_shape
 
 KINDS = ("layer", "functional")
+OFFSET = 2.0  # pixels, the standard deviation of offsets
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,12 @@ class Task:
 
     @property
     def label(self) -> str:
-        """What tables and filters call it."""
-        return self.layer.name
+        """What tables and filters call it; only a deformable convolution has forward and backward in one group."""
+        return self.layer.name + ("/backward" if self.backward and self.layer.deforms else "")
 
     @property
     def name(self) -> str:
-        return f"{self.label}{' backward' if self.backward else ''}, {self.dtype}, {self.kind}"
+        return f"{self.layer.name}{' backward' if self.backward else ''}, {self.dtype}, {self.kind}"
 
     @property
     def batch(self) -> int:
@@ -86,6 +87,19 @@ def operands(task: Task) -> Operands:
     if task.backward:
         grad_y = rng.standard_normal(out_shape(layer), np.float32).astype(dtype, copy=False)
     return Operands(on_cache_lines(x), weight, bias, None if grad_y is None else on_cache_lines(grad_y))
+
+
+def deformation(task: Task) -> tuple[Array, Array | None]:
+    """Offset and mask of a deformable convolution, channels first: the same in every process.
+
+    Offsets keep off whole numbers, where gradients jump and rounding would decide between them; a mask is in (0, 1).
+    """
+    shapes = deformation_shapes(task.layer)
+    rng = np.random.default_rng([len(task.layer.name), *shapes[0]])
+    offset, *mask = (on_cache_lines(rng.standard_normal(shape, np.float32).astype(task.dtype)) for shape in shapes)
+    whole = np.floor(OFFSET * offset)
+    offset[...] = whole + 0.02 + 0.96 * (OFFSET * offset - whole)
+    return offset, 1 / (1 + np.exp(-mask[0])) if mask else None
 
 
 def on_cache_lines(array: Array) -> Array:

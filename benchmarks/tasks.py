@@ -98,8 +98,9 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def main() -> None:
+    networks = [name for name, rows in NETWORKS.items() if not any(row.deforms for row in rows)]
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--network", choices=NETWORKS, default="resnet50", help="default: %(default)s")
+    parser.add_argument("--network", choices=networks, default="resnet50", help="default: %(default)s")
     parser.add_argument("--batch", type=_numbers, default=(1, 8), metavar="N,N", help="default: 1,8")
     parser.add_argument("--threads", type=_numbers, default=(16, 64), metavar="N,N", help="default: 16,64")
     parser.add_argument("--isa", choices=runtime.available_isas(), default=runtime.get_isa())

@@ -2,24 +2,29 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fastconv import cli
+from fastconv import functional as ff
 from fastconv.benchmarks import bench, chart, compare, groups, summary
+from fastconv.benchmarks import deformable as yardstick
 from fastconv.benchmarks.adapters import PEERS, taking_part
 from fastconv.benchmarks.ceilings import FOOTPRINTS, Ceilings
-from fastconv.benchmarks.engines import Result
+from fastconv.benchmarks.engines import EngineError, Result
+from fastconv.benchmarks.layer import LAYOUTS
 from fastconv.benchmarks.report import write_json
-from fastconv.benchmarks.shapes import LAYERS, conv, max_pool, named
+from fastconv.benchmarks.shapes import LAYERS, conv, deformable, max_pool, named
 from fastconv.benchmarks.task import KINDS, Task
 from fastconv.benchmarks.timing import Spread
 
 pytestmark = pytest.mark.isa_independent
 
 SMALL = conv("small", 8, 8, (9, 8), 3, padding=1)
+DEFORMABLE = deformable("small", 8, 6, (9, 8), 3, stride=2, padding=1, masked=True)
 
 
 def result(seconds):
@@ -81,6 +86,7 @@ def test_errors_above_four_times_those_of_direct_are_told():
         ("dcgan/conv2/b1", (groups.TRANSPOSED,)),
         ("vgg16/pool1/b1", (groups.POOLS,)),
         ("filters/5x5_1024/b1", (groups.FILTERS,)),
+        ("dcnv2/conv4_2b/b8", (groups.DEFORMABLE,)),
     ],
 )
 def test_families(name, families):
@@ -89,7 +95,7 @@ def test_families(name, families):
 
 def test_every_layer_is_in_one_group_of_the_forward_pass():
     of_layers = [group for group in groups.GROUPS.values() if isinstance(group, groups.Group)]
-    forward = [group for group in of_layers if not group.backward and group.dtype is None]
+    forward = [group for group in of_layers if False in group.passes and group.dtype is None]
     for layer in LAYERS:
         assert sum(group.has(layer) for group in forward) == 1, layer.name
 
@@ -100,6 +106,9 @@ def test_sections_have_the_layers_that_were_asked_for():
     by_key = {(section.group, section.kind): section for section in everything}
     assert by_key["float64", "layer"].tasks[0].dtype == "float64"
     assert by_key["backward", "functional"].tasks[0].backward
+    deformable = [task.label for task in by_key["deformable", "functional"].tasks]
+    assert deformable[:2] == ["dcnv1/conv3_2b/b8", "dcnv1/conv3_2b/b8/backward"]
+    assert len(deformable) == len(set(deformable)) == 12
     assert ("pool", "functional") not in by_key
     assert ("backward", "layer") not in by_key
     (only,) = groups.sections(["forward", "pool"], ["functional"], "float32", "vgg16/conv1_2/b1", quick=False)
@@ -107,7 +116,8 @@ def test_sections_have_the_layers_that_were_asked_for():
 
 
 def test_who_takes_part():
-    dense, image = [Task(SMALL)], [Task(named("filters/3x3_1024/b1"))]
+    dense, image, deformable = ([Task(layer)] for layer in (SMALL, named("filters/3x3_1024/b1"), DEFORMABLE))
+    assert taking_part(PEERS, "functional", deformable) == []
     assert taking_part(PEERS, "layer", dense) == ["torch", "onnxruntime", "openvino", "jax"]
     assert taking_part(PEERS, "functional", dense) == ["torch", "jax"]
     assert taking_part(PEERS, "functional", image) == ["torch", "jax", "scipy", "opencv"]
@@ -124,6 +134,33 @@ def test_the_floor_is_the_larger_of_products_and_bytes():
     assert ceilings.floor(pool) == pytest.approx(pool.compulsory_bytes / 4e9)
     between = int((FOOTPRINTS[0] * FOOTPRINTS[1]) ** 0.5)
     assert ceilings.copy_rate(between) == pytest.approx(2e9, rel=1e-3)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("layer", [DEFORMABLE, replace(DEFORMABLE, masked=False, bias=False)])
+def test_deformable_results_are_those_of_the_reference(layer, backward, layout, monkeypatch):
+    task = Task(layer, backward=backward)
+    yardstick.check(None, task, layout)
+    name = "deform_conv2d_backward" if backward else "deform_conv2d"
+    right = getattr(ff, name)
+
+    def wrong(*arguments, **options):
+        result = right(*arguments, **options)
+        last = result[1] if backward else result  # of the gradients that of the offsets
+        last.flat[-1] += 0.01
+        return result
+
+    monkeypatch.setattr(ff, name, wrong)
+    with pytest.raises(EngineError, match=r"the reference and fastconv are .* apart"):
+        yardstick.check(None, task, layout)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_deformable_is_timed_beside_dense(backward):
+    found = yardstick.beside_dense(None, Task(DEFORMABLE, backward=backward), LAYOUTS[0], 3, 1e-3)
+    assert list(found) == ["direct", "auto"]
+    assert all(0 < line["low"] <= line["share"] <= line["high"] and line["seconds"] > 0 for line in found.values())
 
 
 def test_what_moved_is_told():
@@ -167,6 +204,20 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert [line["layer"] for line in written["layers"]] == ["lenet5/c1/b1", "lenet5/c1/b1", "lenet5/s2/b1"]
     assert all(np.isfinite(list(line["ratio"].values())).all() for line in written["layers"])
     assert Path(picture).stat().st_size > 1000
+
+
+def test_the_command_for_deformable(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench, "QUICK", bench.Effort(1, 1e-3, 1, 1))
+    monkeypatch.setattr("fastconv.benchmarks.ceilings.FOOTPRINTS", FOOTPRINTS[:2])
+    path = str(tmp_path / "new.json")
+    arguments = ["--group", "deformable", "--filter", "^dcnv2/conv5_2b/b1$", "--peers", "torch", "--json", path]
+    assert cli.main(["bench", *arguments]) == 0
+    shown = capsys.readouterr().out
+    for text in ("deformable, functional rows", "No peer that takes part has deformable", "backward, beside direct"):
+        assert text in shown
+    rows = compare.load(path)["layers"]
+    assert [row["layer"] for row in rows] == ["dcnv2/conv5_2b/b1", "dcnv2/conv5_2b/b1/backward"]
+    assert all(row["dense"].keys() == {*LAYOUTS} and row["ratio"] == {} for row in rows)
 
 
 @pytest.mark.parametrize(

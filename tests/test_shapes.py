@@ -57,7 +57,7 @@ def test_inputs_follow_from_the_outputs_before_them():
 def test_every_row_is_valid_and_named_once():
     names = [row.name for row in shapes.LAYERS]
     assert len(set(names)) == len(names)
-    geometries = [(row.operator, shapes.geometry_of(row)) for row in shapes.LAYERS]
+    geometries = [(row.operator, row.masked, shapes.geometry_of(row)) for row in shapes.LAYERS]
     assert len(set(geometries)) == len(geometries)
     for row in shapes.LAYERS:
         assert shapes.named(row.name) == row
@@ -84,6 +84,16 @@ def test_products_with_padding_are_not_counted():
     assert shapes.compulsory_bytes(padded, "float64") == 8 * (2 * 5 + 3 * (2 * 3 + 1) + 3 * 5)
 
 
+@pytest.mark.parametrize(("masked", "numbers"), [(False, 2), (True, 3)])
+def test_a_deformable_layer_reads_offsets_and_masks_beside_the_dense_ones(masked, numbers):
+    layer = shapes.deformable("", 4, 6, 9, 3, stride=2, padding=1, masked=masked)
+    dense = shapes.conv("", 4, 6, 9, 3, stride=2, padding=1)
+    assert shapes.out_shape(layer) == shapes.out_shape(dense) == (1, 6, 5, 5)
+    assert shapes.multiply_adds(layer) == shapes.multiply_adds(dense)
+    extra = shapes.compulsory_bytes(layer, "float32") - shapes.compulsory_bytes(dense, "float32")
+    assert extra == 4 * numbers * 9 * 5 * 5
+
+
 def reduced(layer):
     """The same kernel, stride, padding, dilation and groups over two images that are just large enough to tell.
 
@@ -102,9 +112,9 @@ def reduced(layer):
 
 @cache
 def distinct():
-    """Reduced layers, each once, by the name of the first that they stand for."""
+    """Reduced layers, each once, by the name of the first that they stand for; test_deform.py has the deformable."""
     rows = {}
-    for layer in shapes.LAYERS:
+    for layer in (layer for layer in shapes.LAYERS if not layer.deforms):
         rows.setdefault(reduced(layer).geometry_key, layer.name)
     return {name: row for row, name in rows.items()}
 

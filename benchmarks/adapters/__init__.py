@@ -56,13 +56,14 @@ class Adapter:
     kinds: tuple[str, ...] = KINDS
     any_isa: bool = False  # can be held to an ISA below the machine's widest
     images_only: bool = False
+    deforms: bool = False  # has deformable convolution
     networks: bool = False  # has a module of the same name in networks/, which runs whole ones
 
 
 FIRST = LAYOUTS[:1]
 OURS = "fastconv"
 ENGINES = {
-    OURS: Adapter("ours", (), any_isa=True, networks=True),
+    OURS: Adapter("ours", (), any_isa=True, deforms=True, networks=True),
     "torch": Adapter("pytorch", ("torch",), any_isa=True, networks=True),
     "onnxruntime": Adapter("onnxruntime", ("onnxruntime", "onnx"), FIRST, ("layer",), networks=True),
     "openvino": Adapter("openvino", ("openvino", "onnx"), kinds=("layer",), networks=True),
@@ -91,6 +92,7 @@ def missing(engine: str) -> list[str]:
 def taking_part(engines: Iterable[str], kind: str, tasks: Sequence[Job], widest_isa: bool = True) -> list[str]:
     """Those of the engines that have rows of this kind, ISA and these tasks."""
     networks = any(isinstance(task, Inference) for task in tasks)
+    deforms = any(isinstance(task, Task) and task.layer.deforms for task in tasks)
     images = any(isinstance(task, Task) and task.layer.filters_images for task in tasks)
     entries = [(engine, ENGINES[engine]) for engine in engines]
     return [
@@ -98,6 +100,7 @@ def taking_part(engines: Iterable[str], kind: str, tasks: Sequence[Job], widest_
         for name, entry in entries
         if kind in entry.kinds
         and (images or not entry.images_only)
+        and (entry.deforms or not deforms)
         and (entry.networks or not networks)
         and (widest_isa or entry.any_isa)
     ]

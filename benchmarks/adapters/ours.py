@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 import fastconv
+from fastconv import functional as ff
 
 from ..layer import Array, Layer, padding_argument, plain
-from ..task import Operands, Task, channels_first, channels_last, operands
+from ..task import Operands, Task, channels_first, channels_last, deformation, operands
 from . import Prepared
 
 Call = Callable[[], Any]
@@ -30,6 +31,8 @@ def prepare(task: Task, arrays: Operands, data_format: str, algorithm: str | Non
     if last:
         grad_y = None if arrays.grad_y is None else channels_last(arrays.grad_y)
         arrays = arrays._replace(x=channels_last(arrays.x), grad_y=grad_y)
+    if task.layer.deforms:
+        return Prepared(partial(_deformable, task, arrays, data_format), partial(_arrays_of_deformable, last=last))
     policy = {"data_format": data_format} | ({} if algorithm is None else {"algorithm": algorithm})
     if task.backward:
         build = partial(_backward, task.layer, arrays, policy)
@@ -46,6 +49,33 @@ def _arrays(result: Any, last: bool) -> tuple[Array | None, ...]:
     """y, or grad_x and what else there is, whose shapes depend on no layout."""
     first, *others = result if isinstance(result, tuple) else (result,)
     return (channels_first(first) if last else first, *others)
+
+
+def _deformable(task: Task, arrays: Operands, data_format: str) -> Call:
+    """Forward, or the gradients of x, offset, weight, bias and mask, as a user writes it."""
+    layer, (x, weight, bias, grad_y), (offset, mask) = task.layer, arrays, deformation(task)
+    assert weight is not None
+    if data_format == "channels_last":
+        offset, mask = channels_last(offset), None if mask is None else channels_last(mask)
+    options: dict[str, Any] = {
+        "stride": plain(layer.stride), "padding": padding_argument(layer), "dilation": plain(layer.dilation),
+        "mask": mask, "data_format": data_format,
+    }  # fmt: skip
+    if grad_y is not None:
+        need = (True, True, True, bias is not None, mask is not None)
+        return partial(ff.deform_conv2d_backward, grad_y, x, offset, weight, need=need, **options)
+    return partial(ff.deform_conv2d, x, offset, weight, bias, **options)
+
+
+def _arrays_of_deformable(result: Any, last: bool) -> tuple[Array | None, ...]:
+    """y, or the gradients; those of x, offset and mask lie as x does."""
+    if not isinstance(result, tuple):
+        return _arrays(result, last)
+    grad_x, grad_offset, grad_weight, grad_bias, grad_mask = result
+    if last:
+        grad_x, grad_offset = channels_first(grad_x), channels_first(grad_offset)
+        grad_mask = None if grad_mask is None else channels_first(grad_mask)
+    return grad_x, grad_offset, grad_weight, grad_bias, grad_mask
 
 
 def _parameters(layer: Layer) -> tuple[Any, ...]:
