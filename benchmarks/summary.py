@@ -93,6 +93,27 @@ def _line(key: tuple[str, ...], rows: list[Row]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def same_layout(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Geometric mean and minimum of the ratios to the best peer in fastconv's own layout, each layout counted.
+
+    A line a group and kind, and one a kind over all groups if there are several.
+    """
+    members: dict[tuple[str, str], dict[str, float]] = {}
+    for row in rows:
+        for group in ("all", row["group"]):
+            ratios = members.setdefault((row["kind"], group), {})
+            ratios |= {f"{row['group']}: {row['layer']} {at}": value for at, value in row["same_layout"].items()}
+    groups = {kind: sum(k == kind for k, _ in members) - 1 for kind, _ in members}
+    return [
+        {
+            "group": group, "kind": kind, "rows": len(ratios), "geomean": geometric_mean(ratios.values()),
+            "min": min(ratios.values()), "worst": min(ratios, key=lambda name: ratios[name]),
+        }
+        for (kind, group), ratios in members.items()
+        if ratios and (group != "all" or groups[kind] > 1)
+    ]  # fmt: skip
+
+
 def coarse(rows: Iterable[Row]) -> list[str]:
     """Which rows' errors are too far above the direct kernel's."""
     return [

@@ -14,7 +14,7 @@ from .adapters import OURS
 from .ceilings import Ceilings, size_name
 from .layer import LAYOUTS
 from .report import duration
-from .summary import ERROR_LIMIT, Row, coarse, ours_best
+from .summary import ERROR_LIMIT, Row, coarse, ours_best, same_layout
 
 DRIFT = 0.1  # of the peak of multiply-adds, from which on it is told
 STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "show_edge": False}
@@ -35,6 +35,7 @@ def show(rows: Sequence[Row], summary: Sequence[dict[str, Any]], ceilings: Ceili
     out.print(LEGEND, style="dim", highlight=False)
     if summary:
         out.print(summary_table(summary))
+        out.print(same_layout_table(same_layout(rows)))
     out.print(ceilings_line(ceilings))
     out.print(_drift(rows), end="")
     for row in rows:
@@ -119,6 +120,18 @@ def _summary_cells(line: dict[str, Any]) -> list[str]:
     ahead = f"{line['ahead']}/{line['layers']}"
     any_layout, same = (("geomean", "min"), ("same_geomean", "same_min"))
     return [*(ratio(line[k]) for k in any_layout), ahead, *(ratio(line[k]) for k in same)]
+
+
+def same_layout_table(lines: Sequence[dict[str, Any]]) -> Table:
+    """A line a kind and group, of both layouts."""
+    table = Table("kind", "group", title="Best peer's time in the same layout over fastconv's", **STYLE)
+    for column in ("rows", "geomean", "min"):
+        table.add_column(column, justify="right")
+    table.add_column("where", no_wrap=True)
+    for line in lines:
+        numbers = str(line["rows"]), ratio(line["geomean"]), ratio(line["min"])
+        table.add_row(line["kind"], line["group"], *numbers, line["worst"])
+    return table
 
 
 def ceilings_line(ceilings: Ceilings) -> str:

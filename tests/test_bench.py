@@ -57,6 +57,20 @@ def test_lines_have_geometric_means_minima_and_how_many_are_ahead():
     assert {line["batch"] for line in batches} == {"1", "larger"}
 
 
+def test_the_same_layout_is_summed_up_over_both():
+    rows = [row(fastconv_f=1.0, fastconv_l=1.0, torch_f=4.0, torch_l=2.0), row(fastconv_f=1.0, onnxruntime_f=0.5)]
+    rows[1] |= {"layer": "other/c1/b1", "group": "backward"}
+    every, forward, backward = summary.same_layout(rows)
+    assert (every["group"], every["rows"], every["min"]) == ("all", 3, 0.5)
+    assert every["geomean"] == pytest.approx(4 ** (1 / 3))
+    assert every["worst"] == "backward: other/c1/b1 channels_first"
+    assert (forward["group"], forward["rows"]) == ("forward", 2)
+    assert forward["geomean"] == pytest.approx(8**0.5)
+    assert [line["group"] for line in summary.same_layout(rows[:1])] == ["forward"]
+    assert summary.same_layout([row(fastconv_f=1.0, torch_l=1.0)]) == []
+    assert backward["min"] == 0.5
+
+
 def test_a_row_without_peers_has_no_ratios():
     alone = row(fastconv_f=2.0)
     assert alone["best_peer"] is None
