@@ -15,6 +15,8 @@
     summary.py          what the times say: ratios to the best peer, a line a family
     board.py, tables.py, chart.py, compare.py   the same live, as tables, as a picture, and against an older run
     deformable.py       deformable convolution beside the dense one of its shape
+    epoch.py            an epoch of `python -m fastconv train` and of the same loop in PyTorch
+    keras_ratio.py      Keras's NumPy backend with and without fastconv
     floors.py           how near the large layers come to the ceilings, on every ISA
     tasks.py            what the cut into tasks leaves idle of many threads; nothing is run
     test_regressions.py a few operators for pytest-benchmark

@@ -168,16 +168,14 @@ def train(
     if model not in CLASSIFIERS:
         raise ValueError(f"model must be one of {', '.join(CLASSIFIERS)}, got {model!r}")
     require("matplotlib", extra="train")  # now, and not when all is learned
-    weights, order = (np.random.default_rng(seed) for seed in np.random.SeedSequence(options.seed).spawn(2))
+    network, preparation, order = beginning(model, dataset, options)
     channels, size = dataset.train_images.shape[1:3]
-    network = models.create(model, in_channels=channels, num_classes=len(dataset.classes), rng=weights)
-    preparation = Preparation.of(dataset, models.NETWORKS[model].size)
     run = Run(
         Path(folder), model, dataset.name, dataset.classes, channels, size, preparation, asdict(options), runtime.info()
     )
     run.begin()
     optimizer = OPTIMIZERS[options.optimizer](network.parameters(), options.lr, options.weight_decay)
-    trainer = _Trainer(network, optimizer, dataset, preparation, options, order, observer or Silent())
+    trainer = Trainer(network, optimizer, dataset, preparation, options, order, observer or Silent())
     confusion = np.zeros((len(dataset.classes),) * 2, np.int64)
     try:
         for record, counts in trainer.epochs():
@@ -191,8 +189,19 @@ def train(
     return run
 
 
+def beginning(model: str, dataset: Dataset, options: Options) -> tuple[Layer, Preparation, np.random.Generator]:
+    """Return a network with its initial weights, how pictures are brought to it, and the generator of their order and
+    distortion."""
+    weights, order = (np.random.default_rng(seed) for seed in np.random.SeedSequence(options.seed).spawn(2))
+    channels = dataset.train_images.shape[1]
+    network = models.create(model, in_channels=channels, num_classes=len(dataset.classes), rng=weights)
+    return network, Preparation.of(dataset, models.NETWORKS[model].size), order
+
+
 @dataclass(slots=True)
-class _Trainer:
+class Trainer:
+    """The loop of `train`, which trains as far as `epochs` is iterated over."""
+
     network: Layer
     optimizer: Optimizer
     dataset: Dataset

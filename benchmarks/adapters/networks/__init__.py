@@ -4,4 +4,5 @@
 
 x comes channels first. Making the weights is part of `prepare`, whatever an engine does with them part of
 `Prepared.build`. What peers run is made of `steps`: an ONNX model by onnx_model.py, a torch.nn.Module by pytorch.py.
+pytorch_epoch.py is the loop of `python -m fastconv train` in PyTorch, for epoch.py.
 """
