@@ -101,3 +101,31 @@ def test_the_cache_of_plans_keeps_the_latest():
     plans = [cache.put(i, object()) for i in range(5)]
     assert [cache.get(i) for i in range(5)] == [None, None, *plans[2:]]
     assert cache.put(4, object()) is plans[4]
+
+
+PEAK = """
+import numpy as np, fastconv.functional as ff
+from fastconv import runtime
+def beyond_operands():
+    high = next(line for line in open("/proc/self/status") if line.startswith("VmHWM:"))
+    return int(high.split()[1]) / 1024 - sum(a.nbytes for a in (x, weight, bias, y)) / 2**20
+runtime.set_num_threads(2)
+x, weight, bias = (np.ones(shape, np.float32) for shape in (SHAPE, (64, 64, 3, 3), (64,)))
+y = ff.conv2d(x, weight, bias, padding=1, activation="relu", data_format=LAYOUT)
+ff.conv2d(x, weight, bias, padding=1, activation="relu", data_format=LAYOUT, algorithm="direct", out=y)
+print(beyond_operands())
+reordered = x.copy()
+print(beyond_operands())
+"""
+
+
+@needs_proc
+@pytest.mark.parametrize(("layout", "shape"), [(LAYOUTS[0], (16, 64, 224, 224)), (LAYOUTS[1], (16, 224, 224, 64))])
+def test_the_peak_of_a_large_layer_is_its_operands_and_a_process(layout, shape):
+    """VGG-16's second layer, Winograd and direct: operands of 392 MB, Python, NumPy and all else within 64 MB.
+
+    A whole im2col would be 1764 MB; a copy of x alone is seen.
+    """
+    ours, with_copy = map(float, prints(PEAK.replace("SHAPE", repr(shape)).replace("LAYOUT", repr(layout))).split())
+    assert ours <= 64
+    assert with_copy > ours + 190
