@@ -1,6 +1,6 @@
 """Keras's NumPy backend with and without fastconv: its layers, and whole networks of `keras.applications`.
 
-    python -m benchmarks.keras_ratio [--filter REGEX] [--rounds N] [--seconds S] [--threads N] [--json FILE]
+    python -m benchmarks.keras_ratio [--filter REGEX] [--rounds N] [--threads N] [--json FILE] [--markdown]
 
 Both run in processes of their own, one awake at a time, and are timed in turn, as engines of `bench` are. Layers are
 called as in a model's inference, so that Keras's own work and its addition of the bias count, and fastconv keeps their
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich import box
 from rich.progress import track
 from rich.table import Table
 
@@ -116,9 +117,11 @@ def measure(engines: Sequence[Engine], case: Case, rounds: int, seconds: float) 
     }  # fmt: skip
 
 
-def show(rows: Sequence[dict[str, Any]]) -> None:
+def show(rows: Sequence[dict[str, Any]], markdown: bool = False) -> None:
     """The table."""
-    table = Table("case", "input", "Keras", "on fastconv", "ratio", "quartiles")
+    table = Table("case", "input", box=box.MARKDOWN if markdown else box.HEAVY_HEAD)
+    for column in ("Keras", "on fastconv", "ratio", "quartiles"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         ratio = row["ratio"]
         table.add_row(
@@ -138,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=0.1, metavar="S", help="of a round; default: %(default)s")
     parser.add_argument("--threads", type=int, default=runtime.get_num_threads(), metavar="N", help="default: all")
     parser.add_argument("--json", metavar="FILE", help="write the rows there, too")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     options = parser.parse_args(arguments)
     cases = [case for case in CASES if options.filter is None or options.filter.search(case.name)]
     if not cases:
@@ -148,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for case in track(cases, "measuring", transient=True, console=console())
         ]
         loaded = engines[0].run("keras_ratio:versions")
-    show(rows)
+    show(rows, options.markdown)
     if options.json:
         write_json(options.json, environment(options.threads, None, loaded), rows=rows)
 

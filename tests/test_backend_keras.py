@@ -528,8 +528,10 @@ class Here:
 def test_the_benchmark_compares_and_times_both(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(keras_ratio, "Engine", Here)
     path = tmp_path / "rows.json"
-    keras_ratio.main(["--filter", "^max 2x2", "--rounds", "3", "--seconds", "0.001", "--json", str(path)])
-    assert "max 2x2" in capsys.readouterr().out
+    keras_ratio.main(["--filter", "^max 2x2", "--rounds", "3", "--seconds", "0.001", "--json", str(path), "--markdown"])
+    shown = capsys.readouterr().out
+    assert "| max 2x2 | 8x56x56x256 |" in shown
+    assert "geometric mean of the ratios: " in shown
     measured = json.loads(path.read_text())
     assert measured["environment"]["keras"] == keras.__version__
     (row,) = measured["rows"]
