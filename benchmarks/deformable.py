@@ -61,19 +61,17 @@ def _reference(task: Task) -> tuple[Any, ...]:
     return reference.deform_conv2d_backward(grad_y, x, offset, weight, need=need, **options)
 
 
-def beside_dense(
-    session: Session, task: Task, data_format: str, rounds: int, seconds: float
-) -> dict[str, dict[str, float]]:
-    """By policy: the dense convolution's time, and that time over the deformable one's, with quartiles."""
+def beside_dense(session: Session, task: Task, data_format: str, rounds: int, seconds: float) -> dict[str, Any]:
+    """Seconds of a call, and by policy those of the dense convolution and what they are over the former, by rounds."""
     dense = replace(task, layer=replace(task.layer, operator="conv", masked=False))
     calls = [ours.prepare(task, operands(task), data_format).build()]
     calls += [ours.prepare(dense, operands(dense), data_format, policy).build() for policy in POLICIES]
     taken = [[time_calls(call, seconds).seconds for call in calls] for _ in range(rounds)]
-    found = {}
-    for policy, column in zip(POLICIES, range(1, len(calls)), strict=True):
-        share = Spread.of(times[column] / times[0] for times in taken)
-        found[policy] = {"seconds": Spread.of(times[column] for times in taken).median,
-                         "share": share.median, "low": share.low, "high": share.high}  # fmt: skip
+    own, *others = zip(*taken, strict=True)
+    found: dict[str, Any] = {"seconds": Spread.of(own).median}
+    for policy, column in zip(POLICIES, others, strict=True):
+        shares = Spread.of(a / b for a, b in zip(column, own, strict=True))
+        found[policy] = {"seconds": Spread.of(column).median, "share": shares._asdict()}
     return found
 
 
@@ -89,7 +87,7 @@ def show(rows: Iterable[Row], out: Console) -> None:
     for policy in POLICIES:
         for name, backward in (("forward", False), ("backward", True)):
             chosen = [row for row in measured if row["layer"].endswith("/backward") == backward]
-            shares = [dense[policy]["share"] for row in chosen for dense in row["dense"].values()]
+            shares = [dense[policy]["share"]["median"] for row in chosen for dense in row["dense"].values()]
             if shares:
                 mean, met = geometric_mean(shares), sum(share >= GOAL for share in shares)
                 out.print(f"{name}, beside {policy}: geometric mean {mean:.2f}, least {min(shares):.2f}, "
@@ -102,11 +100,11 @@ def _table(rows: Sequence[Row]) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         for layout, dense in row["dense"].items():
-            cells = [duration(row["timings"][f"fastconv {layout}"]["median"])]
+            cells = [duration(dense["seconds"])]
             for policy in POLICIES:
                 share = dense[policy]["share"]
-                colour = "green" if share >= GOAL else "red"
-                cells += [duration(dense[policy]["seconds"]), f"[{colour}]{share:.2f}[/]",
-                          f"{dense[policy]['low']:.2f} - {dense[policy]['high']:.2f}"]  # fmt: skip
+                colour = "green" if share["median"] >= GOAL else "red"
+                cells += [duration(dense[policy]["seconds"]), f"[{colour}]{share['median']:.2f}[/]",
+                          f"{share['low']:.2f} - {share['high']:.2f}"]  # fmt: skip
             table.add_row(row["layer"], layout, *cells)
     return table
