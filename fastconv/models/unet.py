@@ -16,9 +16,9 @@ from fastconv.models.kit import Kit
 class UNet(Layer):
     """U-Net, x (N, C, H, W) -> logits of each pixel (N, classes, H, W); 31,036,546 parameters for 1 channel, 2 classes.
 
-    Level 1 has the picture's size, each further one half of the one above it:
-    d_1 = down1(x), d_l = downl(max_pool(d_(l-1))); u = d of the last level, and up from there
-    u_l = joinl(d_l, upl(u_(l+1))) on both side by side as channels; y = classifier(u_1).
+    Level 1 has the picture's size, each further one half of the size above it. On the way down d_1 = down1(x),
+    d_l = downl(max_pool(d_(l-1))); on the way up u_L = d_L at the last level, u_l = joinl(d_l beside upl(u_(l+1)), as
+    channels); the logits are classifier(u_1).
 
     Keys: down1, down2, ..., up4, join4, up3, ..., classifier. Each down and join is a Sequential of two 3x3
     convolutions, each followed by batch normalization and ReLU, each up a transposed convolution of 2x2 and stride 2.
