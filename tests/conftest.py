@@ -1,11 +1,20 @@
-"""Fixtures that run a test on every ISA and on one and all threads."""
+"""Fixtures that run a test on every ISA and on one and all threads, and what runs one over many values at once."""
 
 import contextlib
 import ctypes
+import functools
+import inspect
+import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+# Before NumPy and libgomp are loaded. Threads that spin while they wait take most of the time of a suite of small calls,
+# and the CPUs of its other processes: let ours sleep, and what they are compared with have one thread, PyTorch below.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import hypothesis
 import pytest
@@ -47,9 +56,45 @@ def using_isa(name: str) -> Iterator[None]:
         runtime.set_isa(before)
 
 
+def each(**values: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A test over all combinations of these values, as one item: pytest takes longer for an item than most cases run.
+
+    Every combination is run, and those that fail are named.
+    """
+    combinations = [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+
+    def over(test: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(test)
+        def of_all(**fixtures: Any) -> None:
+            failures = []
+            for combination in combinations:
+                try:
+                    test(**fixtures, **combination)
+                except Exception as error:
+                    error.add_note(f"with {', '.join(f'{name}={value!r}' for name, value in combination.items())}")
+                    failures.append(error)
+            if len(failures) > 1:
+                raise ExceptionGroup(f"{len(failures)} of {len(combinations)} combinations", failures)
+            for failure in failures:
+                raise failure
+
+        signature = inspect.signature(test)
+        left = [parameter for name, parameter in signature.parameters.items() if name not in values]
+        of_all.__signature__ = signature.replace(parameters=left)
+        return of_all
+
+    return over
+
+
 def on_threads(names: Iterable[str], large: Iterable[str]) -> list[tuple[str, int]]:
     """Parameters (name, threads): every case on one thread, those that are large enough for a team on all."""
     return [(name, 1) for name in names] + [(name, MANY) for name in large]
+
+
+def pytest_collection_finish() -> None:
+    """One thread for PyTorch, if it was imported."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

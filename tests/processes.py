@@ -21,7 +21,7 @@ def convolve(layout="channels_first"):
 
 def python(code, **environment):
     """What a fresh Python prints, with variables set (or, for None, unset)."""
-    for name in ("FASTCONV_ISA", "FASTCONV_ALGORITHM", "OMP_NUM_THREADS"):
+    for name in ("FASTCONV_ISA", "FASTCONV_ALGORITHM", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
         environment.setdefault(name, None)
     env = {k: v for k, v in (os.environ | environment).items() if v is not None}
     process = subprocess.run(

@@ -19,7 +19,7 @@ from cases import (
     laid_out,
     values,
 )
-from conftest import on_threads, using_threads
+from conftest import each, on_threads, using_threads
 from convolutions import operands, operator
 from tolerance import assert_within, bound
 
@@ -92,24 +92,21 @@ def plan(case, dtype, layout):
     return BackwardWeightPlan(geometry, np.dtype(dtype), case.padding_mode)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize(("name", "count"), on_threads(CONV, LARGE_CONV))
 def test_convolution(name, count, dtype, layout, isa):
     with using_threads(count):
         check(CONV[name](Tile.current(dtype)), dtype, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize(("name", "count"), on_threads(CONV_TRANSPOSE, LARGE_CONV_TRANSPOSE))
 def test_transposed_convolution(name, count, dtype, layout, isa):
     with using_threads(count):
         check(CONV_TRANSPOSE[name](Tile.current(dtype)), dtype, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("edge", EDGES)
 def test_channels_at_the_edges_of_the_tile(edge, dtype, layout, isa):
     n = EDGES[edge](of_pairs(dtype))
@@ -118,8 +115,7 @@ def test_channels_at_the_edges_of_the_tile(edge, dtype, layout, isa):
     check(Conv((2, n, 9), (30, n, 1), stride=2), dtype, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("path", PATHS)
 def test_every_path_through_the_kernel(path, dtype, layout, isa, threads):
     *expected, case = PATHS[path]
@@ -131,7 +127,7 @@ def test_every_path_through_the_kernel(path, dtype, layout, isa, threads):
     check(case, dtype, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", ["threaded-strided", "threaded-first-layer", "many-channels", *PATHS])
 def test_bits_do_not_depend_on_the_number_of_threads(name, layout, isa):
     case = PATHS[name][-1](of_pairs("float32")) if name in PATHS else CONV[name](Tile.current("float32"))
@@ -144,7 +140,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(name, layout, isa):
         np.testing.assert_array_equal(bias.view(np.uint32), grad_bias.view(np.uint32))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", ["2d-unequal-everything", "channels-in-parts", "patches-in-parts"])
 def test_one_gradient_is_that_of_both(name, layout, isa, threads):
     case = PATHS[name][-1](of_pairs("float32")) if name in PATHS else CONV[name](Tile.current("float32"))
@@ -157,7 +153,7 @@ def test_one_gradient_is_that_of_both(name, layout, isa, threads):
     np.testing.assert_array_equal(bias, grad_bias)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("channels", [2, 48])
 def test_values_that_are_not_finite_reach_what_they_are_multiplied_with(channels, layout, isa):
     """A NaN of x one input channel of the weight gradient, an infinity of grad_y one output channel and its bias."""
@@ -172,7 +168,7 @@ def test_values_that_are_not_finite_reach_what_they_are_multiplied_with(channels
     np.testing.assert_array_equal(grad_bias, [36, 36, 36, np.inf, 36])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 def test_idle_lanes_do_not_show(layout, isa):
     """Memory of an earlier call, full of NaN and denormals, is behind the last channel and the last tap."""
     for value in (np.nan, 1e-42):
@@ -194,8 +190,7 @@ def test_whole_numbers_are_exact(isa, threads):
         np.testing.assert_array_equal(a, e)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize(
     ("x", "weight", "options"),
     [

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 from cases import CONV, DTYPES, LARGE_CONV, LAYOUTS, Tile, laid_out
-from conftest import on_threads, using_threads
+from conftest import each, on_threads, using_threads
 from convolutions import (
     check_activation,
     check_bits_of_threads,
@@ -43,16 +43,14 @@ def copies_of_a_pixel(case):
     return np.prod([1 + before + after for before, after in g.padding])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize(("name", "count"), on_threads(CONV, LARGE_CONV))
 def test_forward(name, count, dtype, layout, isa):
     with using_threads(count):
         check_forward(CONV[name](Tile.current(dtype)), dtype, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize(("name", "count"), on_threads(CONV, LARGE_CONV))
 def test_backward_input(name, count, dtype, layout, isa):
     with using_threads(count):
@@ -72,21 +70,20 @@ def test_only_what_is_needed_is_computed(need):
             assert gradient is None
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", LARGE_CONV)
 def test_bits_do_not_depend_on_the_number_of_threads(name, layout, isa):
     check_bits_of_threads(CONV[name](Tile.current("float32")), layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("activation", ["relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh"])
 @pytest.mark.parametrize("name", ["2d-unequal-everything", "many-channels", "1d", "depthwise", "3d-grouped"])
 def test_activations(name, activation, dtype, layout, isa):
     check_activation(CONV[name](Tile.current(dtype)), activation, dtype, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", ["2d-unequal-everything", "1d-causal", "3d-asymmetric-padding", "circular"])
 def test_true_convolution_flips_the_kernel(name, layout, isa):
     case = CONV[name](Tile.current("float64"))
@@ -103,21 +100,20 @@ def test_true_convolution_flips_the_kernel(name, layout, isa):
         assert_within(actual, exact, limit)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", ["1d", "2d-unequal-everything", "3d", "threaded-replicate"])
 def test_unbatched_is_a_batch_of_one(name, layout, isa):
     check_unbatched(CONV[name](Tile.current("float32")), layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", ["2d-unequal-everything", "threaded-grouped", "2d-small-planes-cross-images"])
 @pytest.mark.parametrize("activation", [None, "relu", "tanh"])
 def test_out_is_filled_and_returned(name, layout, activation):
     check_out(CONV[name](Tile.current("float32")), activation, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize(
     "name",
     ["2d-unequal-everything", "2d-small-planes-cross-images", "1d-long-strided-row", "in_channels=NR+1", "reflect",
@@ -134,7 +130,7 @@ def test_clamps_let_nan_pass(isa):
     np.testing.assert_array_equal(ff.conv1d(x, weight, activation="relu6")[0, 0], [np.nan, 6, 0, 6, 0])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 def test_whole_numbers_are_exact(layout, isa):
     rng = np.random.default_rng(0)
     x, weight = (laid_out(rng.integers(-9, 9, shape), layout, "float32") for shape in ((2, 1, 40, 37), (1, 1, 7, 5)))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from cases import CONV_TRANSPOSE, DTYPES, LARGE_CONV_TRANSPOSE, LAYOUTS, Tile, laid_out, values
-from conftest import on_threads, using_threads
+from conftest import each, on_threads, using_threads
 from convolutions import (
     check_activation,
     check_bits_of_threads,
@@ -20,16 +20,14 @@ from tolerance import assert_within, bound
 import fastconv.functional as ff
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize(("name", "count"), on_threads(CONV_TRANSPOSE, LARGE_CONV_TRANSPOSE))
 def test_forward(name, count, dtype, layout, isa):
     with using_threads(count):
         check_forward(CONV_TRANSPOSE[name](Tile.current(dtype)), dtype, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize(("name", "count"), on_threads(CONV_TRANSPOSE, LARGE_CONV_TRANSPOSE))
 def test_backward_input(name, count, dtype, layout, isa):
     case = CONV_TRANSPOSE[name](Tile.current(dtype))
@@ -42,34 +40,33 @@ def test_backward_input(name, count, dtype, layout, isa):
     assert_within(grad_x, exact, bound(dtype, np.prod(case.weight[1:]), grad_y, weight), dtype)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", LARGE_CONV_TRANSPOSE)
 def test_bits_do_not_depend_on_the_number_of_threads(name, layout, isa):
     check_bits_of_threads(CONV_TRANSPOSE[name](Tile.current("float32")), layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("activation", ["relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh"])
 @pytest.mark.parametrize("name", ["2d-unequal-everything", "2d-stride-beyond-kernel", "many-channels", "depthwise"])
 def test_activations(name, activation, layout, isa):
     check_activation(CONV_TRANSPOSE[name](Tile.current("float32")), activation, "float32", layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", ["1d", "2d-unequal-everything", "3d", "threaded"])
 def test_unbatched_is_a_batch_of_one(name, layout, isa):
     check_unbatched(CONV_TRANSPOSE[name](Tile.current("float32")), layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", ["2d-stride-beyond-kernel", "threaded", "2d-small-planes"])
 @pytest.mark.parametrize("activation", [None, "relu", "tanh"])
 def test_out_is_filled_and_returned(name, layout, activation):
     check_out(CONV_TRANSPOSE[name](Tile.current("float32")), activation, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", ["2d-unequal-everything", "2d-small-planes", "1d-strided-dilated", "3d", "depthwise"])
 def test_values_that_are_not_finite_go_where_ieee_says(name, dtype, layout, isa):
     check_not_finite(CONV_TRANSPOSE[name](Tile.current(dtype)), dtype, layout)

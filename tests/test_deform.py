@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import DTYPES, LAYOUTS, Tile, laid_out, values
-from conftest import using_threads
+from conftest import each, using_threads
 from tolerance import assert_within, bound
 from views import draw, views
 
@@ -165,24 +165,21 @@ def check(case, masked, dtype, layout):
             assert_within(actual, exact, limit, dtype)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("masked", [False, True], ids=["v1", "v2"])
 @pytest.mark.parametrize("name", [name for name in CASES if name not in LARGE])
 def test_small_cases(name, masked, dtype, layout, isa):
     check(CASES[name](Tile.current(dtype)), masked, dtype, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("masked", [False, True], ids=["v1", "v2"])
 @pytest.mark.parametrize("name", LARGE)
 def test_cases_for_a_team(name, masked, dtype, layout, isa, threads):
     check(CASES[name](Tile.current(dtype)), masked, dtype, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", LARGE)
 def test_bits_do_not_depend_on_the_number_of_threads(name, dtype, layout, isa):
     case = CASES[name](Tile.current(dtype))
@@ -201,7 +198,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(name, dtype, layout, isa):
                 np.testing.assert_array_equal(actual.view(np.uint8), serial.view(np.uint8))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", ["unequal-everything", "groups-across-offset-groups", "threaded"])
 def test_each_gradient_alone_is_the_same_bits(name, layout):
     case = CASES[name](Tile.current("float32"))
@@ -218,8 +215,7 @@ def test_each_gradient_alone_is_the_same_bits(name, layout):
     assert without[4] is None
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", ["unequal-everything", "groups", "threaded"])
 def test_without_deformation_it_is_a_convolution(name, dtype, layout, isa):
     case = CASES[name](Tile.current(dtype))
@@ -239,7 +235,7 @@ def test_without_deformation_it_is_a_convolution(name, dtype, layout, isa):
         assert_within(actual, exact, limit, dtype)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", ["unequal-everything", "groups-across-offset-groups", "one-column"])
 def test_gradients_are_finite_differences(name, layout, isa):
     case = CASES[name](Tile.current("float64"))
@@ -264,8 +260,7 @@ def test_gradients_are_finite_differences(name, layout, isa):
 # --- where points may fall -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 def test_at_the_border(dtype, layout, isa):
     """A pixel beyond the image is 0: on -1 the value is, and its slope is that towards the image; far away both are."""
     x = laid_out(np.arange(1.0, 5.0).reshape(1, 1, 2, 2), layout, dtype)
@@ -287,8 +282,7 @@ def test_at_the_border(dtype, layout, isa):
         assert (y.flat[0], grad_offset.flat[0]) == (value, slope), at
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", ["unequal-everything", "one-column", "large-plane", "threaded"])
 def test_offsets_far_outside(name, dtype, layout, isa):
     case = CASES[name](Tile.current(dtype))
@@ -308,8 +302,7 @@ def test_offsets_far_outside(name, dtype, layout, isa):
         assert_within(ours, theirs, limit, dtype)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", ["unequal-everything", "one-row", "channels=VLEN+1", "groups-across-offset-groups"])
 def test_values_that_are_not_finite_go_where_ieee_says(name, dtype, layout, isa):
     """A pixel counts for the points next to it, even at a share of 0, and for no other."""
@@ -333,8 +326,7 @@ def test_values_that_are_not_finite_go_where_ieee_says(name, dtype, layout, isa)
 # --- contracts -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("activation", ["relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh"])
 @pytest.mark.parametrize("name", ["unequal-everything", "several-parts", "threaded-few-tiles"])
 def test_activations(name, activation, dtype, layout, isa):
@@ -348,7 +340,7 @@ def test_activations(name, activation, dtype, layout, isa):
     assert_within(y, laid_out(exact, layout, "float64"), limits(case, dtype, arrays)[0] + own, dtype)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", ["unequal-everything", "threaded"])
 def test_every_kind_of_view_gives_the_same_bits_and_stays_untouched(name, layout):
     case = CASES[name](Tile.current("float32"))
@@ -370,7 +362,7 @@ def test_every_kind_of_view_gives_the_same_bits_and_stays_untouched(name, layout
             np.testing.assert_array_equal(view, array, f"{name}: {kind}")
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", ["unequal-everything", "pixels=97", "threaded"])
 def test_out_is_filled_and_returned(name, layout, isa):
     case = CASES[name](Tile.current("float32"))
@@ -386,7 +378,7 @@ def test_out_is_filled_and_returned(name, layout, isa):
     assert np.isnan(memory[-64:]).all()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("masked", [False, True])
 def test_empty_batch(masked, layout):
     case = Deform((0, 4, 6, 5), (6, 2, 3, 3), 2, padding=1)

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from cases import CONV, CONV_TRANSPOSE, DEPTHWISE, DTYPES, LAYOUTS, Conv, ConvTranspose, Tile, depthwise, laid_out
-from conftest import on_threads, using_threads
+from conftest import each, on_threads, using_threads
 from convolutions import (
     check_activation,
     check_bits_of_threads,
@@ -60,32 +60,28 @@ def gradients(case, dtype, layout, need=(True, True, True)):
     return operator(ff, case, "_backward")(grad_y, x, weight, data_format=layout, need=need, **case.options)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize(("name", "count"), on_threads(DEPTHWISE, LARGE))
 def test_forward(name, count, dtype, layout, isa):
     with using_threads(count):
         check_forward(DEPTHWISE[name](Tile.current(dtype)), dtype, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize(("name", "count"), on_threads(DEPTHWISE, LARGE))
 def test_backward_input(name, count, dtype, layout, isa):
     with using_threads(count):
         check_backward_input(DEPTHWISE[name](Tile.current(dtype)), dtype, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize(("name", "count"), on_threads(DEPTHWISE, LARGE))
 def test_backward_weight(name, count, dtype, layout, isa):
     with using_threads(count):
         check_backward_weight(DEPTHWISE[name](Tile.current(dtype)), dtype, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", TRANSPOSED)
 def test_transposed(name, dtype, layout, isa, threads):
     case = TRANSPOSED[name]
@@ -97,15 +93,14 @@ def test_transposed(name, dtype, layout, isa, threads):
     assert_within(found, exact, bound(dtype, np.prod(case.weight[1:]), grad_y, weight), dtype)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("activation", ["relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh"])
 @pytest.mark.parametrize("name", FEW)
 def test_activations(name, activation, dtype, layout, isa):
     check_activation(DEPTHWISE[name](Tile.current(dtype)), activation, dtype, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", FEW)
 def test_without_bias_it_is_zero(name, layout, isa):
     case = DEPTHWISE[name](Tile.current("float32"))
@@ -115,20 +110,20 @@ def test_without_bias_it_is_zero(name, layout, isa):
     np.testing.assert_array_equal(y, operator(ff, case)(x, weight, 0 * bias, **options))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", LARGE)
 def test_bits_do_not_depend_on_the_number_of_threads(name, layout, isa):
     check_bits_of_threads(DEPTHWISE[name](Tile.current("float32")), layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("activation", [None, "relu", "tanh"])
 @pytest.mark.parametrize("name", FEW)
 def test_out_is_filled_and_returned(name, activation, layout, isa):
     check_out(DEPTHWISE[name](Tile.current("float32")), activation, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", ["threaded", "threaded-turned", *FEW])
 def test_one_gradient_is_that_of_all(name, layout, isa, threads):
     case = DEPTHWISE[name](Tile.current("float32"))
@@ -141,8 +136,7 @@ def test_one_gradient_is_that_of_all(name, layout, isa, threads):
                 assert gradient is None
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", FEW)
 def test_values_that_are_not_finite_go_where_ieee_says(name, dtype, layout, isa):
     """Of what lies in padding nothing is computed: not even its product with an infinity of grad_y."""
@@ -172,7 +166,7 @@ def test_values_that_are_not_finite_go_where_ieee_says(name, dtype, layout, isa)
         assert_within(result, e, limit, dtype)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 def test_idle_lanes_do_not_show(layout, isa):
     """Memory of an earlier call, full of NaN, is behind the last channel and the last column."""
     full = depthwise((2, 64, 40, 41), (5, 5), padding=2)
@@ -185,7 +179,7 @@ def test_idle_lanes_do_not_show(layout, isa):
         check_backward_weight(case, "float32", layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", ["3x3", "3x3-large-strided", "3d-unequal-everything"])
 def test_arrays_of_any_strides(name, layout):
     case = DEPTHWISE[name](Tile.current("float32"))
@@ -199,13 +193,13 @@ def test_arrays_of_any_strides(name, layout):
             np.testing.assert_array_equal(actual, e)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", ["3x3", "dilated-into-padding", "1d-causal", "circular-3d"])
 def test_unbatched_is_a_batch_of_one(name, layout, isa):
     check_unbatched(DEPTHWISE[name](Tile.current("float32")), layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("batch", [None, 2])
 def test_a_kernel_that_meets_nothing_but_padding(batch, layout):
     x = np.ones((batch or 1, 3, 2, 2), np.float32)
@@ -304,7 +298,7 @@ def test_more_channels_a_group_are_left_to_the_direct_kernel(ndim):
         np.testing.assert_array_equal(function(x, weight, groups=2, algorithm="depthwise"), expected)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", FEW)
 def test_direct_gives_the_same_values(name, layout, isa):
     case = DEPTHWISE[name](Tile.current("float64"))

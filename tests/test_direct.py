@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cases import DTYPES, Conv, ConvTranspose
+from conftest import each
 from convolutions import (
     check_activation,
     check_bits_of_threads,
@@ -91,7 +92,7 @@ def _by_nothing_else():
         yield
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES)
 @pytest.mark.parametrize("name", CASES)
 def test_forward(name, dtype, isa, threads):
     check_forward(CASES[name], dtype, "channels_first")
@@ -126,7 +127,7 @@ TURNED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES)
 @pytest.mark.parametrize("name", TURNED)
 def test_few_output_channels_are_turned_to_lines(name, dtype, isa, threads):
     case = TURNED[name]
@@ -167,19 +168,19 @@ def test_nothing_but_bias_where_no_output_meets_a_tap():
     check_forward(ConvTranspose((1, 64, 1), (64, 3, 2), stride=2, padding=1, dilation=2), "float32", "channels_first")
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES)
 def test_zones_of_a_transposed_convolution(dtype, isa, threads):
     check_forward(ConvTranspose((6, 64, 14, 15), (64, 7, 3, 3), padding=6, dilation=6), dtype, "channels_first")
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES)
 def test_phases_of_a_transposed_convolution_are_packed_as_lines(dtype, isa, threads):
     check_forward(ConvTranspose((2, 8, 9, 20), (8, 5, 4, 4), stride=2, padding=1), dtype, "channels_first")
     check_forward(ConvTranspose((1, 8, 12, 70), (8, 5, 3, 3), stride=(2, 1), padding=1), dtype, "channels_first")
     check_forward(ConvTranspose((3, 4, 2, 1), (4, 3, 5, 3), stride=(2, 1), padding=1), dtype, "channels_first")
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES)
 def test_planes_one_pixel_wide_whose_phase_has_a_step(dtype, isa, threads):
     check_forward(ConvTranspose((3, 6, 2, 1), (6, 4, 1, 3), stride=(1, 3), padding=(0, 1)), dtype, "channels_first")
 
@@ -206,7 +207,7 @@ def test_activations(name, activation, isa):
     check_activation(CASES[name], activation, "float32", "channels_first")
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES)
 @pytest.mark.parametrize("name", FEW)
 def test_what_is_not_finite(name, dtype, isa):
     check_not_finite(CASES[name], dtype, "channels_first")

@@ -17,7 +17,7 @@ from cases import (
     laid_out,
     multiply_adds,
 )
-from conftest import MANY, using_threads
+from conftest import MANY, each, using_threads
 from convolutions import operands, operator
 from fastconv.kernels.direct import DirectPlan
 from fastconv.kernels.grouped import GroupedPlan
@@ -75,7 +75,7 @@ def planned(case, layout, algorithm):
     return plan, plan.forward
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", CASES)
 def test_the_algorithm_is_that_of_the_kernel(name, layout):
     case = CASES[name](Tile.current("float32"))
@@ -92,7 +92,7 @@ def test_the_algorithm_is_that_of_the_kernel(name, layout):
             assert (explanation.algorithm == "winograd") == pays
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", CASES)
 def test_tasks_make_up_the_multiply_adds(name, layout):
     """Those of the direct kernel, however many threads share them: packing is in steps of its own."""
@@ -157,7 +157,7 @@ def blocks(*sizes):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", [name for name in FULL if name != "grouped"])  # whose packing has scratch of its own
 def test_a_call_allocates_its_budget(name, layout, threads):
     case = CASES[name](Tile.current("float32"))
@@ -176,7 +176,7 @@ def test_a_call_allocates_its_budget(name, layout, threads):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", FULL)
 def test_a_plan_allocates_its_budget(name, layout, threads):
     case = CASES[name](Tile.current("float32"))
@@ -193,7 +193,7 @@ def test_a_plan_allocates_its_budget(name, layout, threads):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", FULL)
 def test_a_weight_gradient_allocates_its_budget(name, layout, threads):
     case = CASES[name](Tile.current("float32"))
@@ -240,7 +240,7 @@ def layer_budgets(layer, layout, **options):
     return [explained(case, layout, **one, **options).budget for one in how]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 def test_eight_megabytes_a_thread_are_enough_and_sixteen_for_weight_gradients(layout):
     over = set()
     for layer in LAYERS:
@@ -253,8 +253,7 @@ def test_eight_megabytes_a_thread_are_enough_and_sixteen_for_weight_gradients(la
     assert over <= OVER_BUDGET
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", FULL)
 def test_budgets_do_not_grow_with_the_batch(name, layout, dtype):
     case = CASES[name](Tile.current(dtype))
@@ -270,7 +269,7 @@ def test_budgets_do_not_grow_with_the_batch(name, layout, dtype):
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("data_format", LAYOUTS)
+@each(data_format=LAYOUTS)
 def test_a_plan_explains_itself(data_format, transposed):
     plan_conv = fastconv.plan_conv_transpose2d if transposed else fastconv.plan_conv2d
     x = (2, 64, 30, 30) if data_format == "channels_first" else (2, 30, 30, 64)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import DTYPES, LAYOUTS, laid_out, values
-from conftest import using_threads
+from conftest import each, using_threads
 from tolerance import assert_within, bound
 from views import draw, views
 
@@ -75,21 +75,19 @@ def check(case: Windows, dtype: str, layout: str) -> None:
     assert_within(ff.unfold_backward(columns, image.shape, **options), exact, limit, dtype)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", [name for name in WINDOWS if name not in LARGE])
 def test_windows(name, dtype, layout):
     check(WINDOWS[name], dtype, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", LARGE)
 def test_windows_in_a_team(name, dtype, layout, threads):
     check(WINDOWS[name], dtype, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", LARGE)
 def test_bits_do_not_depend_on_the_number_of_threads(name, layout):
     case = WINDOWS[name]

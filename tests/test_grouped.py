@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cases import DTYPES, LAYOUTS, Conv, ConvTranspose, Tile, laid_out
-from conftest import MANY, using_threads
+from conftest import MANY, each, using_threads
 from convolutions import (
     check_activation,
     check_bits_of_threads,
@@ -106,8 +106,7 @@ def plan(case, layout="channels_last", algorithm="grouped", dtype="float32"):
     return ConvPlan(geometry, np.dtype(dtype), case.padding_mode, algorithm)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize(("name", "count"), TEAMS)
 def test_forward(name, count, dtype, layout, isa):
     case = CASES[name](Tile.current(dtype))
@@ -116,8 +115,7 @@ def test_forward(name, count, dtype, layout, isa):
         check_forward(case, dtype, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize(("name", "count"), TEAMS)
 def test_backward_input(name, count, dtype, layout, isa):
     case = CASES[name](Tile.current(dtype))
@@ -131,41 +129,39 @@ def test_backward_input(name, count, dtype, layout, isa):
     assert_within(grad_x, laid_out(exact_backward(case)[0], layout, "float64"), limit, dtype)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", TRANSPOSED)
 def test_transposed(name, dtype, layout, isa, threads):
     check_forward(TRANSPOSED[name], dtype, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("activation", ["relu", "relu6", "elu", "tanh"])
 @pytest.mark.parametrize("name", FEW)
 def test_activations(name, activation, layout, isa):
     check_activation(CASES[name](Tile.current("float32")), activation, "float32", layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", LARGE)
 def test_bits_do_not_depend_on_the_number_of_threads(name, layout, isa):
     check_bits_of_threads(CASES[name](Tile.current("float32")), layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", FEW)
 def test_what_is_not_finite(name, dtype, layout, isa):
     check_not_finite(CASES[name](Tile.current(dtype)), dtype, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("activation", [None, "tanh"])
 @pytest.mark.parametrize("name", CASES)
 def test_nothing_is_written_beyond(name, activation, layout, isa):
     check_out(CASES[name](Tile.current("float32")), activation, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", FEW)
 def test_prepared_weights_give_the_same_bits_and_outlive_the_weight(name, layout, isa):
     case = CASES[name](Tile.current("float32"))
@@ -177,7 +173,7 @@ def test_prepared_weights_give_the_same_bits_and_outlive_the_weight(name, layout
     np.testing.assert_array_equal(planned(x), expected)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_a_weight_that_is_not_finite_reaches_its_channel_alone(value, layout, isa):
     case = CASES["4-to-4"](Tile.current("float32"))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import each
 from views import draw, each_isa_and_team, views
 
 import fastconv.functional as ff
@@ -31,8 +32,7 @@ def parameters(channels, dtype):
     return mean, var, weight, bias
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("data_format", LAYOUTS)
+@each(dtype=DTYPES, data_format=LAYOUTS)
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
@@ -67,8 +67,7 @@ def test_batch_norm_against_torch(shape, affine, training, data_format, dtype):
             close(gradient, leaf.grad.numpy(), dtype, 400)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("data_format", LAYOUTS)
+@each(dtype=DTYPES, data_format=LAYOUTS)
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_batch_norm_against_the_oracle(shape, training, data_format, dtype):
@@ -88,8 +87,7 @@ def test_batch_norm_against_the_oracle(shape, training, data_format, dtype):
     close(var, exact[3], dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("data_format", LAYOUTS)
+@each(dtype=DTYPES, data_format=LAYOUTS)
 @pytest.mark.parametrize("activation", ff.activation.ACTIVATIONS)
 @pytest.mark.parametrize("training", [False, True])
 # Rows and pixels of more and of less than a block, and a plane of several.
@@ -152,7 +150,7 @@ def test_batch_norm_returns_mean_and_biased_variance():
     assert statistics.dtype == np.float64
 
 
-@pytest.mark.parametrize("data_format", LAYOUTS)
+@each(data_format=LAYOUTS)
 def test_batch_norm_of_many_values_far_from_zero(data_format):
     x = (draw(8, 3, 64, 64) + 300).astype(np.float32)
     ours = ff.batch_norm(in_layout(x, data_format), None, None, training=True, data_format=data_format)
@@ -161,7 +159,7 @@ def test_batch_norm_of_many_values_far_from_zero(data_format):
     np.testing.assert_allclose(ours, in_layout(exact, data_format), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("data_format", LAYOUTS)
+@each(data_format=LAYOUTS)
 def test_batch_norm_of_a_constant_channel(data_format):
     x = np.full((4, 2, 3, 3) if data_format == FIRST else (4, 3, 3, 2), 1e6, np.float32)
     np.testing.assert_array_equal(ff.batch_norm(x, None, None, training=True, data_format=data_format), 0)
@@ -187,7 +185,7 @@ def test_batch_norm_of_an_empty_batch(training):
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("data_format", LAYOUTS)
+@each(data_format=LAYOUTS)
 def test_batch_norm_views_out_and_untouched_inputs(data_format, training):
     x, grad_y = draw(4, 3, 5, 3), draw(4, 3, 5, 3, seed=5)
     mean, var, weight, bias = parameters(3, np.float64)
@@ -211,7 +209,7 @@ def test_batch_norm_views_out_and_untouched_inputs(data_format, training):
 
 
 @pytest.mark.parametrize(("shape", "dtype"), [((70, 20, 19, 20), np.float32), ((3, 37, 70, 70), np.float64)])
-@pytest.mark.parametrize("data_format", LAYOUTS)
+@each(data_format=LAYOUTS)
 def test_batch_norm_on_every_isa_and_number_of_threads(data_format, shape, dtype):
     x, grad_y = (in_layout(draw(*shape, dtype=dtype, seed=s) + dtype(2), data_format) for s in (0, 1))
     weight, bias = parameters(shape[1], dtype)[2:]
@@ -286,8 +284,7 @@ def test_batch_norm_backward_errors():
             ff.batch_norm_backward(X, X, None, None, **options, statistics=statistics)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("data_format", LAYOUTS)
+@each(dtype=DTYPES, data_format=LAYOUTS)
 @pytest.mark.parametrize("size", [1, 4, 5, 20])
 @pytest.mark.parametrize("shape", [(2, 19, 3, 4), (1, 2, 2, 3, 2)])
 @pytest.mark.parametrize("parameter", [(1e-4, 0.75, 1.0), (0.5, 0.75, 2.0), (0.3, 1.3, 1.5)])
@@ -340,7 +337,7 @@ def test_local_response_norm_errors():
         ff.local_response_norm_backward(X[:1], X, 2)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES)
 def test_dropout_keeps_the_mean_and_repeats_for_a_seed(dtype):
     x = np.ones((200, 500), dtype)
     y, mask = ff.dropout(x, 0.3, rng=np.random.default_rng(7))

@@ -6,7 +6,7 @@ import numpy as np
 import operators
 import pytest
 from cases import DTYPES, LAYOUTS
-from conftest import using_threads
+from conftest import each, using_threads
 from views import views
 
 import fastconv.functional as ff
@@ -36,8 +36,7 @@ def test_every_operator_is_in_the_table():
     assert set(NAMES) == set(ff.__all__)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", NAMES)
 def test_values_are_the_oracles(name, dtype, layout, isa):
     arguments = operators.calls(layout, dtype)[name]
@@ -66,7 +65,7 @@ def test_views_give_the_same_values_and_stay_untouched(name):
             np.testing.assert_array_equal(view, array, err_msg=f"{argument}: {kind}")
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", NAMES)
 def test_bits_do_not_depend_on_the_number_of_threads(name, layout, large):
     arguments = large[layout][name]
@@ -83,7 +82,7 @@ def large():
     return {layout: operators.calls(layout, sizes=operators.LARGE, batch=3, channels=24) for layout in LAYOUTS}
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", NAMES)
 def test_results_repeat(name, layout):
     arguments = operators.calls(layout)[name]
@@ -91,7 +90,7 @@ def test_results_repeat(name, layout):
         np.testing.assert_array_equal(a, e)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", NAMES)
 def test_an_empty_batch_gives_empty_results_and_zero_gradients(name, layout):
     arguments = operators.calls(layout, batch=0)[name]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import each
 from views import draw, views
 
 import fastconv.functional as ff
@@ -29,7 +30,7 @@ def in_layout(a, data_format):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("data_format", LAYOUTS)
+@each(data_format=LAYOUTS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("size", "pads"), CASES)
 def test_against_torch_and_the_oracle(size, pads, mode, data_format, dtype):
@@ -53,7 +54,7 @@ def test_against_torch_and_the_oracle(size, pads, mode, data_format, dtype):
     np.testing.assert_allclose(grad_x, expected, rtol=eps, atol=eps)
 
 
-@pytest.mark.parametrize("data_format", LAYOUTS)
+@each(data_format=LAYOUTS)
 @pytest.mark.parametrize("mode", MODES)
 def test_unbatched_is_a_batch_of_one(mode, data_format):
     x, pads = draw(3, 4, 5), ((1, 2), (2, 0))

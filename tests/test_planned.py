@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from cases import CONV, CONV_TRANSPOSE, LAYOUTS, Tile
+from conftest import each
 from convolutions import operands, operator
 
 import fastconv
@@ -34,7 +35,7 @@ def small_plan():
     return plan, rng.standard_normal(plan.x_shape, np.float32), np.empty(plan.y_shape, np.float32)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("activation", [None, "relu6", "tanh"])
 @pytest.mark.parametrize("name", CASES)
@@ -53,7 +54,7 @@ def test_bits_are_the_operators(name, activation, dtype, layout, isa):
                 np.testing.assert_array_equal(y, expected)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", CASES)
 def test_an_x_without_a_batch_axis(name, layout):
     case = CASES[name](Tile.current("float32"))

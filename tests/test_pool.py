@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import DTYPES, LAYOUTS, laid_out, values
+from conftest import each
 from pools import LARGE, POOLS, SMALL, Pool, case_of, operator, rough, undilated, whole
 from tolerance import SCHEME, assert_within, bound
 
@@ -42,21 +43,19 @@ def check_max(case: Pool, dtype: str, layout: str) -> None:
         np.testing.assert_array_equal(backward(grad_y, x, given, **options), grad_x, strict=True)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", SMALL)
 def test_max(name, dtype, layout, isa):
     check_max(case_of(name, dtype), dtype, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", LARGE)
 def test_max_in_a_team(name, dtype, layout, isa, threads):
     check_max(case_of(name, dtype), dtype, layout)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES)
 def test_last_windows_of_a_long_row(dtype, isa):
     """The lanes behind a row's last window read nothing: what they would reach lies far before the row's buffer."""
     program = (
@@ -95,15 +94,13 @@ def check_avg(case: Pool, dtype: str, layout: str) -> None:
         assert_within(ours, laid_out(grad_x, layout, "float64"), limit, dtype)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", SMALL)
 def test_avg(name, dtype, layout, isa):
     check_avg(undilated(case_of(name, dtype)), dtype, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", LARGE)
 def test_avg_in_a_team(name, dtype, layout, isa, threads):
     check_avg(undilated(case_of(name, dtype)), dtype, layout)
@@ -141,22 +138,19 @@ WIDER_THAN_THE_INPUT = ("one-pixel", "1d-dilated", "2d-same-narrow", "2d-same-be
 UNPADDED = [name for name in POOLS if name not in WIDER_THAN_THE_INPUT]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", [name for name in UNPADDED if name in SMALL])
 def test_square_root_of_squares(name, dtype, layout, isa):
     check_lp(undilated(case_of(name, dtype)), 2, dtype, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", LARGE)
 def test_square_root_of_squares_in_a_team(name, dtype, layout, isa, threads):
     check_lp(undilated(case_of(name, dtype)), 2, dtype, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", ["outputs=VLEN+1", "global", "2d-ceil", "2d-row", "3d-overlapping", "1d-long-wide"])
 @pytest.mark.parametrize("power", [1, 2.5, 3, -1])
 def test_other_powers(name, power, dtype, layout, isa):
@@ -194,15 +188,13 @@ def exact_adaptive(name: str) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", [name for name in ADAPTIVE if name != "threaded"])
 def test_adaptive(name, dtype, layout, isa):
     check_adaptive(name, dtype, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 def test_adaptive_in_a_team(dtype, layout, isa, threads):
     check_adaptive("threaded", dtype, layout)
 
@@ -229,8 +221,7 @@ def check_adaptive(name: str, dtype: str, layout: str) -> None:
     assert_within(ours, laid_out(exact["spread"], layout, "float64"), limit * 4, dtype)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize(
     "shape", [(2, 19, 7), (3, 5, 7, 7), (2, 3, 4, 5, 6), (0, 3, 4, 4), (1, 2, 70, 81), (1, 1, 1, 1)]
 )
@@ -262,8 +253,7 @@ UNPOOLS = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", UNPOOLS)
 def test_unpool(name, dtype, layout, threads):
     case, size = UNPOOLS[name]
@@ -281,7 +271,7 @@ def test_unpool(name, dtype, layout, threads):
     np.testing.assert_array_equal(ours, exact, strict=True)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 def test_unpool_keeps_the_last_of_duplicates(layout):
     x = laid_out(np.arange(24.0).reshape(1, 2, 3, 4), layout, "float32")
     indices = np.full(x.shape, 7)

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import LAYOUTS, laid_out, values
-from conftest import using_threads
+from conftest import each, using_threads
 from pools import LARGE, case_of, operator, rough, undilated
 from views import draw, views
 
 import fastconv.functional as ff
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", LARGE)
 def test_bits_do_not_depend_on_the_number_of_threads(name, layout, isa):
     case = undilated(case_of(name, "float32"))
@@ -89,7 +89,7 @@ def calls(layout: str) -> dict[str, tuple[Callable[..., Any], tuple[np.ndarray, 
 OPERATORS = tuple(calls("channels_first"))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", OPERATORS)
 def test_views_are_read_and_left_alone(name, layout):
     call, arrays = calls(layout)[name]
@@ -100,7 +100,7 @@ def test_views_are_read_and_left_alone(name, layout):
             np.testing.assert_array_equal(view, array, err_msg=kinds[0][0])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", OPERATORS)
 def test_out_is_filled_and_returned(name, layout):
     call, arrays = calls(layout)[name]
@@ -125,7 +125,7 @@ def test_out_is_filled_and_returned(name, layout):
         )
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 def test_unbatched_is_a_batch_of_one(layout):
     x = laid_out(values((1, 3, 9, 8), 0), layout, "float32")
     options = {"kernel_size": 3, "stride": 2, "data_format": layout}

@@ -6,7 +6,7 @@ import test_direct
 import test_grouped
 import test_winograd
 from cases import CONV, DEPTHWISE, DTYPES, LAYOUTS, Conv, Tile, laid_out, values
-from conftest import MANY, using_threads
+from conftest import MANY, each, using_threads
 from convolutions import exact_forward, operands, operator, terms_of_y
 from tolerance import assert_within, bound
 from views import views
@@ -63,8 +63,7 @@ class Sum:
         return bound(self.dtype, terms, self.x, self.weight)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize(("name", "count"), [(n, 1) for n in CASES] + [(n, MANY) for n in THREADED])
 def test_values_are_the_oracles(name, count, dtype, layout, isa):
     call = Sum(name, dtype, layout)
@@ -75,7 +74,7 @@ def test_values_are_the_oracles(name, count, dtype, layout, isa):
             assert_within(call(activation=activation), exact, call.limit + own, dtype)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", CASES)
 def test_out_may_be_the_residual(name, layout, isa):
     call = Sum(name, "float32", layout)
@@ -85,7 +84,7 @@ def test_out_may_be_the_residual(name, layout, isa):
         np.testing.assert_array_equal(y, expected)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", THREADED)
 def test_bits_do_not_depend_on_the_number_of_threads(name, layout, isa):
     call = Sum(name, "float32", layout)
@@ -96,7 +95,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(name, layout, isa):
             np.testing.assert_array_equal(call(activation="relu").view(np.uint32), expected.view(np.uint32))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", FEW)
 def test_views_give_the_same_bits_and_stay_untouched(name, layout):
     call = Sum(name, "float32", layout)
@@ -106,7 +105,7 @@ def test_views_give_the_same_bits_and_stay_untouched(name, layout):
         np.testing.assert_array_equal(view, residual, err_msg=kind)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", FEW)
 def test_plans_and_images_without_a_batch_axis(name, layout):
     call = Sum(name, "float32", layout)
@@ -120,7 +119,7 @@ def test_plans_and_images_without_a_batch_axis(name, layout):
     np.testing.assert_array_equal(image, first[0])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", FEW)
 def test_what_is_not_finite_in_the_residual_stays_where_it_is(name, layout, isa):
     call = Sum(name, "float32", layout)
@@ -131,7 +130,7 @@ def test_what_is_not_finite_in_the_residual_stays_where_it_is(name, layout, isa)
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", FEW)
 def test_an_infinite_x_makes_no_other_output_so(name, layout, in_place, isa):
     call = Sum(name, "float32", layout)
@@ -182,7 +181,7 @@ def test_transposed_convolutions_take_none():
 
 
 @pytest.mark.parametrize("pack", [False, True])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", FEW)
 def test_evaluated_layers_add_it(name, layout, pack):
     call = Sum(name, "float32", layout)

@@ -187,9 +187,18 @@ def test_beside_the_threads_of_pytorch():
     theirs = torch.tensor(X)
     weight = torch.tensor(WEIGHT)
     expected, expected_theirs = convolve(), torch.conv2d(theirs, weight, padding=1)
+
+    def busy():
+        before = torch.get_num_threads()
+        torch.set_num_threads(MANY)  # of this thread
+        try:
+            return [torch.conv2d(theirs, weight, padding=1) for _ in range(10)]
+        finally:
+            torch.set_num_threads(before)
+
     with ThreadPoolExecutor(2) as pool:
         ours = pool.submit(lambda: [convolve() for _ in range(10)])
-        others = pool.submit(lambda: [torch.conv2d(theirs, weight, padding=1) for _ in range(10)])
+        others = pool.submit(busy)
         for y in ours.result():
             np.testing.assert_array_equal(y, expected)
         for y in others.result():

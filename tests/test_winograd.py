@@ -5,7 +5,7 @@ from math import prod
 import numpy as np
 import pytest
 from cases import DTYPES, LAYOUTS, Conv, ConvTranspose, Tile, laid_out
-from conftest import MANY, using_threads
+from conftest import MANY, each, using_threads
 from convolutions import exact_backward, exact_forward, operands, operator, terms_of_y
 from fastconv.kernels.direct import DirectPlan
 from fastconv.kernels.winograd import WinogradPlan
@@ -128,7 +128,7 @@ def limit(case, terms, x, w):
     return bound(x.dtype, channels * amplification(taps), x, w)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES)
 @pytest.mark.parametrize(("name", "layout", "count"), TEAMS)
 def test_forward(name, layout, count, dtype, isa):
     case = CASES[name](Tile.current(dtype))
@@ -141,7 +141,7 @@ def test_forward(name, layout, count, dtype, isa):
     np.testing.assert_array_equal(clipped, np.clip(y, 0, 6))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES)
 @pytest.mark.parametrize(("name", "layout", "count"), [r for r in TEAMS if "transposed" not in r[0]])
 def test_backward_input(name, layout, count, dtype, isa):
     case = CASES[name](Tile.current(dtype))
@@ -156,7 +156,7 @@ def test_backward_input(name, layout, count, dtype, isa):
     assert_within(grad_x, exact, limit(case, terms, grad_y, weight), dtype)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize(
     "name", ["threaded", "threaded-few-tiles", "tiles=NR+1", "3d", "3d-three-parts", "strided-threaded", "strided-3d"]
 )
@@ -173,7 +173,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(name, layout, isa):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", ["lines-cross-images", "tiles=VLEN+1", "3d", "threaded", "strided-threaded"])
 def test_what_is_not_finite_is_where_the_direct_kernel_has_it(name, layout, value, isa, threads):
     case = CASES[name](Tile.current("float32"))
@@ -185,7 +185,7 @@ def test_what_is_not_finite_is_where_the_direct_kernel_has_it(name, layout, valu
     np.testing.assert_array_equal(winograd, direct)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("activation", ["leaky_relu", "elu", "sigmoid", "tanh"])
 def test_activations(activation, layout, isa, threads):
     case = CASES["threaded"](Tile.current("float32"))
@@ -197,7 +197,7 @@ def test_activations(activation, layout, isa, threads):
     )
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 def test_prepared_weights_give_the_same_bits_and_outlive_the_weight(layout, isa):
     case = CASES["threaded"](Tile.current("float32"))
     x, weight, bias, _ = operands(case, "float32", layout)
@@ -211,7 +211,7 @@ def test_prepared_weights_give_the_same_bits_and_outlive_the_weight(layout, isa)
     np.testing.assert_array_equal(plan(x), expected)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("rectified", [False, True])
 @pytest.mark.parametrize(
     ("size", "channels", "kernel", "stride"),
@@ -246,7 +246,7 @@ def test_error_is_within_four_times_the_direct_kernels(size, channels, kernel, s
         assert size_of(errors["winograd"]) <= 4 * size_of(errors["direct"])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 def test_an_empty_batch(layout):
     x = laid_out(np.empty((0, 3, 8, 9)), layout, "float32")
     y = ff.conv2d(x, np.ones((4, 3, 3, 3), np.float32), data_format=layout, algorithm="winograd")

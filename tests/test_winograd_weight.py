@@ -5,7 +5,7 @@ from math import prod
 import numpy as np
 import pytest
 from cases import DTYPES, LAYOUTS, Conv, ConvTranspose, Tile, laid_out
-from conftest import MANY, using_threads
+from conftest import MANY, each, using_threads
 from convolutions import exact_backward, operands, operator
 from test_winograd import amplification
 from tolerance import assert_within, bound
@@ -58,7 +58,7 @@ def gradients(case, dtype, layout, need=NEED, algorithm="winograd"):
     return backward(grad_y, x, weight, need=need, data_format=layout, algorithm=algorithm, **case.options)[1:]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(dtype=DTYPES)
 @pytest.mark.parametrize(("name", "layout", "count"), RUNS)
 def test_gradients(name, layout, count, dtype, isa):
     case = CASES[name](Tile.current(dtype))
@@ -74,7 +74,7 @@ def test_gradients(name, layout, count, dtype, isa):
     assert_within(grad_bias, exact[2], bound(dtype, case.x[0] * prod(case.y[2:]), grad_y, np.ones(1)), dtype)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", [*LARGE, "groups"])
 def test_bits_do_not_depend_on_the_number_of_threads(name, layout, isa):
     case = CASES[name](Tile.current("float32"))
@@ -87,7 +87,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(name, layout, isa):
             np.testing.assert_array_equal(result, expected)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 def test_one_gradient_is_that_of_both(layout, isa, threads):
     case = CASES["chunks"](Tile.current("float32"))
     grad_weight, grad_bias = gradients(case, "float32", layout)
@@ -100,7 +100,7 @@ def test_one_gradient_is_that_of_both(layout, isa, threads):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", ["chunks", "1d", "3d", "threaded"])
 def test_what_is_not_finite_is_where_the_direct_kernel_has_it(name, layout, value, isa, threads):
     case = CASES[name](Tile.current("float32"))
@@ -113,7 +113,7 @@ def test_what_is_not_finite_is_where_the_direct_kernel_has_it(name, layout, valu
         np.testing.assert_array_equal(result, expected)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 @pytest.mark.parametrize("rectified", [False, True])
 @pytest.mark.parametrize(
     ("batch", "size", "kernel", "channels"),
@@ -145,7 +145,7 @@ def test_error_is_within_four_times_the_direct_kernels(batch, size, kernel, chan
         assert size_of(errors["winograd"]) <= 4 * size_of(errors["direct"])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each(layout=LAYOUTS)
 def test_an_empty_batch_leaves_zeros(layout):
     case = Conv((0, 16, 9, 8), (16, 16, 3, 3), padding=1)
     for gradient in gradients(case, "float32", layout):
