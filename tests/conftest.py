@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-# Before NumPy and libgomp are loaded. Threads that spin while they wait take most of the time of a suite of small calls,
-# and the CPUs of its other processes: let ours sleep, and what they are compared with have one thread, PyTorch below.
+# Before NumPy and libgomp are loaded. Threads that spin while they wait take most of the time of a suite of small
+# calls, and the CPUs of its other processes: let ours sleep, and what they are compared with have one, PyTorch below.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
