@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from math import prod
 from typing import Any
 
@@ -56,7 +56,7 @@ class Conv:
         """Keyword arguments of the operator."""
         return {name: getattr(self, name) for name in ("stride", "padding", "dilation", "groups", "padding_mode")}
 
-    @property
+    @cached_property
     def geometry(self) -> ConvGeometry:
         return conv_geometry(self.x, self.weight, ndim=self.ndim, **self.options)
 
@@ -92,7 +92,7 @@ class ConvTranspose:
         """Keyword arguments of the operator."""
         return {name: getattr(self, name) for name in ("stride", "padding", "output_padding", "groups", "dilation")}
 
-    @property
+    @cached_property
     def geometry(self) -> ConvGeometry:
         """That of the convolution whose input gradient this is."""
         return conv_transpose_geometry(self.x, self.weight, ndim=self.ndim, **self.options)
@@ -149,7 +149,7 @@ EDGES: dict[str, Callable[[Tile], int]] = {
 
 
 def _at_edges(name: str, case: Callable[[int], Any]) -> dict[str, Callable[[Tile], Any]]:
-    return {name.format(edge): lambda t, n=number: case(n(t)) for edge, number in EDGES.items()}
+    return {name.format(edge): cache(lambda t, n=number: case(n(t))) for edge, number in EDGES.items()}
 
 
 def _fixed(cases: dict[str, Any]) -> dict[str, Callable[[Tile], Any]]:

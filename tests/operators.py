@@ -20,12 +20,17 @@ LARGE = {1: (9000,), 2: (90, 95), 3: (20, 21, 22)}
 class Calls:
     """Arguments of a call by operator, forward calls first; a backward's follow from its forward's result."""
 
-    def __init__(self, layout: str, dtype: str, sizes: dict[int, tuple[int, ...]], batch: int, channels: int) -> None:
+    def __init__(
+        self, layout: str, dtype: str, sizes: dict[int, tuple[int, ...]], batch: int, channels: int, only: str | None
+    ) -> None:
         self.layout, self.dtype, self.batch, self.channels = layout, dtype, batch, channels
+        self.only = only and only.removesuffix("_backward")
         self.calls: dict[str, Arguments] = {}
         for ndim, size in sizes.items():
-            self.of_rank(ndim, size)
-        self.without_rank(sizes[2])
+            if only is None or f"{ndim}d" in only:
+                self.of_rank(ndim, size)
+        if only is None or not self.calls:
+            self.without_rank(sizes[2])
 
     def draw(self, *shape: int, seed: int = 0) -> np.ndarray:
         return values(shape, seed).astype(self.dtype)
@@ -33,9 +38,12 @@ class Calls:
     def activation(self, channels: int, size: tuple[int, ...], seed: int = 0) -> np.ndarray:
         return laid_out(values((self.batch, channels, *size), seed), self.layout, self.dtype)
 
+    def wanted(self, name: str) -> bool:
+        return self.only in (None, name)
+
     def add(self, name: str, **arguments: Any) -> None:
-        """The operator and its backward, if there are such operators yet."""
-        if not hasattr(ff, name):
+        """The operator and its backward, if there is one."""
+        if not self.wanted(name):
             return
         if "data_format" in inspect.signature(getattr(ff, name)).parameters:
             arguments["data_format"] = self.layout
@@ -68,9 +76,8 @@ class Calls:
         self.add(f"max_pool{ndim}d", x=x, padding=1, ceil_mode=True, **window)
         self.add(f"avg_pool{ndim}d", x=x, padding=1, count_include_pad=False, **window)
         self.add(f"lp_pool{ndim}d", x=np.abs(x), norm_type=2.0, **window)
-        if hasattr(ff, f"max_unpool{ndim}d"):
-            pool = getattr(ff, f"max_pool{ndim}d")
-            pooled, indices = pool(x, 2, return_indices=True, data_format=self.layout)
+        if self.wanted(f"max_unpool{ndim}d"):
+            pooled, indices = getattr(ff, f"max_pool{ndim}d")(x, 2, return_indices=True, data_format=self.layout)
             self.add(f"max_unpool{ndim}d", x=pooled, indices=indices, kernel_size=2, output_size=size)
         self.add(f"adaptive_avg_pool{ndim}d", x=x, output_size=(4, 3, 2)[:ndim])
         self.add(f"adaptive_max_pool{ndim}d", x=x, output_size=(4, 3, 2)[:ndim])
@@ -96,7 +103,7 @@ class Calls:
         for name in ("global_avg_pool", "global_max_pool"):
             self.add(name, x=x)
         self.add("unfold", x=x, kernel_size=(3, 2), padding=1, stride=2)
-        if hasattr(ff, "fold"):
+        if self.wanted("fold"):
             columns = ff.unfold(x, (3, 2), padding=1, stride=2, data_format=self.layout)
             self.add("fold", x=columns, output_size=size, kernel_size=(3, 2), padding=1, stride=2)
         self.add(
@@ -116,9 +123,10 @@ def calls(
     sizes: dict[int, tuple[int, ...]] = SMALL,
     batch: int = 2,
     channels: int = 4,
+    only: str | None = None,
 ) -> dict[str, Arguments]:
-    """Arguments of every operator, by name; of fresh arrays and generators."""
-    return Calls(layout, dtype, sizes, batch, channels).calls
+    """Arguments of every operator, by name; of fresh arrays and generators. With `only`, of one and its backward."""
+    return Calls(layout, dtype, sizes, batch, channels, only).calls
 
 
 def run(module: ModuleType, name: str, arguments: Arguments) -> tuple[Any, ...]:

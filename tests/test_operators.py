@@ -19,6 +19,11 @@ def arrays_of(arguments):
     return {name: value for name, value in arguments.items() if isinstance(value, np.ndarray)}
 
 
+def call(name, *args, **options):
+    """The operator's arguments."""
+    return operators.calls(*args, only=name, **options)[name]
+
+
 def run(name, arguments):
     """Generators are used up by a call, so each call has its own."""
     generators = {k: copy.deepcopy(v) for k, v in arguments.items() if isinstance(v, np.random.Generator)}
@@ -39,7 +44,7 @@ def test_every_operator_is_in_the_table():
 @each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", NAMES)
 def test_values_are_the_oracles(name, dtype, layout, isa):
-    arguments = operators.calls(layout, dtype)[name]
+    arguments = call(name, layout, dtype)
     exact = {
         k: v.astype(np.float64) if isinstance(v, np.ndarray) and v.dtype.kind == "f" else v
         for k, v in arguments.items()
@@ -55,7 +60,7 @@ def test_values_are_the_oracles(name, dtype, layout, isa):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_views_give_the_same_values_and_stay_untouched(name):
-    arguments = operators.calls()[name]
+    arguments = call(name)
     expected = run(name, arguments)
     for argument, array in arrays_of(arguments).items():
         for kind, view in views(array):
@@ -67,8 +72,8 @@ def test_views_give_the_same_values_and_stay_untouched(name):
 
 @each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", NAMES)
-def test_bits_do_not_depend_on_the_number_of_threads(name, layout, large):
-    arguments = large[layout][name]
+def test_bits_do_not_depend_on_the_number_of_threads(name, layout):
+    arguments = call(name, layout, sizes=operators.LARGE, batch=3, channels=24)
     with using_threads(1):
         expected = run(name, arguments)
     for count in (2, 5):
@@ -77,15 +82,10 @@ def test_bits_do_not_depend_on_the_number_of_threads(name, layout, large):
                 np.testing.assert_array_equal(a, e)
 
 
-@pytest.fixture(scope="module")
-def large():
-    return {layout: operators.calls(layout, sizes=operators.LARGE, batch=3, channels=24) for layout in LAYOUTS}
-
-
 @each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", NAMES)
 def test_results_repeat(name, layout):
-    arguments = operators.calls(layout)[name]
+    arguments = call(name, layout)
     for a, e in zip(run(name, arguments), run(name, arguments), strict=True):
         np.testing.assert_array_equal(a, e)
 
@@ -93,7 +93,7 @@ def test_results_repeat(name, layout):
 @each(layout=LAYOUTS)
 @pytest.mark.parametrize("name", NAMES)
 def test_an_empty_batch_gives_empty_results_and_zero_gradients(name, layout):
-    arguments = operators.calls(layout, batch=0)[name]
+    arguments = call(name, layout, batch=0)
     if name in ("cross_entropy", "mse_loss"):
         arguments["reduction"] = "sum"  # the mean of nothing is NaN
     for result in run(name, arguments):

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import DTYPES, LAYOUTS, Conv, ConvTranspose, laid_out, values
+from conftest import ISAS, using_isa
 from tolerance import assert_within, bound
 
 import fastconv.functional as ff
@@ -95,6 +96,7 @@ OPERATORS = {
 }
 
 
+@pytest.mark.every_isa
 @pytest.mark.parametrize(("operator", "index"), [(operator, i) for operator in OPERATORS for i in range(GEOMETRIES)])
 def test_forward_and_backward(operator, index):
     torch_operator, geometries = OPERATORS[operator]
@@ -106,14 +108,16 @@ def test_forward_and_backward(operator, index):
     y = torch_operator(case, *leaves)
     y.backward(torch.tensor(grad_y))
 
-    ours = [laid_out(x, layout, dtype), weight.astype(dtype)]
-    options = {"data_format": layout, **case.options}
-    result = getattr(ff, operator)(*ours, bias.astype(dtype), **options)
-    gradients = getattr(ff, operator + "_backward")(laid_out(grad_y, layout, dtype), *ours, **options)
+    expected = [y, *(leaf.grad for leaf in leaves)]
+    expected[:2] = (laid_out(a.detach().numpy(), layout, "float64") for a in expected[:2])
     # No output and no gradient sums more products than these, whatever the padding repeats.
     terms = max(np.prod(case.weight), np.prod(case.x), np.prod(case.y))
     limit = bound(dtype, terms, x, weight)
-    for actual, exact in zip((result, gradients[0]), (y, leaves[0].grad), strict=True):
-        assert_within(actual, laid_out(exact.detach().numpy(), layout, "float64"), limit, dtype)
-    for actual, leaf in zip(gradients[1:], leaves[1:], strict=True):
-        assert_within(actual, leaf.grad.numpy(), limit, dtype)
+    ours = [laid_out(x, layout, dtype), weight.astype(dtype)]
+    options = {"data_format": layout, **case.options}
+    for isa in ISAS:  # all of them by one call of PyTorch, which takes longer
+        with using_isa(isa):
+            result = getattr(ff, operator)(*ours, bias.astype(dtype), **options)
+            gradients = getattr(ff, operator + "_backward")(laid_out(grad_y, layout, dtype), *ours, **options)
+        for actual, exact in zip((result, *gradients), expected, strict=True):
+            assert_within(actual, np.asarray(exact), limit, dtype)

@@ -1,11 +1,12 @@
 """Winograd's filtering against the oracle, within the bound that its transforms give, and where `auto` takes it."""
 
+from functools import lru_cache
 from math import prod
 
 import numpy as np
 import pytest
 from cases import DTYPES, LAYOUTS, Conv, ConvTranspose, Tile, laid_out
-from conftest import MANY, each, using_threads
+from conftest import ISAS, MANY, each, using_isa, using_threads
 from convolutions import exact_backward, exact_forward, operands, operator, terms_of_y
 from fastconv.kernels.direct import DirectPlan
 from fastconv.kernels.winograd import WinogradPlan
@@ -211,7 +212,17 @@ def test_prepared_weights_give_the_same_bits_and_outlive_the_weight(layout, isa)
     np.testing.assert_array_equal(plan(x), expected)
 
 
-@each(layout=LAYOUTS)
+@lru_cache(1)
+def of_an_error(case, rectified):
+    """x and weight in float32, and y by the direct kernel in float64: once for all layouts and ISAs."""
+    rng = np.random.default_rng(0)
+    x, weight = (rng.standard_normal(shape).astype(np.float32) for shape in (case.x, case.weight))
+    x = np.maximum(x, 0) if rectified else x
+    return x, weight, operator(ff, case)(x.astype(float), weight.astype(float), algorithm="direct", **case.options)
+
+
+@each(isa=ISAS, layout=LAYOUTS)
+@pytest.mark.every_isa
 @pytest.mark.parametrize("rectified", [False, True])
 @pytest.mark.parametrize(
     ("size", "channels", "kernel", "stride"),
@@ -235,13 +246,12 @@ def test_prepared_weights_give_the_same_bits_and_outlive_the_weight(layout, isa)
 )
 def test_error_is_within_four_times_the_direct_kernels(size, channels, kernel, stride, rectified, layout, isa):
     case = Conv((1, channels, *size), (32, channels, *[kernel] * len(size)), padding=kernel // 2, stride=stride)
-    rng = np.random.default_rng(0)
-    x, weight = (rng.standard_normal(shape).astype(np.float32) for shape in (case.x, case.weight))
-    x = np.maximum(x, 0) if rectified else x
-    x = laid_out(x, layout, "float32")
+    x, weight, exact = of_an_error(case, rectified)
+    x, exact = laid_out(x, layout, "float32"), laid_out(exact, layout, "float64")
     options = {"data_format": layout, **case.options}
-    exact = operator(ff, case)(x.astype(float), weight.astype(float), algorithm="direct", **options)
-    errors = {name: operator(ff, case)(x, weight, algorithm=name, **options) - exact for name in ("direct", "winograd")}
+    with using_isa(isa):
+        results = {name: operator(ff, case)(x, weight, algorithm=name, **options) for name in ("direct", "winograd")}
+    errors = {name: y - exact for name, y in results.items()}
     for size_of in (np.linalg.norm, lambda error: np.max(np.abs(error))):
         assert size_of(errors["winograd"]) <= 4 * size_of(errors["direct"])
 

@@ -1,11 +1,12 @@
 """Weight gradients by Winograd's filtering against the oracle, within the bound that its transforms give."""
 
+from functools import lru_cache
 from math import prod
 
 import numpy as np
 import pytest
 from cases import DTYPES, LAYOUTS, Conv, ConvTranspose, Tile, laid_out
-from conftest import MANY, each, using_threads
+from conftest import ISAS, MANY, each, using_isa, using_threads
 from convolutions import exact_backward, operands, operator
 from test_winograd import amplification
 from tolerance import assert_within, bound
@@ -113,7 +114,19 @@ def test_what_is_not_finite_is_where_the_direct_kernel_has_it(name, layout, valu
         np.testing.assert_array_equal(result, expected)
 
 
-@each(layout=LAYOUTS)
+@lru_cache(1)
+def of_an_error(case, rectified):
+    """x and grad_y in float32, and grad_weight by the direct kernel in float64: once for all layouts and ISAs."""
+    rng = np.random.default_rng(1)
+    x, grad_y = (rng.standard_normal(shape).astype(np.float32) for shape in (case.x, case.y))
+    x = np.maximum(x, 0) if rectified else x
+    operands = (a.astype(float) for a in (grad_y, x, np.zeros(case.weight)))
+    options = {"need": (False, True, False), "algorithm": "direct", **case.options}
+    return x, grad_y, operator(ff, case, "_backward")(*operands, **options)[1]
+
+
+@each(isa=ISAS, layout=LAYOUTS)
+@pytest.mark.every_isa
 @pytest.mark.parametrize("rectified", [False, True])
 @pytest.mark.parametrize(
     ("batch", "size", "kernel", "channels"),
@@ -134,13 +147,13 @@ def test_what_is_not_finite_is_where_the_direct_kernel_has_it(name, layout, valu
 )
 def test_error_is_within_four_times_the_direct_kernels(batch, size, kernel, channels, rectified, layout, isa):
     case = Conv((batch, channels, *size), (channels, channels, *[kernel] * len(size)), padding=kernel // 2)
-    rng = np.random.default_rng(1)
-    x, grad_y = (rng.standard_normal(shape).astype(np.float32) for shape in (case.x, case.y))
-    x, grad_y = laid_out(np.maximum(x, 0) if rectified else x, layout, "float32"), laid_out(grad_y, layout, "float32")
+    x, grad_y, exact = of_an_error(case, rectified)
+    x, grad_y = laid_out(x, layout, "float32"), laid_out(grad_y, layout, "float32")
     backward, weight = operator(ff, case, "_backward"), np.zeros(case.weight, np.float32)
     options = {"data_format": layout, "need": (False, True, False), **case.options}
-    exact = backward(*(a.astype(float) for a in (grad_y, x, weight)), algorithm="direct", **options)[1]
-    errors = {a: backward(grad_y, x, weight, algorithm=a, **options)[1] - exact for a in ("direct", "winograd")}
+    with using_isa(isa):
+        results = {a: backward(grad_y, x, weight, algorithm=a, **options)[1] for a in ("direct", "winograd")}
+    errors = {name: gradient - exact for name, gradient in results.items()}
     for size_of in (np.linalg.norm, lambda error: np.max(np.abs(error))):
         assert size_of(errors["winograd"]) <= 4 * size_of(errors["direct"])
 
