@@ -19,7 +19,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import hypothesis
 import pytest
 
-from fastconv import runtime
+from fastconv import plots, runtime
 
 # benchmarks/ is tested, too; last, so that an installed fastconv is not hidden by the checkout's.
 sys.path.append(str(Path(__file__).parents[1]))
@@ -89,6 +89,13 @@ def each(**values: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[..
 def on_threads(names: Iterable[str], large: Iterable[str]) -> list[tuple[str, int]]:
     """Parameters (name, threads): every case on one thread, those that are large enough for a team on all."""
     return [(name, 1) for name in names] + [(name, MANY) for name in large]
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures of a training are empty files: to draw them takes ten times as long as a short training."""
+    for name in ("learning_curve", "confusion_matrix"):
+        monkeypatch.setattr(plots, name, lambda path, *_: path.touch())
 
 
 def pytest_collection_finish() -> None:

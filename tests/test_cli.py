@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw
 
 from fastconv import __version__, cli, data, prediction, runs, training
 
+pytestmark = pytest.mark.isa_independent
+
 
 @pytest.fixture(scope="module")
 def digits():
@@ -78,8 +80,14 @@ def test_python_dash_m():
     assert done.stdout == f"fastconv {__version__}\n"
 
 
-@pytest.mark.parametrize("variable", ["FASTCONV_ISA", "FASTCONV_ALGORITHM"])
-@pytest.mark.parametrize("command", [["-m", "fastconv", "info"], ["-mfastconv", "--version"], ["-m", "fastconv"]])
+@pytest.mark.parametrize(
+    ("command", "variable"),
+    [
+        (["-m", "fastconv", "info"], "FASTCONV_ISA"),
+        (["-mfastconv", "--version"], "FASTCONV_ALGORITHM"),
+        (["-m", "fastconv"], "FASTCONV_ISA"),
+    ],
+)
 def test_a_bad_environment_variable_is_one_line(command, variable):
     """It is read when the package is imported, before the command line's own code runs."""
     done = subprocess.run(
@@ -120,6 +128,7 @@ def test_train_on_idx_files(tmp_path, capsys, digits):
     assert f"test accuracy {record.test_accuracy:.2%}, all in {folder}" in lines[3]
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("model", ["fashion-stride", "fashion-1x1"])
 def test_train_another_network(tmp_path, digits, model):
     source = write_idx(tmp_path / "fashion", digits, 32, 8)
@@ -129,6 +138,7 @@ def test_train_another_network(tmp_path, digits, model):
     assert (record.model, record.data, record.preparation.size) == (model, "fashion-mnist", 28)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_train_on_cifar(tmp_path):
     arguments = ["--model", "cifar-stride", "--epochs", "1", "--optimizer", "sgd", "--lr", "0.001", "--no-augment"]
     folder = str(tmp_path / "run")
@@ -140,6 +150,7 @@ def test_train_on_cifar(tmp_path):
     assert not record.options["augment"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_default_folder_is_named_after_model_data_and_time(tmp_path, monkeypatch, digits):
     source = write_idx(tmp_path / "mnist", digits, 32, 8)
     monkeypatch.chdir(tmp_path)

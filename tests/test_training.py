@@ -98,6 +98,8 @@ def test_confusion_matrix_counts_the_test_split(digits, few, tmp_path, monkeypat
     assert np.trace(counts) / 32 == run.test_accuracy
 
 
+@pytest.mark.isa_independent
+@pytest.mark.usefixtures("undrawn")
 def test_older_run_in_the_folder_is_replaced(few, tmp_path):
     train("lenet5", few, tmp_path, Options(epochs=1))
     with pytest.raises(InterruptedTraining):
@@ -115,6 +117,7 @@ def test_new_folder_is_always_a_new_one(tmp_path):
 # One seed, one result.
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_one_seed_gives_one_checkpoint_byte_for_byte(few, tmp_path, optimizer):
     contents, histories = [], []
@@ -127,6 +130,8 @@ def test_one_seed_gives_one_checkpoint_byte_for_byte(few, tmp_path, optimizer):
     assert contents[0] != contents[2]
 
 
+@pytest.mark.isa_independent
+@pytest.mark.usefixtures("undrawn")
 def test_dropout_follows_the_seed(few, tmp_path):
     options = Options(epochs=1, batch_size=16)
     first, second = (train("cifar-stride", few, tmp_path / name, options) for name in "ab")
@@ -136,6 +141,8 @@ def test_dropout_follows_the_seed(few, tmp_path):
 # What stops it.
 
 
+@pytest.mark.isa_independent
+@pytest.mark.usefixtures("undrawn")
 def test_ctrl_c_leaves_the_last_whole_epoch(few, tmp_path):
     with pytest.raises(InterruptedTraining, match="stopped after 2 whole epochs") as stopped:
         train("lenet5", few, tmp_path / "stopped", Options(epochs=5, batch_size=32), Interrupting(step=5))
@@ -153,6 +160,8 @@ def test_ctrl_c_leaves_the_last_whole_epoch(few, tmp_path):
         np.testing.assert_array_equal(array, whole[1][key])
 
 
+@pytest.mark.isa_independent
+@pytest.mark.usefixtures("undrawn")
 def test_ctrl_c_before_the_first_epoch_ends_leaves_no_checkpoint(few, tmp_path):
     with pytest.raises(InterruptedTraining) as stopped:
         train("lenet5", few, tmp_path, Options(epochs=5), Interrupting(step=1))
@@ -161,6 +170,7 @@ def test_ctrl_c_before_the_first_epoch_ends_leaves_no_checkpoint(few, tmp_path):
         stopped.value.run.network()
 
 
+@pytest.mark.isa_independent
 def test_ctrl_c_in_a_process_of_its_own(tmp_path):
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "fastconv", "train", "--epochs", "9999", "--run", str(folder)]
@@ -185,6 +195,8 @@ def test_ctrl_c_in_a_process_of_its_own(tmp_path):
     assert f"test accuracy {run.test_accuracy:.2%}" in message
 
 
+@pytest.mark.isa_independent
+@pytest.mark.usefixtures("undrawn")
 def test_a_loss_that_is_no_number_ends_the_training(few, tmp_path):
     with pytest.raises(
         training.DivergedError, match=r"the loss became (nan|inf) in epoch \d: try a learning rate below"
