@@ -57,12 +57,11 @@ def draw_case(rng: np.random.Generator, ndim: int, mode: str) -> tuple[np.ndarra
     return x, weight, options | {"groups": groups, "padding_mode": mode}
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("ndim", "cases"), [(1, 30), (2, 15), (3, 4)])
-def test_any_window_and_any_chunks_are_as_in_memory(ndim, cases, mode, layout):
+@pytest.mark.parametrize(("ndim", "cases"), [(1, 30), (2, 16), (3, 6)])
+def test_any_window_and_any_chunks_are_as_in_memory(ndim, cases, mode):
     rng = np.random.default_rng(ndim)
-    for _ in range(cases):
+    for layout in LAYOUTS * (cases // 2):
         x, weight, options = draw_case(rng, ndim, mode)
         bias = whole_numbers(rng, 6)
         x = np.moveaxis(x, 1, -1) if layout == "channels_last" else x

@@ -55,13 +55,12 @@ def test_max_in_a_team(name, dtype, layout, isa, threads):
     check_max(case_of(name, dtype), dtype, layout)
 
 
-@each(dtype=DTYPES)
-def test_last_windows_of_a_long_row(dtype, isa):
+def test_last_windows_of_a_long_row(isa):
     """The lanes behind a row's last window read nothing: what they would reach lies far before the row's buffer."""
     program = (
         "import numpy as np, fastconv.functional as ff; from fastconv import runtime;"
         f"runtime.set_isa({isa!r}); runtime.set_num_threads(1);"
-        f"x = np.ones((1, 1, 2**24 + 7), {dtype!r}); assert (ff.max_pool1d(x, 4, 3) == 1).all()"
+        f"assert all((ff.max_pool1d(np.ones((1, 1, 2**24 + 7), t), 4, 3) == 1).all() for t in {DTYPES!r})"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
