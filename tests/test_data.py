@@ -11,8 +11,6 @@ from fastconv.data import DataError
 
 pytestmark = pytest.mark.isa_independent
 
-pytestmark = pytest.mark.isa_independent
-
 TRAIN_IMAGES, TRAIN_LABELS = data.IDX_FILES["train"]
 TEST_IMAGES, TEST_LABELS = data.IDX_FILES["test"]
 

@@ -11,8 +11,6 @@ from fastconv import plots
 
 pytestmark = pytest.mark.isa_independent
 
-pytestmark = pytest.mark.isa_independent
-
 HISTORY = [
     {"epoch": epoch, "train_loss": 1 / epoch, "test_loss": 2 / epoch, "train_accuracy": 0.9, "test_accuracy": 0.8}
     for epoch in (1, 2, 3)
