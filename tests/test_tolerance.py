@@ -1,8 +1,12 @@
-"""The bound lets rounding pass and nothing else: each of these mistakes is one that a kernel could make."""
+"""The bound lets rounding pass and nothing else, and what runs a test over many values hides no failure.
+
+Each of these mistakes is one that a kernel could make.
+"""
 
 import cases
 import numpy as np
 import pytest
+from conftest import each
 from tolerance import assert_within, bound
 
 from fastconv import reference
@@ -143,3 +147,25 @@ def test_shape_and_dtype_must_be_the_same():
         assert_within(np.zeros((2, 3)), np.zeros((3, 2)), 1.0)
     with pytest.raises(AssertionError, match="dtype"):
         assert_within(np.zeros(2), np.zeros(2), 1.0, np.float32)
+
+
+def test_each_runs_every_combination_and_names_those_that_fail():
+    seen = []
+
+    @each(dtype=cases.DTYPES, layout=cases.LAYOUTS)
+    def test(name, layout, dtype, wrong):
+        seen.append((name, dtype, layout))
+        assert (dtype, layout) not in wrong
+
+    first, *_, last = all_four = [(dtype, layout) for dtype in cases.DTYPES for layout in cases.LAYOUTS]
+    test(name="x", wrong=[])
+    assert seen == [("x", *one) for one in all_four]
+    with pytest.raises(AssertionError) as one:
+        test(name="x", wrong=[last])
+    assert one.value.__notes__ == ["with dtype='float64', layout='channels_last'"]
+    with pytest.raises(ExceptionGroup, match="2 of 4 combinations") as two:
+        test(name="x", wrong=[first, last])
+    assert [error.__notes__[0] for error in two.value.exceptions] == [
+        f"with dtype={dtype!r}, layout={layout!r}" for dtype, layout in (first, last)
+    ]
+    assert len(seen) == 12
