@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fastconv import functional as F
 from fastconv.geometry import as_int
-from fastconv.layers import Identity, Layer, Parallel, ReLU, Sequential
+from fastconv.layers import Identity, Layer, Parallel, Sequential
 from fastconv.layers.base import Array
 from fastconv.layers.fuse import chain
 from fastconv.models.kit import Kit
@@ -94,7 +95,7 @@ class UNet(Layer):
             grad = self._layers[f"up{level}"].backward(grad)
         for level in range(self.levels, 1, -1):
             grad = self._layers[f"down{level}"].backward(grad)
-            grad = self.pool.backward(grad) + grad_skips.pop()
+            grad = F.add(self.pool.backward(grad), grad_skips.pop())
         return grad
 
     def for_inference(self) -> list[Layer]:
@@ -118,7 +119,8 @@ class UNet(Layer):
 
 
 def _convolutions(kit: Kit, in_channels: int, width: int) -> Sequential:
-    stages: list[Layer] = []
-    for channels in (in_channels, width):
-        stages += [kit.conv(channels, width, 3, padding=1, bias=False), kit.batch_norm(width), ReLU()]
-    return Sequential(*stages)
+    stages: dict[str, Layer] = {}
+    for number, channels in ((0, in_channels), (3, width)):  # a ReLU of its own would come third, but is fused
+        stages[str(number)] = kit.conv(channels, width, 3, padding=1, bias=False)
+        stages[str(number + 1)] = kit.batch_norm(width, activation="relu")
+    return Sequential(stages)
