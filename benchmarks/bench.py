@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 from fastconv import runtime
@@ -20,6 +22,7 @@ from . import adapters, chart, compare, deformable
 from .adapters import OURS
 from .board import Board
 from .ceilings import Ceilings
+from .dropins import Model
 from .engines import Contestant, Engine, EngineError, race, started
 from .groups import Section, sections
 from .layer import LAYOUTS
@@ -91,10 +94,19 @@ class Run:
             self._warm(ours, section.kind)
             for task in section.tasks:
                 board.begin(task.label)
-                row = self._row(section.group, task, [*ours, *peers])
+                with tempfile.TemporaryDirectory(prefix="fastconv-") as folder:
+                    row = self._row(section.group, self._made(task, folder), [*ours, *peers])
                 self.measured.rows.append(row)
                 board.add(row)
                 self.save()
+
+    def _made(self, task: Job, folder: str) -> Job:
+        """A model that people have, ready to be loaded, made by a process that takes its memory away with it."""
+        if not isinstance(task, Model):
+            return task
+        with started([self._engine(OURS)]) as (maker,):
+            made: Model = maker.run("adapters.dropins.making:make", task, folder)
+            return made
 
     def _warm(self, contestants: Sequence[Contestant], kind: str) -> None:
         """Let processes run something, so that first calls are those of a plan and not of a process."""
@@ -117,7 +129,8 @@ class Run:
         if deforms:
             ours[0].engine.run("deformable:check", task, ours[0].data_format)
         before = self._peak(contestants[0].engine, task.dtype)
-        results, wrong = race(contestants, task, effort.rounds, effort.seconds, effort.cold)
+        expected = task.expected() if isinstance(task, Model) else None
+        results, wrong = race(contestants, task, effort.rounds, effort.seconds, effort.cold, expected)
         peak = max(before, self._peak(contestants[0].engine, task.dtype))
         errors = {}
         if isinstance(task, Task) and task.dtype == "float32" and not (task.pools or deforms):
@@ -163,13 +176,28 @@ def _installed(wanted: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(wanted)
 
 
+def _require_packages(todo: Sequence[Section]) -> None:
+    """Make sure that there is what models are made of and run by.
+
+    Raises
+    ------
+    MissingExtraError
+        If a package is not installed.
+    """
+    models = [task for section in todo for task in section.tasks if isinstance(task, Model)]
+    for package in dict.fromkeys(package for model in models for package in model.packages):
+        if find_spec(package) is None:
+            extra = "bench" if package == "transformers" else "peers"
+            raise MissingExtraError(f"this needs {package}: pip install 'fastconv[{extra}]'", name=package)
+
+
 def run(options: argparse.Namespace) -> int:
     """Measure, show, and write what was asked for; returns the exit code.
 
     Raises
     ------
     MissingExtraError
-        If a peer that was asked for, or matplotlib for a chart, is not installed.
+        If a peer that was asked for, a package that models need, or matplotlib for a chart, is not installed.
     """
     if options.chart:
         require("matplotlib", extra="bench")
@@ -183,6 +211,7 @@ def run(options: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"fastconv: {error}", file=sys.stderr)
         return MISUSE
+    _require_packages(todo)
     this, out, code = Run(options), console(), 0
     try:
         with Board(out, sum(len(section.tasks) for section in todo)) as board:

@@ -179,23 +179,30 @@ class Result:
 
 
 def race(
-    contestants: Sequence[Contestant], task: Job, rounds: int, seconds: float, cold: int = 0
+    contestants: Sequence[Contestant],
+    task: Job,
+    rounds: int,
+    seconds: float,
+    cold: int = 0,
+    expected: Sequence[Array] | None = None,
 ) -> tuple[dict[str, Result], dict[str, str]]:
     """Results by contestant, without those that do not have the task; and of peers that failed or were wrong, why.
 
     The first contestants are those whose results have to be right, all of one engine. The results are compared before
-    anything is timed. Each round gives every contestant `seconds`, in turn; `cold` calls more find empty caches. The
-    first call counts for those that are hopelessly slow.
+    anything is timed, with each other and with what is expected, if that is known. Each round gives every contestant
+    `seconds`, in turn; `cold` calls more find empty caches. The first call counts for those that are hopelessly slow.
 
     Raises
     ------
     EngineError
-        If the first contestant's result is not confirmed by any other, or by one of its own engine.
+        If the first contestant's result is not confirmed by any other, or by one of its own engine, or not expected.
     """
     out: dict[Contestant, str] = {}
     answers = _each(contestants, out, lambda c: c.engine.run("worker:prepare", task, c.data_format))
     firsts = {c: first for c, first in answers.items() if first is not None}
     answers.clear()
+    if expected is not None:
+        check_agreement(task, "what is expected", expected, contestants[0].name, firsts[contestants[0]].arrays)
     out |= _disagreeing(task, {c: first.arrays for c, first in firsts.items()})
     firsts = {c: first._replace(arrays=()) for c, first in firsts.items()}
     timings = {c: [Timing(first.ran, 0)] for c, first in firsts.items()}
@@ -267,8 +274,7 @@ def check_agreement(
 
     Relative L2 distance, as many roundings as the task allows.
     """
-    limit = task.tolerance * float(np.finfo(task.dtype).eps)
-    for a, b in zip(result, other, strict=True):
+    for number, (a, b) in enumerate(zip(result, other, strict=True)):
         if a is None or b is None:
             if a is not b:
                 raise EngineError(f"{task.name}: {name} and {other_name} differ in which gradients there are")
@@ -276,7 +282,7 @@ def check_agreement(
         if a.shape != b.shape or a.dtype != b.dtype:
             raise EngineError(f"{task.name}: {name} gives {a.shape} {a.dtype}, {other_name} {b.shape} {b.dtype}")
         apart = distance(a, b)
-        if not apart <= limit:
+        if not apart <= task.limit(number):
             raise EngineError(f"{task.name}: {name} and {other_name} are {apart:.2g} apart (relative L2)")
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from . import networks
+from . import dropins, networks
+from .dropins import OnnxModel, TorchModel, TorchTraining
 from .layer import Layer
 from .networks import Inference, Job, Training
 from .shapes import find
@@ -18,6 +20,8 @@ NARROW = "k > 1, stride 1, fewer"
 GROUPED = "depthwise, few a group"
 TRANSPOSED, POOLS, FILTERS, DEFORMABLE = "transposed", "pools", "filters", "deformable"
 NETWORKS = "all networks"
+
+LARGE = "^(resnet50|mobilenetv2|convnext_tiny|segformer_b0|vgg19)/.*b8$"
 
 FEW = 32  # channels in or out of a group, below which a vector or a tile is not filled
 FIRST = 4  # channels in, as of pictures
@@ -46,11 +50,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Networks:
-    """Whole networks, in float32."""
+    """Whole networks, or models that people have, in float32."""
 
     quick: str
     """As of a `Group`."""
-    find: Callable[..., list[Inference]] = networks.find
+    find: Callable[..., list[Any]] = networks.find
     kinds: tuple[str, ...] = (Inference.kind,)
 
     def tasks(self, kind: str, dtype: str, pattern: str | None, quick: bool) -> tuple[Job, ...]:
@@ -83,7 +87,11 @@ GROUPS: dict[str, Group | Networks] = {
     "deformable": Group(lambda layer: layer.deforms, "/b8$", kinds=("functional",), passes=(False, True)),
     "networks": Networks("/b1$"),
     "training": Networks("^(lenet5|resnet50)/", networks.find_trained, (Training.kind,)),
+    "torch-models": Networks(LARGE, dropins.find_models, (TorchModel.kind,)),
+    "torch-training": Networks(LARGE, dropins.find_trained, (TorchTraining.kind,)),
+    "onnx-models": Networks(LARGE, dropins.find_onnx, (OnnxModel.kind,)),
 }
+DROPINS = ("torch-models", "torch-training", "onnx-models")  # what --networks means; they take other packages
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ def sections(
 
 def families(job: Job) -> tuple[str, ...]:
     """The families whose lines of the summary count a layer or network."""
-    return (NETWORKS, job.network) if isinstance(job, Inference) else _families_of_layer(job.layer)
+    return _families_of_layer(job.layer) if isinstance(job, Task) else (NETWORKS, job.network)
 
 
 def _families_of_layer(layer: Layer) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from fastconv import init, models
 from fastconv.layers import BatchNorm2d, Layer, Linear
 
 from . import shapes
+from .dropins import Model
 from .layer import Array, Size
 from .task import Task, on_cache_lines
 
@@ -82,6 +83,10 @@ class Inference:
         rows = [row for row in layers if not row.pools]
         return self.batch * (sum(row.times * shapes.multiply_adds(row) for row in rows) + _sizes(self.network)[0])
 
+    def limit(self, result: int) -> float:
+        """The relative L2 distance at which two engines' results of this number agree."""
+        return self.tolerance * float(np.finfo(self.dtype).eps)
+
     @property
     def compulsory_bytes(self) -> int:
         """Pictures and parameters read and logits written once."""
@@ -126,7 +131,7 @@ class Training(Inference):
         return itemsize * (prod(self.x_shape) + 4 * _sizes(self.network)[1])
 
 
-Job = Task | Inference
+Job = Task | Inference | Model
 
 
 @cache
@@ -177,7 +182,7 @@ def settle(network: Layer, shape: Size) -> None:
     fastconv.set_num_threads(threads)
 
 
-def pictures(inference: Inference) -> Array:
+def pictures(inference: Inference | Model) -> Array:
     """Those of a task, channels first: the same in every process."""
     rng = np.random.default_rng([len(inference.network), *inference.x_shape])
     return on_cache_lines(rng.standard_normal(inference.x_shape, np.float32))

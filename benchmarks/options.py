@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from fastconv import runtime
 
 from .adapters import PEERS
-from .groups import GROUPS
+from .groups import DROPINS, GROUPS
 from .layer import LAYOUTS
 from .task import KINDS
 
@@ -21,12 +21,22 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--quick", action="store_true", help="a few layers of every kind, in minutes; so without --filter"
     )
     much.add_argument("--full", action="store_true", help="every layer, more rounds: hours")
-    parser.add_argument(
+    default = tuple(name for name in GROUPS if name not in DROPINS)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
         "--group",
         type=_listed(GROUPS),
-        default=tuple(GROUPS),
+        default=default,
         metavar="NAMES",
-        help=f"of {', '.join(GROUPS)}; default: all",
+        help=f"of {', '.join(GROUPS)}; default: all but the last {len(DROPINS)}",
+    )
+    which.add_argument(
+        "--networks",
+        action="store_const",
+        dest="group",
+        const=DROPINS,
+        help="models that people have, of transformers and onnx, through our drop-ins for PyTorch and ONNX, against "
+        f"what these drop into: short for --group {','.join(DROPINS)}; batch 8, with --full also 1 and more networks",
     )
     parser.add_argument(
         "--kind", choices=(*KINDS, "both"), default="both",

@@ -50,6 +50,10 @@ class Task:
     def pools(self) -> bool:
         return self.layer.pools
 
+    def limit(self, result: int) -> float:
+        """The relative L2 distance at which two engines' results of this number agree."""
+        return self.tolerance * float(np.finfo(self.dtype).eps)
+
     @property
     def multiply_adds(self) -> int:
         """Products that the definition needs, taps in the padding left out; each gradient has as many as y."""

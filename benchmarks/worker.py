@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 
 from . import adapters
 from .layer import Array
-from .networks import Inference, Job, pictures
-from .task import operands
+from .networks import Job, pictures
+from .task import Task, operands
 from .timing import Timing, cold_call, time_calls
 
 
@@ -69,14 +69,14 @@ def prepare(session: Session, task: Job, data_format: str) -> First | None:
     built = time.perf_counter()
     result = session.call()
     end = time.perf_counter()
-    if isinstance(task, Inference):
+    if not isinstance(task, Task):
         _give_memory_back()
     return First(prepared.arrays(result), end - start, end - built, getattr(session.call, "how", ""))
 
 
 def _prepared(session: Session, task: Job, data_format: str) -> adapters.Prepared:
-    if isinstance(task, Inference):
-        prepare_network = adapters.load_for_networks(session.engine).prepare
+    if not isinstance(task, Task):
+        prepare_network = adapters.load_for(session.engine, task).prepare
         prepared: adapters.Prepared = prepare_network(task, pictures(task), data_format)
         _give_memory_back()
     else:

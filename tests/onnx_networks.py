@@ -1,44 +1,9 @@
-"""Whole networks of onnx's wheel with random weights in place of its constant ones, and what PyTorch makes of them."""
+"""What PyTorch makes of whole networks of onnx's wheel, whose weights the benchmarks draw."""
 
-from pathlib import Path
-
-import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
 from onnx import numpy_helper
-
-FOLDER = Path(onnx.__file__).parent / "backend/test/data/light"
-
-
-def randomized(name):
-    """A network whose weights are drawn, so that values keep their size from layer to layer; its output are logits."""
-    model = onnx.load(FOLDER / f"light_{name}.onnx")
-    graph, rng = model.graph, np.random.default_rng(0)
-    shapes = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    readers = {name: (node, place) for node in graph.node for place, name in enumerate(node.input)}
-    for node in [node for node in graph.node if node.op_type == "ConstantOfShape"]:
-        graph.node.remove(node)
-        weight = drawn(rng, readers, node.output[0], tuple(shapes[node.input[0]].tolist()))
-        graph.initializer.append(numpy_helper.from_array(weight.astype(np.float32), node.output[0]))
-    if graph.node[-1].op_type == "Softmax":  # of thousands of nearly equal scores: it would hide what is wrong
-        logits = graph.node[-1].input[0]
-        del graph.node[-1]
-        graph.output[0].CopyFrom(onnx.ValueInfoProto(name=logits))
-    model.ir_version = 8  # before which initializers were inputs, too
-    return model
-
-
-def drawn(rng, readers, name, shape):
-    """A weight, by what it is for."""
-    node, place = readers[name]
-    if node.op_type in ("Conv", "Gemm") and place == 1:
-        return rng.standard_normal(shape, np.float32) * np.sqrt(2 / np.prod(shape[1:]))
-    while node.op_type in ("Unsqueeze", "Reshape"):
-        node, place = readers[node.output[0]]
-    if node.op_type == "Mul" or (node.op_type == "BatchNormalization" and place in (1, 4)):
-        return rng.uniform(0.5, 1.5, shape)
-    return rng.standard_normal(shape) * 0.1
 
 
 def by_torch(model, x):

@@ -12,9 +12,10 @@ from torch import nn
 pytest.importorskip("onnx", reason="onnx is not installed: pip install 'fastconv[onnx]'")
 
 from onnx_models import operators
-from onnx_networks import by_torch, randomized
+from onnx_networks import by_torch
 
 from fastconv.backends.onnx import Session
+from fastconv.benchmarks.adapters.dropins.light import randomized
 
 pytestmark = pytest.mark.isa_independent
 

@@ -30,7 +30,7 @@ LAYERS = {
 LACKS = {"scipy": LAYERS.keys() - {"image"}, "opencv": LAYERS.keys() - {"image"}}
 
 
-@pytest.fixture(scope="module", params=PEERS)
+@pytest.fixture(scope="module", params=[peer for peer in PEERS if ENGINES[peer].layers])
 def engines(request):
     missing = adapters.missing(request.param)
     if missing:

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from ..dropins import Model
 from ..layer import LAYOUTS, Array
 from ..networks import Inference, Job
 from ..task import KINDS, Task
@@ -57,16 +58,21 @@ class Adapter:
     any_isa: bool = False  # can be held to an ISA below the machine's widest
     images_only: bool = False
     deforms: bool = False  # has deformable convolution
+    layers: bool = True  # runs single layers
     networks: bool = False  # has a module of the same name in networks/, which runs whole ones
+    dropins: str = ""  # its module in dropins/, which runs models that people have
 
 
 FIRST = LAYOUTS[:1]
 OURS = "fastconv"
 ENGINES = {
-    OURS: Adapter("ours", (), any_isa=True, deforms=True, networks=True),
-    "torch": Adapter("pytorch", ("torch",), any_isa=True, networks=True),
-    "onnxruntime": Adapter("onnxruntime", ("onnxruntime", "onnx"), FIRST, ("layer",), networks=True),
-    "openvino": Adapter("openvino", ("openvino", "onnx"), kinds=("layer",), networks=True),
+    OURS: Adapter("ours", (), any_isa=True, deforms=True, networks=True, dropins="ours"),
+    "torch": Adapter("pytorch", ("torch",), any_isa=True, networks=True, dropins="pytorch"),
+    "torch.compile": Adapter("pytorch", ("torch",), layers=False, dropins="compiled"),
+    "onnxruntime": Adapter(
+        "onnxruntime", ("onnxruntime", "onnx"), FIRST, ("layer",), networks=True, dropins="onnxruntime"
+    ),
+    "openvino": Adapter("openvino", ("openvino", "onnx"), kinds=("layer",), networks=True, dropins="openvino"),
     "jax": Adapter("jax", ("jax",), any_isa=True),
     "scipy": Adapter("scipy", ("scipy",), FIRST, any_isa=True, images_only=True),
     "opencv": Adapter("opencv", ("cv2",), FIRST, images_only=True),
@@ -79,9 +85,11 @@ def load(engine: str) -> ModuleType:
     return import_module(f".{ENGINES[engine].module}", __package__)
 
 
-def load_for_networks(engine: str) -> ModuleType:
-    """What runs whole networks beside it."""
-    return import_module(f".networks.{ENGINES[engine].module}", __package__)
+def load_for(engine: str, job: Inference | Model) -> ModuleType:
+    """What runs whole networks, or models that people have, beside it."""
+    entry = ENGINES[engine]
+    name = f"dropins.{entry.dropins}" if isinstance(job, Model) else f"networks.{entry.module}"
+    return import_module(f".{name}", __package__)
 
 
 def missing(engine: str) -> list[str]:
@@ -91,8 +99,6 @@ def missing(engine: str) -> list[str]:
 
 def taking_part(engines: Iterable[str], kind: str, tasks: Sequence[Job], widest_isa: bool = True) -> list[str]:
     """Those of the engines that have rows of this kind, ISA and these tasks."""
-    networks = any(isinstance(task, Inference) for task in tasks)
-    deforms = any(isinstance(task, Task) and task.layer.deforms for task in tasks)
     images = any(isinstance(task, Task) and task.layer.filters_images for task in tasks)
     entries = [(engine, ENGINES[engine]) for engine in engines]
     return [
@@ -100,7 +106,15 @@ def taking_part(engines: Iterable[str], kind: str, tasks: Sequence[Job], widest_
         for name, entry in entries
         if kind in entry.kinds
         and (images or not entry.images_only)
-        and (entry.deforms or not deforms)
-        and (entry.networks or not networks)
+        and all(_runs(name, entry, task) for task in tasks)
         and (widest_isa or entry.any_isa)
     ]
+
+
+def _runs(name: str, entry: Adapter, task: Job) -> bool:
+    """Whether an engine runs tasks of a kind: layers, whole networks, or models that are for it."""
+    if isinstance(task, Model):
+        return name in task.peers
+    if isinstance(task, Inference):
+        return entry.networks
+    return entry.layers and (entry.deforms or not task.layer.deforms)

@@ -34,10 +34,10 @@ def prepare(task: Task, operands: Operands, data_format: str) -> Prepared:
     return Prepared(partial(bound, serialised, x, y), lambda y: (y,))
 
 
-def bound(serialised: bytes, x: Array, y: Array) -> Callable[[], Array]:
-    """The call of a model x -> y on these very arrays."""
+def bound(model: bytes | str, x: Array, y: Array) -> Callable[[], Array]:
+    """The call of a model x -> y, or of its file, on these very arrays."""
     try:
-        session = ort.InferenceSession(serialised, _options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(model, _options, providers=["CPUExecutionProvider"])
     except ort.capi.onnxruntime_pybind11_state.NotImplemented as error:
         raise Unsupported(str(error)) from None
     binding = session.io_binding()

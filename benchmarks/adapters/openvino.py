@@ -42,9 +42,10 @@ def prepare(task: Task, operands: Operands, data_format: str) -> Prepared:
     return Prepared(build, lambda y: (channels_first(y) if last else y,))
 
 
-def bound(serialised: bytes, x: Array, y: Array, last: str | None) -> Callable[[], Array]:
-    """The call of a model x -> y on these very arrays; `last` names the spatial axes of those with channels last."""
-    graph = _core.read_model(serialised)
+def bound(model: bytes | str, x: Array, y: Array, last: str | None) -> Callable[[], Array]:
+    """The call of a model x -> y, or of its file, on these very arrays; `last` names the spatial axes of those that
+    have channels last."""
+    graph = _core.read_model(model)
     if last:
         graph = _laid_out_last(graph, last)
     request = _core.compile_model(graph, "CPU", _settings).create_infer_request()

@@ -46,14 +46,14 @@ def prepare(inference: Inference, x: Array, data_format: str) -> Prepared:
     """Contiguous or channels_last."""
     if isinstance(inference, Training):
         with torch.inference_mode(False):  # which the adapter of layers has entered for good
-            step = trained(*_laid_out(module(built(inference.network), inference.x_shape), x, data_format), inference)
+            step = trained(*laid_out(module(built(inference.network), inference.x_shape), x, data_format), inference)
         return Prepared(lambda: step, lambda loss: (np.array([loss]),))
     network = fuse(module(built(inference.network), inference.x_shape), inplace=True)
-    network, pictures = _laid_out(network, x, data_format)
+    network, pictures = laid_out(network, x, data_format)
     return Prepared(partial(_quickest, network, pictures), lambda y: (y.numpy(),))
 
 
-def _laid_out(network: nn.Module, x: Array, data_format: str) -> tuple[nn.Module, torch.Tensor]:
+def laid_out(network: nn.Module, x: Array, data_format: str) -> tuple[nn.Module, torch.Tensor]:
     """The network, and x for it."""
     pictures = torch.from_numpy(x)
     if data_format == "channels_last":
