@@ -29,7 +29,7 @@ from .layer import LAYOUTS
 from .networks import Job
 from .report import console, environment, write_json
 from .shapes import conv
-from .summary import Row, coarse, lines, row_of, same_layout
+from .summary import Row, coarse, lines, row_of, same_layout, wholes
 from .tables import show
 from .task import KINDS, Task
 
@@ -151,8 +151,8 @@ class Run:
         m = self.measured
         about = environment(self.threads, self.isa, m.versions | {"algorithm": self.algorithm or "auto"})
         ceilings = asdict(m.ceilings) if m.ceilings else None
-        return {"environment": about, "ceilings": ceilings, "layers": m.rows, "summary": lines(m.rows),
-                "same_layout": same_layout(m.rows)}  # fmt: skip
+        summaries = {"summary": lines(m.rows), "same_layout": same_layout(m.rows), "wholes": wholes(m.rows)}
+        return {"environment": about, "ceilings": ceilings, "layers": m.rows, **summaries}
 
     def save(self) -> None:
         """Write --json, after every row: a run may take hours."""

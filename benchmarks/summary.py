@@ -11,7 +11,7 @@ from typing import Any
 
 from .adapters import OURS
 from .engines import Result
-from .groups import families
+from .groups import NETWORKS, families
 from .layer import LAYOUTS
 from .networks import Job
 from .report import geometric_mean
@@ -112,6 +112,24 @@ def same_layout(rows: Iterable[Row]) -> list[dict[str, Any]]:
         for (kind, group), ratios in members.items()
         if ratios and (group != "all" or groups[kind] > 1)
     ]  # fmt: skip
+
+
+def wholes(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Whole networks in fastconv's faster layout: mean and minimum of the ratios, a line a group and batch."""
+    members: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        if NETWORKS in row["families"] and row["ratio"]:
+            members.setdefault((row["group"], row["batch"]), []).append(row)
+    return [_whole(group, batch, members[group, batch]) for group, batch in members]
+
+
+def _whole(group: str, batch: int, rows: list[Row]) -> dict[str, Any]:
+    ratios = {row["layer"]: max(row["ratio"].values()) for row in rows}
+    worst = min(ratios, key=lambda name: ratios[name])
+    return {
+        "group": group, "batch": batch, "networks": len(rows), "geomean": geometric_mean(ratios.values()),
+        "min": ratios[worst], "worst": worst,
+    }  # fmt: skip
 
 
 def coarse(rows: Iterable[Row]) -> list[str]:

@@ -14,7 +14,7 @@ from .adapters import OURS
 from .ceilings import Ceilings, size_name
 from .layer import LAYOUTS
 from .report import duration
-from .summary import ERROR_LIMIT, Row, coarse, ours_best, same_layout
+from .summary import ERROR_LIMIT, Row, coarse, ours_best, same_layout, wholes
 
 DRIFT = 0.1  # of the peak of multiply-adds, from which on it is told
 STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "show_edge": False}
@@ -36,6 +36,8 @@ def show(rows: Sequence[Row], summary: Sequence[dict[str, Any]], ceilings: Ceili
     if summary:
         out.print(summary_table(summary))
         out.print(same_layout_table(same_layout(rows)))
+    for whole in wholes(rows):
+        out.print(whole_line(whole))
     out.print(ceilings_line(ceilings))
     out.print(_drift(rows), end="")
     for row in rows:
@@ -132,6 +134,13 @@ def same_layout_table(lines: Sequence[dict[str, Any]]) -> Table:
         numbers = str(line["rows"]), ratio(line["geomean"]), ratio(line["min"])
         table.add_row(line["kind"], line["group"], *numbers, line["worst"])
     return table
+
+
+def whole_line(line: dict[str, Any]) -> str:
+    """Whole networks of one group and batch, in fastconv's faster layout."""
+    least = f", {ratio(line['min'])} at least ({line['worst']})" if line["networks"] > 1 else ""
+    mean = f"{ratio(line['geomean'])} times as fast as the best peer{' in the geometric mean' if least else ''}"
+    return f"{line['group']}, batch {line['batch']}, faster layout: {mean}{least}"
 
 
 def ceilings_line(ceilings: Ceilings) -> str:
