@@ -116,6 +116,9 @@ class Fused:
         called: set[str],
     ) -> None:  # fmt: skip
         self.names, self.steps, self._code, self._scope = names, steps, code, _Scope(root, steps)
+        parameters = list(inspect.signature(own_class(root).forward).parameters.values())[1:]
+        self._positions = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+        self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         self.left = [module for name, module in root.named_modules() if name in called]
         self._absorbed: list[tuple[Any, Any, dict[str, Any]]] = [
             (module, None if module is root else type(module), dict(module._modules))  # the root's hooks are called
@@ -131,19 +134,27 @@ class Fused:
 
     def accepted(self, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, ...] | None:
         """The arguments of a call that the code may take, in order; None for any other call."""
-        if self.refused is not None or len(args) + len(kwargs) != len(self.names):
-            return None
-        try:
-            tensors = *args, *(kwargs[name] for name in self.names[len(args) :])
-        except KeyError:
-            return None
-        if not all(isinstance(tensor, Tensor) for tensor in tensors) or not is_plain(*tensors):
+        tensors = None if self.refused is not None else self._required(args, kwargs)
+        if tensors is None or not all(isinstance(tensor, Tensor) for tensor in tensors) or not is_plain(*tensors):
             return None
         if torch.is_autocast_enabled("cpu") or hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
             return None
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in root.parameters()):
             return None
         return tensors if self._is_as_traced() else None
+
+    def _required(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+        """The required arguments of a call; None if it is wrong or gives another argument anything but its default."""
+        if not kwargs and len(args) == len(self.names):
+            return args
+        given = dict(zip(self._positions, args, strict=False))
+        if len(given) != len(args) or not given.keys().isdisjoint(kwargs):
+            return None
+        given.update(kwargs)
+        for name in given.keys() - set(self.names):
+            if name not in self._defaults or given[name] is not self._defaults[name]:
+                return None
+        return tuple(given[name] for name in self.names) if given.keys() >= set(self.names) else None
 
     def _is_as_traced(self) -> bool:
         for module, kind, children in self._absorbed:
