@@ -1,5 +1,6 @@
 """Fused forwards of PyTorch models: what is fused, what is not, and when a module's own forward runs."""
 
+import collections
 import copy
 import dataclasses
 import inspect
@@ -419,6 +420,32 @@ def test_wrong_calls_are_told_as_by_the_module(arguments, options):
             plain(x, *arguments, **options)
         with pytest.raises(TypeError, match=re.escape(str(expected.value))):
             ours(x, *arguments, **options)
+
+
+@dataclasses.dataclass
+class Output(collections.OrderedDict):
+    """A result by name, key and number, as those of transformers are."""
+
+    last: torch.Tensor
+    others: tuple | None = None
+
+    def __post_init__(self):
+        for part in dataclasses.fields(self):
+            if getattr(self, part.name) is not None:
+                self[part.name] = getattr(self, part.name)
+
+
+def test_results_that_are_dicts_and_dataclasses_stay_what_they_are():
+    plain, ours = optimized(Chain(lambda m, y, x: Output(last=F.relu(y))))
+    x = images(2, 4, 6, 5)
+    with torch.no_grad():
+        for _ in range(2):
+            y, expected = ours(x), plain(x)
+            assert type(y) is Output
+            assert (list(y), y.others) == (["last"], None)
+            assert y["last"] is y.last
+            assert_close(y.last, expected.last, TERMS)
+    assert fused(ours) == ("relu",)
 
 
 def test_what_a_trace_cannot_see_is_found_when_it_first_runs():

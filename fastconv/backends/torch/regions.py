@@ -12,7 +12,7 @@ import inspect
 import operator
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import wraps
 from itertools import pairwise
 from typing import Any
@@ -312,6 +312,9 @@ class _Tracer(fx.Tracer):
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, nn.Module):  # an argument of a function that stays a call
             return self.create_node("get_attr", self.path_of_module(a), (), {})
+        if isinstance(a, dict) and is_dataclass(a) and not isinstance(a, type):  # of which torch.fx makes a plain dict
+            parts = {part.name: self.create_arg(getattr(a, part.name)) for part in fields(a)}
+            return self.create_node("call_function", type(a), (), parts)
         return super().create_arg(a)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
