@@ -176,6 +176,36 @@ def test_sums_keep_their_order(way, steps):
         assert_close(ours(x.clone()), plain(x.clone()), TERMS)
 
 
+class Bottleneck(nn.Module):
+    """The shortcut comes last and is added in place, as in ResNets of torchvision and transformers."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.main, self.side = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.norm, self.norm_of_side, self.way = nn.BatchNorm2d(4), nn.BatchNorm2d(4), way
+
+    def forward(self, x):
+        y = self.main(x) if self.way == "bare" else self.norm(self.main(x))
+        seen = y.view(y.shape) if self.way == "seen" else None
+        side = self.norm_of_side(self.side(x))
+        y += side
+        y = F.relu(y)
+        return y if seen is None else y * seen
+
+
+@pytest.mark.parametrize(
+    ("way", "of_main", "of_side"),
+    [
+        ("plain", ("norm",), ("norm_of_side", "add", "relu")),
+        ("bare", (), ("norm_of_side", "add", "relu")),
+        ("seen", ("norm",), ("norm_of_side",)),
+    ],
+)
+def test_a_later_convolution_takes_a_sum_into_what_nobody_else_sees(way, of_main, of_side):
+    ours = assert_runs_fused(Bottleneck(way), images(2, 4, 6, 5), 2 if of_main else 1)
+    assert (fused(ours, "main"), fused(ours, "side")) == (of_main, of_side)
+
+
 def test_what_a_forward_writes_to_is_written_to():
     class Adding(Chain):
         def forward(self, x):

@@ -7,7 +7,7 @@ In evaluation mode a batch normalization is one multiply-add a channel, which go
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -142,7 +142,7 @@ def fuse(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[str, FusedConvo
     order = {node: place for place, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
         if _is_plain_call(node, modules) and _is_convolution(modules[node.target]):
-            chain = _Chain(node, modules, order)
+            chain = _Chain(node, modules, order, fused)
             chain.grow()
             if len(chain.nodes) > 1:
                 name = f"fastconv_{len(fused)}"
@@ -153,8 +153,10 @@ def fuse(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[str, FusedConvo
 class _Chain:
     """A convolution's node and those after it that its epilogue can do, each the only user of the one before."""
 
-    def __init__(self, conv: fx.Node, modules: dict[str, nn.Module], order: dict[fx.Node, int]) -> None:
-        self.nodes, self._modules, self._order = [conv], modules, order
+    def __init__(
+        self, conv: fx.Node, modules: dict[str, nn.Module], order: dict[fx.Node, int], fused: Container[str]
+    ) -> None:
+        self.nodes, self._modules, self._order, self._fused = [conv], modules, order, fused
         self.norm: nn.Module | None = None
         self.activation: str | None = None
         self.residual: fx.Node | None = None
@@ -205,7 +207,7 @@ class _Chain:
         residual = second if first is self.nodes[-1] else first
         if not isinstance(residual, fx.Node) or residual is self.nodes[-1]:
             return False
-        if node.target in _IN_PLACE_SUMS and first is not self.nodes[-1]:
+        if node.target in _IN_PLACE_SUMS and first is residual and not self._is_passing(residual):
             return False
         conv, own = self.nodes[0], {*self.nodes, node}
         if not self._precedes(residual, conv) and self._is_chain(residual):
@@ -214,6 +216,12 @@ class _Chain:
             return False  # to what is read at another time than in the module
         self.residual = residual
         return True
+
+    def _is_passing(self, node: fx.Node) -> bool:
+        """Whether a value is new memory that one node alone reads, so that nobody sees what is written there."""
+        if node.op == "call_module" and node.target in self._fused:
+            return len(node.users) == 1
+        return self._is_chain(node)
 
     def _is_chain(self, node: fx.Node) -> bool:
         """Whether a later convolution can take the sum, at its own place."""
