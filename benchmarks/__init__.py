@@ -4,8 +4,10 @@
     layer.py            one such layer
     task.py             what engines are asked to do with one, and the arrays for it
     networks.py         whole networks, their weights and the pictures for them
+    dropins.py          models that people have, of transformers and onnx, for our drop-ins and what these drop into
     steps.py            what a network does, step by step, from which each peer's form of it is made
-    adapters/           how an engine runs a task or, in networks/, a whole network: fastconv itself, and each peer
+    adapters/           how an engine runs a task or, in networks/ and dropins/, a whole network: fastconv itself, and
+                        each peer
     worker.py           the process that an engine lives in
     engines.py          those processes seen from outside: one awake at a time, rounds in turn
     timing.py           seconds of one call, medians of many, cold calls

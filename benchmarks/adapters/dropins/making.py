@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +49,8 @@ def _from_transformers(model: Model, source: Recipe, folder: str) -> dict[str, A
     if not isinstance(model, OnnxModel):
         return facts
     path, expected = files(folder)
-    torch.onnx.export(network, (x,), path, dynamo=False, opset_version=OPSET, input_names=["x"], output_names=["y"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is a newer exporter, which needs another package
+        torch.onnx.export(network, (x,), path, dynamo=False, opset_version=OPSET, input_names=["x"], output_names=["y"])
     np.save(expected, y.numpy())
     return facts | {"path": str(path), "expected": str(expected)}
