@@ -25,6 +25,10 @@ cdef extern from "<fenv.h>" nogil:
     int fegetenv(fenv_t *env)
     int fesetenv(const fenv_t *env)
 
+cdef extern from "threads.h" nogil:
+    ctypedef struct fastconv_tasks:
+        pass
+
 cdef extern from "table.h" nogil:
     enum:
         FASTCONV_LIST_SLACK
@@ -389,6 +393,10 @@ cdef const fastconv_kernels *kernels(int dtype) noexcept nogil
 
 # Threads for so much work; see threads.h.
 cdef int team(double work) noexcept nogil
+
+# A team's tasks; see threads.h.
+cdef void share_tasks(fastconv_tasks *tasks, Py_ssize_t count, int threads) noexcept nogil
+cdef Py_ssize_t take_task(fastconv_tasks *tasks) noexcept nogil
 
 # One block for a whole team, `bytes` a thread; raises MemoryError. Pair with release in a finally.
 cdef char *acquire(size_t bytes_per_thread, int threads) except NULL

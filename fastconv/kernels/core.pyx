@@ -10,6 +10,8 @@ cdef extern from "threads.h" nogil:
     void fastconv_set_threads(int count)
     int fastconv_get_threads()
     int fastconv_team(double work)
+    void fastconv_share_tasks(fastconv_tasks *tasks, Py_ssize_t count, int threads)
+    Py_ssize_t fastconv_take_task(fastconv_tasks *tasks)
     int fastconv_openmp_is_llvm()
     void fastconv_install_fork_handler()
 
@@ -40,6 +42,14 @@ cdef const fastconv_kernels *kernels(int dtype) noexcept nogil:
 
 cdef int team(double work) noexcept nogil:
     return fastconv_team(work)
+
+
+cdef void share_tasks(fastconv_tasks *tasks, Py_ssize_t count, int threads) noexcept nogil:
+    fastconv_share_tasks(tasks, count, threads)
+
+
+cdef Py_ssize_t take_task(fastconv_tasks *tasks) noexcept nogil:
+    return fastconv_take_task(tasks)
 
 cdef char *acquire(size_t bytes_per_thread, int threads) except NULL:
     cdef char *block = <char *> fastconv_workspace_acquire(bytes_per_thread * <size_t> threads)

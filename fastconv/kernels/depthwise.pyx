@@ -25,12 +25,15 @@ from fastconv.kernels.core cimport (
     acquire,
     ceil_div,
     fastconv_tap_run,
+    fastconv_tasks,
     fegetenv,
     fenv_t,
     fesetenv,
     kernels,
     release,
     round_up,
+    share_tasks,
+    take_task,
     team,
 )
 from fastconv.kernels.depthwise_blocks cimport packed_rows, segment_count
@@ -378,17 +381,24 @@ cdef class DepthwiseLines(DepthwisePass):
 cdef void run_lines(const Problem *p, const Call *call, Form form, char *workspace, int threads) noexcept nogil:
     """All tasks; workers round as their caller does."""
     cdef fenv_t environment
-    cdef Py_ssize_t task
+    cdef fastconv_tasks tasks
+    share_tasks(&tasks, p.tasks, threads)
     fegetenv(&environment)
     with parallel(num_threads=threads):
         fesetenv(&environment)
-        for task in prange(p.tasks, schedule="dynamic"):
-            if form == ROWS:
-                rows_task(p, call, task, workspace + threadid() * p.workspace)
-            elif form == TURNED:
-                turned_task(p, call, task, workspace + threadid() * p.workspace)
-            else:
-                planes_task(p, call, task, workspace + threadid() * p.workspace)
+        take_tasks(p, call, form, &tasks, workspace + threadid() * p.workspace)
+
+
+cdef void take_tasks(const Problem *p, const Call *call, Form form, fastconv_tasks *tasks, char *own) noexcept nogil:
+    cdef Py_ssize_t task = take_task(tasks)
+    while task >= 0:
+        if form == ROWS:
+            rows_task(p, call, task, own)
+        elif form == TURNED:
+            turned_task(p, call, task, own)
+        else:
+            planes_task(p, call, task, own)
+        task = take_task(tasks)
 
 
 cdef class DepthwiseWeight(DepthwisePass):

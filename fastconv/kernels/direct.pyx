@@ -25,11 +25,14 @@ from fastconv.kernels.core cimport (
     CACHE_LINE,
     ceil_div,
     even_part,
+    fastconv_tasks,
     fegetenv,
     fenv_t,
     fesetenv,
     kernels,
     round_up,
+    share_tasks,
+    take_task,
     team,
 )
 from fastconv.kernels.direct_blocks cimport PIECE, TAPS_AT_ONCE
@@ -305,6 +308,8 @@ cdef class DirectPlan(ConvolutionPlan):
     cdef void _run(self, const Call *call, char *scratch, int threads) noexcept nogil:
         if threads == 1:
             run_alone(&self.problem, call, self.channels_last, scratch)
+        elif self.channels_last and self.problem.phases == 1 and call.background == NULL:
+            run_pixels(&self.problem, call, scratch, threads)
         else:
             run(&self.problem, call, self.channels_last, scratch, threads)
 
@@ -389,6 +394,25 @@ cdef void run_alone(const Problem *p, const Call *call, bint channels_last, char
                 pixels_task(p, f, cut, call, unit, 0, own)
             else:
                 planes_task(p, f, cut, call, unit, 0, NULL, own)
+
+
+cdef void run_pixels(const Problem *p, const Call *call, char *shared, int threads) noexcept nogil:
+    """The only phase of channels_last by a team, whose workers round as their caller does."""
+    cdef fenv_t environment
+    cdef Cut cut = cut_for(p, &p.phase[0], True, threads)
+    cdef fastconv_tasks tasks
+    share_tasks(&tasks, cut.phase.slices * cut.phase.blocks * cut.parts, threads)
+    fegetenv(&environment)
+    with parallel(num_threads=threads):
+        fesetenv(&environment)
+        take_pixels(p, cut, call, &tasks, shared + threadid() * cut.workspace)
+
+
+cdef void take_pixels(const Problem *p, Cut cut, const Call *call, fastconv_tasks *tasks, char *own) noexcept nogil:
+    cdef Py_ssize_t unit = take_task(tasks)
+    while unit >= 0:
+        pixels_task(p, &cut.phase, cut, call, unit // cut.parts, unit % cut.parts, own)
+        unit = take_task(tasks)
 
 
 cdef void run(const Problem *p, const Call *call, bint channels_last, char *shared, int threads) noexcept nogil:

@@ -4,16 +4,21 @@
  * whose weights stay in registers, so loads, which may straddle cache lines, are fewer than half of the multiply-adds.
  * 32 registers: 14 sums (7 divides 14, 28, 56 and 112, the widths of most networks) + 4 weights + 1; 16: 8 + 4 + 1.
  */
+#define LANES_TOGETHER 4
 #if VEC_REGISTERS == 32
 #define LINE_BLOCK 14
 #else
 #define LINE_BLOCK 8
 #endif
 
-/* For segments e < end: sum[q] += x[e][q + u] * w[e][u], q < P, u < T; with `some`, only at positions whose bit is set.
- */
+/* For segments e < end: sum[q] += x[e][q + u] * w[e][u], q < P, u < T, but only at positions whose bit is set: ALL are,
+ * or all between the first and the last T - 1, or any. */
+#define ALL 0
+#define ALL_BUT_EDGES 1
+#define ANY 2
+
 INLINE void NAME(slide)(vec *sum, const fastconv_segment *e, const fastconv_segment *end, const char *x, ptrdiff_t step,
-                        const char *w, ptrdiff_t w_step, ptrdiff_t n, uint32_t bits, const int some, const int P,
+                        const char *w, ptrdiff_t w_step, ptrdiff_t n, uint32_t bits, const int which, const int P,
                         const int T, const int masked) {
   ptrdiff_t step3 = 3 * step;
   IN_POINTER(step3);
@@ -22,8 +27,9 @@ INLINE void NAME(slide)(vec *sum, const fastconv_segment *e, const fastconv_segm
     const real *xe = AT(x, e->x), *we = AT(w, e->w);
     UNROLL for (int u = 0; u < T; u++) tap[u] = NAME(load)(AT(we, u * w_step));
     UNROLL for (int i = 0; i < P + T - 1; i++) {
-      if (some) IN_POINTER(bits);
-      if (!some || __builtin_expect(bits & (uint32_t)1 << i, 1)) {
+      const int given = which == ALL || (which == ALL_BUT_EDGES && i >= T - 1 && i < P);
+      if (!given) IN_POINTER(bits);
+      if (given || __builtin_expect(bits & (uint32_t)1 << i, 1)) {
         vec xi = NAME(load_lanes)(AT(xe, i % 4 == 3 ? step3 : i % 4 * step), masked, n);
         OPAQUE(xi);
         UNROLL for (int u = 0; u < T; u++) if (i - u >= 0 && i - u < P) sum[i - u] += xi * tap[u];
@@ -78,9 +84,12 @@ INLINE void NAME(depthwise_block)(const fastconv_depthwise *d, ptrdiff_t line, p
     for (ptrdiff_t u = 0; u < run->taps; u += LINE_TAPS, x += LINE_TAPS * step, w += LINE_TAPS * w_step) {
       const ptrdiff_t left = run->taps - u;
       const uint32_t bits = plain ? 0 : NAME(positions_within)(q + u * apart, apart, run, P + LINE_TAPS - 1);
-#define SLIDE(T)                                                                 \
-  plain ? NAME(slide)(sum, e, end, x, step, w, w_step, n, bits, 0, P, T, masked) \
-        : NAME(slide)(sum, e, end, x, step, w, w_step, n, bits, 1, P, T, masked)
+      const uint32_t inner = ((uint32_t)1 << P) - ((uint32_t)1 << ((left < LINE_TAPS ? left : LINE_TAPS) - 1));
+      const int edges = P >= 2 * LINE_TAPS && !masked && (bits & inner) == inner;
+#define SLIDE(T)                                                                               \
+  plain   ? NAME(slide)(sum, e, end, x, step, w, w_step, n, bits, ALL, P, T, masked)           \
+  : edges ? NAME(slide)(sum, e, end, x, step, w, w_step, n, bits, ALL_BUT_EDGES, P, T, masked) \
+          : NAME(slide)(sum, e, end, x, step, w, w_step, n, bits, ANY, P, T, masked)
       if (left >= 4) SLIDE(4);
       else if (left == 3) SLIDE(3);
       else if (left == 2) SLIDE(2);
@@ -131,38 +140,50 @@ INLINE int NAME(slides)(const fastconv_depthwise *d, ptrdiff_t q, int outputs) {
   return 1;
 }
 
-INLINE void NAME(depthwise_line)(const fastconv_depthwise *d, ptrdiff_t line, ptrdiff_t from, const int masked) {
+/* Outputs q .. end of a line, for one vector of lanes. */
+INLINE void NAME(depthwise_line)(const fastconv_depthwise *d, ptrdiff_t line, ptrdiff_t from, ptrdiff_t q,
+                                 ptrdiff_t end, const int masked) {
   const ptrdiff_t apart = d->dilation;
-  for (ptrdiff_t residue = 0; residue < apart && residue < d->count; residue++) {
-    ptrdiff_t q = residue, left = apart == 1 ? d->count : (d->count - residue + apart - 1) / apart;
-    while (left > 0) {
-      ptrdiff_t done = 1;
+  while (q < end) {
+    const ptrdiff_t left = apart == 1 ? end - q : (end - q + apart - 1) / apart;
+    ptrdiff_t done = 1;
 #define BLOCK(P)                                                                     \
   if (left >= P && NAME(slides)(d, q, P)) {                                          \
     (masked ? NAME(depthwise_##P##_masked) : NAME(depthwise_##P))(d, line, from, q); \
     done = P;                                                                        \
   } else
 #if LINE_BLOCK == 14
-      BLOCK(14)
-      BLOCK(7)
-      BLOCK(3)
+    BLOCK(14)
+    BLOCK(7)
+    BLOCK(3)
 #else
-      BLOCK(8)
-      BLOCK(4)
-      BLOCK(2)
+    BLOCK(8)
+    BLOCK(4)
+    BLOCK(2)
 #endif
-      (masked ? NAME(depthwise_1_masked) : NAME(depthwise_1))(d, line, from, q);
+    (masked ? NAME(depthwise_1_masked) : NAME(depthwise_1))(d, line, from, q);
 #undef BLOCK
-      left -= done;
-      q += done * apart;
-    }
+    q += done * apart;
   }
 }
 
+/* Lines within LANES_TOGETHER vectors of lanes, which lie side by side: the outputs of a strip of columns, line after
+ * line, so that what neighbouring lines share is in L1. */
 static void NAME(depthwise)(const fastconv_depthwise *d) {
-  for (ptrdiff_t from = 0; from < d->lanes; from += VLEN)
-    for (ptrdiff_t line = 0; line < d->lines; line++)
-      NAME(depthwise_line)(d, line, from, d->exact && d->lanes - from < VLEN);
+  const ptrdiff_t apart = d->dilation, strip = apart == 1 ? LINE_BLOCK : d->count;
+  for (ptrdiff_t first = 0; first < d->lanes; first += LANES_TOGETHER * VLEN) {
+    const ptrdiff_t last = first + LANES_TOGETHER * VLEN < d->lanes ? first + LANES_TOGETHER * VLEN : d->lanes;
+    for (ptrdiff_t q = 0; q < d->count; q += strip)
+      for (ptrdiff_t line = 0; line < d->lines; line++)
+        for (ptrdiff_t from = first; from < last; from += VLEN)
+          for (ptrdiff_t residue = 0; residue < apart && q + residue < d->count; residue++)
+            NAME(depthwise_line)(d, line, from, q + residue, q + strip < d->count ? q + strip : d->count,
+                                 d->exact && d->lanes - from < VLEN);
+  }
 }
 
 #undef LINE_BLOCK
+#undef LANES_TOGETHER
+#undef ALL
+#undef ALL_BUT_EDGES
+#undef ANY

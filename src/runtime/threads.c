@@ -19,6 +19,26 @@ int fastconv_team(double work) {
   return atomic_load(&threads);
 }
 
+void fastconv_share_tasks(fastconv_tasks *tasks, ptrdiff_t count, int threads) {
+  const int n = threads < FASTCONV_STRETCHES ? threads : FASTCONV_STRETCHES;
+  tasks->stretches = n;
+  for (int i = 0; i < n; i++) {
+    atomic_init(&tasks->stretch[i].next, count * i / n);
+    tasks->stretch[i].end = count * (i + 1) / n;
+  }
+}
+
+ptrdiff_t fastconv_take_task(fastconv_tasks *tasks) {
+  const int own = omp_get_thread_num() % tasks->stretches;
+  for (int i = 0; i < tasks->stretches; i++) {
+    fastconv_stretch *from = &tasks->stretch[(own + i) % tasks->stretches];
+    if (atomic_load_explicit(&from->next, memory_order_relaxed) >= from->end) continue;
+    const ptrdiff_t task = atomic_fetch_add_explicit(&from->next, 1, memory_order_relaxed);
+    if (task < from->end) return task;
+  }
+  return -1;
+}
+
 /* Of the library that our calls reach, whichever others this process holds: LLVM's answers to GCC's entry points, too.
  */
 int fastconv_openmp_is_llvm(void) {
