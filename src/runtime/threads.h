@@ -12,8 +12,8 @@ int fastconv_get_threads(void);
  * elements moved, whichever is larger. Results never depend on the answer. */
 int fastconv_team(double work);
 
-/* Tasks of a team, each thread's own ones neighbours: with tasks that go along an image, one layer's thread mostly reads
- * what it wrote itself in the layer before, from its own cache. A thread that is done takes from the others. */
+/* Tasks of a team, each thread's own ones neighbours: with tasks that go along an image, one layer's thread mostly
+ * reads what it wrote itself in the layer before, from its own cache. A thread that is done takes from the others. */
 #define FASTCONV_STRETCHES 64 /* more threads share them */
 
 typedef struct {
