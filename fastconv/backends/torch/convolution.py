@@ -197,15 +197,18 @@ def _as_batch(tensor: Tensor, dim: int) -> Tensor:
     return tensor.movedim(dim, 0).flatten(0, 1)
 
 
-def _as_channels(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
+def as_channels(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
+    """The batch of vmap as so many times the channels."""
     return _many(tensor, dim, batch).movedim(0, 1).flatten(1, 2)
 
 
-def _as_groups(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
+def as_groups(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
+    """The batch of vmap as so many times the first axis."""
     return _many(tensor, dim, batch).flatten(0, 1)
 
 
-def _split(tensor: Tensor, axis: int, batch: int) -> Tensor:
+def split(tensor: Tensor, axis: int, batch: int) -> Tensor:
+    """The batch of vmap as an axis of its own again."""
     return tensor.unflatten(axis, (batch, tensor.shape[axis] // batch))
 
 
@@ -219,10 +222,10 @@ def _forward_batch(info: Any, in_dims: Any, x: Tensor, weight: Tensor, bias: Ten
     size, (of_x, of_weight, of_bias) = info.batch_size, in_dims[:3]
     if of_weight is None and of_bias is None:
         y = convolution(_as_batch(x, of_x), weight, bias, *geometry, False)
-        return _split(y, 0, size), 0
-    biases = None if bias is None else _as_groups(bias, of_bias, size)
-    x, weight = _as_channels(x, of_x, size), _as_groups(weight, of_weight, size)
-    return _split(convolution(x, weight, biases, *_grouped(geometry, size), False), 1, size), 1
+        return split(y, 0, size), 0
+    biases = None if bias is None else as_groups(bias, of_bias, size)
+    x, weight = as_channels(x, of_x, size), as_groups(weight, of_weight, size)
+    return split(convolution(x, weight, biases, *_grouped(geometry, size), False), 1, size), 1
 
 
 def _input_batch(info: Any, in_dims: Any, grad_y: Tensor, weight: Tensor, x_shape: Any, *geometry: Any) -> Any:
@@ -230,19 +233,19 @@ def _input_batch(info: Any, in_dims: Any, grad_y: Tensor, weight: Tensor, x_shap
     if of_weight is None:
         shape = (size * batch, channels, *pixels)
         grad_x = convolution_backward_input(_as_batch(grad_y, of_grad_y), weight, shape, *geometry)
-        return _split(grad_x, 0, size), 0
-    grad_y, weight = _as_channels(grad_y, of_grad_y, size), _as_groups(weight, of_weight, size)
+        return split(grad_x, 0, size), 0
+    grad_y, weight = as_channels(grad_y, of_grad_y, size), as_groups(weight, of_weight, size)
     shape = (batch, size * channels, *pixels)
-    return _split(convolution_backward_input(grad_y, weight, shape, *_grouped(geometry, size)), 1, size), 1
+    return split(convolution_backward_input(grad_y, weight, shape, *_grouped(geometry, size)), 1, size), 1
 
 
 def _weight_batch(info: Any, in_dims: Any, grad_y: Tensor, x: Tensor, weight_shape: Any, *rest: Any) -> Any:
     *geometry, bias = rest
     size = info.batch_size
-    grad_y, x = _as_channels(grad_y, in_dims[0], size), _as_channels(x, in_dims[1], size)
+    grad_y, x = as_channels(grad_y, in_dims[0], size), as_channels(x, in_dims[1], size)
     shape = (size * weight_shape[0], *weight_shape[1:])
     grads = convolution_backward_weight(grad_y, x, shape, *_grouped(geometry, size), bias)
-    return tuple(_split(grad, 0, size) for grad in grads), (0, 0)
+    return tuple(split(grad, 0, size) for grad in grads), (0, 0)
 
 
 convolution = Operator(

@@ -19,7 +19,7 @@ from fastconv.backends.torch import packing
 from fastconv.backends.torch.arrays import Tensor, as_array, as_tensor
 from fastconv.backends.torch.calls import is_profiled, reason_against
 from fastconv.backends.torch.convolution import operator_of, options_of
-from fastconv.backends.torch.modules import SwappedConv, SwappedConvTranspose, is_swapped
+from fastconv.backends.torch.modules import SwappedConv, SwappedConvTranspose, is_swapped, own_class
 
 _NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # in evaluation mode
@@ -263,7 +263,7 @@ def _is_convolution(module: nn.Module) -> bool:
 
 def _folds(module: nn.Module, conv: Any) -> bool:
     """Whether a module is a batch normalization of a convolution's channels that knows its statistics."""
-    if type(module) is not _NORMS[conv.weight.ndim - 2] or module.num_features != conv.out_channels:
+    if own_class(module) is not _NORMS[conv.weight.ndim - 2] or module.num_features != conv.out_channels:
         return False
     tensors = module.weight, module.bias, module.running_mean, module.running_var
     if tensors[2] is None or tensors[3] is None or (tensors[0] is None) != (tensors[1] is None):

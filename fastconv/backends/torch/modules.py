@@ -21,6 +21,7 @@ from fastconv.backends.torch import pooling
 from fastconv.backends.torch.arrays import Tensor, is_channels_last
 from fastconv.backends.torch.calls import is_plain, is_profiled, reason_against
 from fastconv.backends.torch.convolution import convolution
+from fastconv.backends.torch.normalization import batch_norm
 
 NAMES: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # in the model that was optimized, for errors
 LEFT: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # why calls of a module were PyTorch's own
@@ -230,6 +231,48 @@ class SwappedPool(SwappedOperator):
         return (y, indices) if self.return_indices else y
 
 
+class SwappedBatchNorm(SwappedOperator):
+    """A batch normalization, which in evaluation mode is PyTorch's or part of a fused convolution."""
+
+    @classmethod
+    def fastconv_members(cls, own: type[nn.Module]) -> dict[str, Any]:
+        return super().fastconv_members(own) | {"fastconv_ranks": NORMS[covered_class(own)]}
+
+    def forward(self, input: Any) -> Any:
+        return self.fastconv_forward(input) if self.training else super().forward(input)
+
+    def fastconv_reason_against(self, input: Any) -> str | None:
+        reason = reason_against(input, self.weight, self.bias)
+        if reason is not None:
+            return reason
+        if input.ndim not in self.fastconv_ranks:
+            return f"the input has {input.ndim} dimensions"
+        if torch.is_autocast_enabled("cpu"):
+            return f"autocast to {torch.get_autocast_dtype('cpu')}"
+        if self.momentum is None:
+            return "its running statistics are means of all batches"
+        statistics = self.running_mean, self.running_var
+        if any(tensor is not None and tensor.dtype != input.dtype for tensor in statistics):
+            return "its running statistics are of another dtype"
+        return None if input.numel() > input.shape[1] else "a channel has one value"
+
+    def fastconv_run(self, *inputs: Any) -> Any:
+        (x,) = inputs
+        channels_last = x.ndim > 3 and is_channels_last(x)
+        y, statistics = _call(batch_norm, (x, self.weight, self.bias), self.eps, channels_last)
+        if self.track_running_stats:
+            with torch.no_grad():
+                self.fastconv_follow(statistics.detach().to(x.dtype), x.numel() // x.shape[1])
+        return y
+
+    def fastconv_follow(self, statistics: Tensor, count: int) -> None:
+        """Move the running statistics towards those of a batch of so many values a channel."""
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(statistics[0], self.momentum)
+        self.running_var.lerp_(statistics[1] * (count / (count - 1)), self.momentum)
+
+
 def _stride(module: Any, ndim: int) -> tuple[int, ...]:
     return _numbers(module.kernel_size if module.stride is None else module.stride, ndim)
 
@@ -266,10 +309,12 @@ POOLS = {
     for kind, (operator, window) in _KINDS.items()
     for ndim in (1, 2, 3)
 }
+NORMS = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}  # and the ranks of their inputs
 MIXINS: dict[type[nn.Module], type[Swapped]] = {
     **{getattr(nn, f"Conv{ndim}d"): SwappedConv for ndim in (1, 2, 3)},
     **{getattr(nn, f"ConvTranspose{ndim}d"): SwappedConvTranspose for ndim in (1, 2, 3)},
     **dict.fromkeys(POOLS, SwappedPool),
+    **dict.fromkeys(NORMS, SwappedBatchNorm),
 }
 
 
@@ -279,7 +324,7 @@ def _covered_class(own: Any) -> Any:
         return None
     for base in own.__mro__:
         if base in MIXINS:
-            computing = ("forward", "_conv_forward", "_output_padding")
+            computing = ("forward", "_conv_forward", "_output_padding", "_check_input_dim")
             return base if all(getattr(own, n, None) is getattr(base, n, None) for n in computing) else None
     return None
 
