@@ -12,8 +12,10 @@ static double NAME(probe_fma)(ptrdiff_t steps) {
   const vec start = NAME(splat)((real)1), shrink = NAME(splat)((real)0.5);
   vec x = start;
   for (ptrdiff_t k = 0; k < steps; k++) {
-    UNROLL for (int i = 0; i < 12; i++) sum[i] = sum[i] * shrink + x;
-    __asm__ volatile("" : "+m"(*(char *)&steps)); /* a step that the compiler may not merge with the next */
+    UNROLL for (int i = 0; i < 12; i++) {
+      sum[i] = sum[i] * shrink + x;
+      OPAQUE(sum[i]); /* else the compiler finds the one that stays as it is, 2 = 2 / 2 + 1, and leaves it out */
+    }
   }
   vec all = sum[0];
   UNROLL for (int i = 1; i < 12; i++) all += sum[i];
