@@ -10,13 +10,19 @@
 #include "pool_stripes.h"
 #include "pool_lines.h"
 #include "pool_same.h"
+#include "pool_registers.h"
+#include "pool_plane.h"
 #include "pool_wide.h"
 #include "pool_pixels.h"
+#include "pool_slide.h"
 #include "pool_route.h"
 
 static void NAME(pool)(const fastconv_pool *p, const fastconv_pool_rows *part) {
-  if (p->channels > 1) NAME(pool_channels_last)(p, part);
+  if (p->channels > 1 && NAME(pool_slides)(p, part)) NAME(pool_slides_down)(p, part);
+  else if (p->channels > 1) NAME(pool_channels_last)(p, part);
   else if (NAME(pool_is_stripes)(p)) NAME(pool_stripes)(p, part);
+  else if (NAME(pool_is_plane)(p, part->indices != NULL)) NAME(pool_plane)(p, part);
+  else if (NAME(pool_fits_registers)(p, part->indices != NULL)) NAME(pool_registers)(p, part);
   else if (NAME(pool_is_same)(p, part->indices != NULL)) NAME(pool_same)(p, part);
   else if (!NAME(pool_is_wide)(p, part->indices != NULL)) NAME(pool_by_lines)(p, part);
   else if (part->indices) NAME(pool_wide_indices)(p, part);

@@ -48,8 +48,7 @@ INLINE void NAME(pool_down_group)(const int kind, const int rows, const int more
   UNROLL for (int i = 0; i < rows; i++) at[i] =
       window.at + NAME(pool_row)(&window, pitch, r + i) * p->channels + run->from;
 #define GROUP(J, N) NAME(pool_group)(kind, rows, p, at, share, column ? column + (J) : NULL, line * apart + (J), N)
-#define AHEAD(J) \
-  if (p->channels == 1) PREFETCH_L2(at[rows - 1] + line * apart + (J) + POOL_AHEAD)
+#define AHEAD(J) PREFETCH(at[rows - 1] + line * apart + (J) + POOL_AHEAD)
   for (ptrdiff_t line = 0; line < lines; line++, dst += to, window.scale[1] += run->down) {
     UNROLL for (int i = 0; i < rows; i++) share[i] =
         kind == FASTCONV_POOL_SPREAD ? NAME(pool_share)(&window, r + i) : 1;

@@ -2,7 +2,11 @@
  * the first of equals and the last NaN win by themselves. Where that wastes loads or lanes, a buffer of joined rows is
  * joined to itself, some pixels further on. */
 
-#define POOL_PIXEL 4 /* vectors of channels at once */
+#define POOL_PIXEL 4                        /* vectors of channels at once */
+#define POOL_PIXEL_WIDE (VEC_REGISTERS / 2) /* where there are as many, which makes longer runs of memory */
+
+/* Elements: the next pixels are asked for so far ahead, since those far apart are no stream that hardware sees. */
+#define POOL_PIXELS_AHEAD ((ptrdiff_t)(2048 / sizeof(real)))
 
 /* Output o's nv vectors of channels from c on, or its `tail` < VLEN elements. */
 INLINE void NAME(pool_pixel)(const int kind, const int indices, const int nv, const ptrdiff_t tail,
@@ -11,13 +15,14 @@ INLINE void NAME(pool_pixel)(const int kind, const int indices, const int nv, co
   const fastconv_windows *w = &p->axis[2];
   const real *scale = (const real *)w->scale;
   const ptrdiff_t count = w->count[o], first = w->first[o], step = w->step, n = tail ? tail : VLEN;
-  vec sums[POOL_PIXEL];
+  vec sums[POOL_PIXEL_WIDE];
   ivec best[POOL_PIXEL];
   UNROLL for (int i = 0; i < nv; i++) {
     sums[i] = NAME(splat)(NAME(pool_neutral)(kind));
     if (indices) best[i] = NAME(splat_index)(window->index + first);
   }
   const pool_pitch pitch = pool_pitch_of(p);
+  const ptrdiff_t next = step * p->channels, ahead = next > POOL_PIXELS_AHEAD ? next : POOL_PIXELS_AHEAD;
   const real *plane = window->at + first * p->channels + c;
   for (ptrdiff_t d = 0; d < window->planes; d++, plane += pitch.d * p->channels) {
     const real *row = plane;
@@ -27,6 +32,7 @@ INLINE void NAME(pool_pixel)(const int kind, const int indices, const int nv, co
       ptrdiff_t index = window->index + d * pitch.d + h * pitch.h + first;
       for (ptrdiff_t t = 0; t < count; t++, x += step * p->channels, index += step)
         UNROLL for (int i = 0; i < nv; i++) {
+          PREFETCH(x + i * VLEN + ahead);
           vec v = NAME(pool_term)(kind, p, tail ? NAME(load_tail)(x, tail) : NAME(load)(x + i * VLEN));
           if (kind == FASTCONV_POOL_SPREAD) v *= share * scale[first + t];
           if (indices) NAME(take_larger)(&sums[i], &best[i], v, NAME(splat_index)(index));
@@ -54,6 +60,8 @@ INLINE void NAME(pool_pixels_kind)(const int kind, const int indices, const fast
   const real *slope = to->slope;
   for (ptrdiff_t o = to->o; o < to->stop; o++) {
     ptrdiff_t j = 0;
+    if (!indices)
+      for (; j + POOL_PIXEL_WIDE * VLEN <= n; j += POOL_PIXEL_WIDE * VLEN) PIXEL(POOL_PIXEL_WIDE, 0);
     for (; j + POOL_PIXEL * VLEN <= n; j += POOL_PIXEL * VLEN) PIXEL(POOL_PIXEL, 0);
     for (; j + VLEN <= n; j += VLEN) PIXEL(1, 0);
     if (j < n) PIXEL(1, n - j);

@@ -12,8 +12,8 @@ INLINE int NAME(pool_is_same)(const fastconv_pool *p, int indices) {
 /* The elements `to` columns on from each lane's, where those are in its row of `width`. */
 INLINE vec NAME(pool_beside)(const real *line, ptrdiff_t to, ivec column, ptrdiff_t width) {
   const vec beyond = NAME(splat)(-(real)INFINITY);
-  if (to < 0) return NAME(load_where_less)(NAME(splat_index)(-to - 1), column, line + to, beyond);
-  return NAME(load_where_less)(column, NAME(splat_index)(width - to), line + to, beyond);
+  if (to < 0) return NAME(where_less)(NAME(splat_index)(-to - 1), column, NAME(load)(line + to), beyond);
+  return NAME(where_less)(column, NAME(splat_index)(width - to), NAME(load)(line + to), beyond);
 }
 
 /* y[i] = the maximum of a window's columns for n elements of joined rows, VLEN of any value around them; columns[i] is
@@ -42,14 +42,19 @@ INLINE void NAME(pool_same_across)(const int three, const fastconv_windows *w, c
   }
 }
 
+/* The columns of the elements of rows that follow each other, from any of the first row on for a vector. */
+INLINE void NAME(pool_number_columns)(ptrdiff_t width, ilane *columns) {
+  for (ptrdiff_t i = 0, column = 0; i < width + VLEN; i++, column = column + 1 < width ? column + 1 : 0)
+    columns[i] = (ilane)column;
+}
+
 static void NAME(pool_same)(const fastconv_pool *p, const fastconv_pool_rows *part) {
   const fastconv_windows *w = &p->axis[2];
   const ptrdiff_t batch = NAME(pool_batch)(w->in, w->out, w->out);
   const NAME(pool_lines) b = {.value = (real *)part->scratch + VLEN, .pitch = w->in, .stop = w->in};
   ilane columns[POOL_BUFFER + VLEN];
   pool_place at = pool_place_of(p, part->begin);
-  for (ptrdiff_t i = 0, column = 0; i < w->in + VLEN; i++, column = column + 1 < w->in ? column + 1 : 0)
-    columns[i] = (ilane)column;
+  NAME(pool_number_columns)(w->in, columns);
   for (ptrdiff_t row = part->begin; row < part->end; row += batch) {
     const ptrdiff_t rows = part->end - row < batch ? part->end - row : batch;
     real *y = (real *)part->y + (row - part->begin) * w->out;

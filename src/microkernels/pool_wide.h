@@ -1,5 +1,5 @@
 /* Pools of channels_first over long runs of columns: a window is joined lane by lane (its rows first, in a buffer, if
- * there are several), and the lanes of VLEN windows at once by a transpose: their outputs are neighbours in memory. */
+ * there are several), and the lanes of VLEN windows at once pair by pair: their outputs are neighbours in memory. */
 
 /* Gathers, the other way for such strides, take a load for every lane and tap; a run takes one for many taps, and some
  * shuffles, or with indices a loop over the lanes. */
@@ -30,14 +30,13 @@ INLINE vec NAME(pool_reduce)(const int kind, const fastconv_pool *p, const real 
   return NAME(pool_join)(kind, sum, NAME(select)(NAME(lane_numbers)() < NAME(splat_index)(n - j), last, neutral));
 }
 
-/* The lanes of VLEN windows joined, one result a lane. */
+/* The lanes of VLEN windows joined, one result a lane: pairs of neighbours, of two windows at a time. */
 INLINE vec NAME(pool_join_lanes)(const int kind, const vec *windows) {
-  vec rows[VLEN];
-  UNROLL for (int i = 0; i < VLEN; i++) rows[i] = windows[i];
-  NAME(transpose)(rows);
-  UNROLL for (int width = VLEN / 2; width > 0; width /= 2) UNROLL for (int i = 0; i < width; i++) rows[i] =
-      NAME(pool_join)(kind, rows[i], rows[i + width]);
-  return rows[0];
+  vec v[VLEN];
+  UNROLL for (int i = 0; i < VLEN; i++) v[i] = windows[i];
+  UNROLL for (int n = VLEN / 2; n > 0; n /= 2) UNROLL for (int i = 0; i < n; i++) v[i] =
+      NAME(pool_join)(kind, NAME(even_lanes)(v[2 * i], v[2 * i + 1]), NAME(odd_lanes)(v[2 * i], v[2 * i + 1]));
+  return v[0];
 }
 
 /* Whether planes are single rows: one after the other in memory, all of them alike. */

@@ -2,13 +2,16 @@
  *
  * The contract is in table.h. An output row's window is a list of input rows; its columns are seen differently by
  *
- *   pool_lines.h   rows are joined into lines in L1, then the lines' columns: channels_first, and the other layout's
- *                  windows that overlap much
- *   pool_same.h    channels_first, maxima with stride 1 and "same" padding: those lines as one
- *   pool_stripes.h channels_first, the adjoint of means over 2 or 3 columns, 2 apart: in registers
- *   pool_wide.h    channels_first, long runs of columns: lane by lane, then the lanes of VLEN windows by a transpose
- *   pool_pixels.h  channels_last: lanes are channels
- *   pool_route.h   the adjoint of a maximum
+ *   pool_lines.h     rows are joined into lines in L1, then the lines' columns: channels_first, and the other layout's
+ *                    windows that overlap much
+ *   pool_plane.h     channels_first, maxima of 3x3 neighbours of the same size: a plane as one line, in registers
+ *   pool_registers.h channels_first, 2 or 3 columns, 1 or 2 apart, of few rows: in registers
+ *   pool_same.h      channels_first, other maxima with stride 1 and "same" padding: those lines as one
+ *   pool_stripes.h   channels_first, the adjoint of means over 2 or 3 columns, 2 apart: in registers
+ *   pool_wide.h      channels_first, long runs of columns: lane by lane, then the lanes of VLEN windows
+ *   pool_pixels.h    channels_last: lanes are channels
+ *   pool_slide.h     channels_last, 2 or 3 columns, 1 or 2 apart, of few rows: joined columns stay in registers
+ *   pool_route.h     the adjoint of a maximum
  */
 #ifndef FASTCONV_POOL_ONCE
 #define FASTCONV_POOL_ONCE

@@ -207,14 +207,14 @@ INLINE ivec NAME(lane_numbers)(void) {
 /* mask ? a : b, lane by lane; mask is what a vector comparison yields (all ones or all zeros). */
 INLINE vec NAME(select)(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
 
-/* Lanes of p where a < b, the others from `otherwise`; whole vectors may be read. */
-INLINE vec NAME(load_where_less)(ivec a, ivec b, const real *p, vec otherwise) {
+/* Lanes of v where a < b, the others of `otherwise`; a v loaded for this is loaded whole. */
+INLINE vec NAME(where_less)(ivec a, ivec b, vec v, vec otherwise) {
 #if VEC_BYTES == 64 && REAL_BITS == 32
-  return (vec)_mm512_mask_loadu_ps((__m512)otherwise, _mm512_cmplt_epi32_mask((__m512i)a, (__m512i)b), p);
+  return (vec)_mm512_mask_mov_ps((__m512)otherwise, _mm512_cmplt_epi32_mask((__m512i)a, (__m512i)b), (__m512)v);
 #elif VEC_BYTES == 64
-  return (vec)_mm512_mask_loadu_pd((__m512d)otherwise, _mm512_cmplt_epi64_mask((__m512i)a, (__m512i)b), p);
+  return (vec)_mm512_mask_mov_pd((__m512d)otherwise, _mm512_cmplt_epi64_mask((__m512i)a, (__m512i)b), (__m512d)v);
 #else
-  return NAME(select)(a < b, NAME(load)(p), otherwise);
+  return NAME(select)(a < b, v, otherwise);
 #endif
 }
 
@@ -299,7 +299,7 @@ INLINE real NAME(sum_lanes)(vec v) {
 }
 
 /* Lane permutations of two vectors, index lists by VLEN: interleaved halves, lanes of even and of odd index,
- * and all but the first with the other's first behind them. */
+ * and all but the first one or two with as many of the other's behind them. */
 #define SHUFFLE __builtin_shufflevector
 #if VEC_BYTES / (REAL_BITS / 8) == 2
 #define LANES_LOW 0, 2
@@ -307,24 +307,28 @@ INLINE real NAME(sum_lanes)(vec v) {
 #define LANES_EVEN 0, 2
 #define LANES_ODD 1, 3
 #define LANES_NEXT 1, 2
+#define LANES_SECOND_NEXT 2, 3
 #elif VEC_BYTES / (REAL_BITS / 8) == 4
 #define LANES_LOW 0, 4, 1, 5
 #define LANES_HIGH 2, 6, 3, 7
 #define LANES_EVEN 0, 2, 4, 6
 #define LANES_ODD 1, 3, 5, 7
 #define LANES_NEXT 1, 2, 3, 4
+#define LANES_SECOND_NEXT 2, 3, 4, 5
 #elif VEC_BYTES / (REAL_BITS / 8) == 8
 #define LANES_LOW 0, 8, 1, 9, 2, 10, 3, 11
 #define LANES_HIGH 4, 12, 5, 13, 6, 14, 7, 15
 #define LANES_EVEN 0, 2, 4, 6, 8, 10, 12, 14
 #define LANES_ODD 1, 3, 5, 7, 9, 11, 13, 15
 #define LANES_NEXT 1, 2, 3, 4, 5, 6, 7, 8
+#define LANES_SECOND_NEXT 2, 3, 4, 5, 6, 7, 8, 9
 #else
 #define LANES_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
 #define LANES_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
 #define LANES_EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
 #define LANES_ODD 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
 #define LANES_NEXT 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16
+#define LANES_SECOND_NEXT 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17
 #endif
 
 INLINE vec NAME(interleave_low)(vec a, vec b) { return SHUFFLE(a, b, LANES_LOW); }
@@ -332,6 +336,7 @@ INLINE vec NAME(interleave_high)(vec a, vec b) { return SHUFFLE(a, b, LANES_HIGH
 INLINE vec NAME(even_lanes)(vec a, vec b) { return SHUFFLE(a, b, LANES_EVEN); }
 INLINE vec NAME(odd_lanes)(vec a, vec b) { return SHUFFLE(a, b, LANES_ODD); }
 INLINE vec NAME(next_lanes)(vec a, vec b) { return SHUFFLE(a, b, LANES_NEXT); }
+INLINE vec NAME(second_lanes)(vec a, vec b) { return SHUFFLE(a, b, LANES_SECOND_NEXT); }
 
 INLINE void NAME(split_in_two)(vec *v, const real *p) {
   v[0] = NAME(even_lanes)(NAME(load)(p), NAME(load)(p + VLEN));
@@ -495,4 +500,5 @@ INLINE void NAME(load_pairs)(const real *p, const ilane *at, vec *first, vec *se
 #undef PAIR_INTO
 #undef PAIR_BLOCK_INTO
 #undef LANES_NEXT
+#undef LANES_SECOND_NEXT
 #undef SHUFFLE
