@@ -28,39 +28,54 @@ INLINE vec NAME(pool_plane_rows)(const int rows, const int edge, const real *x, 
   return rows == 1 ? v[0] : NAME(larger_of_three)(v[0], v[1], v[2]);
 }
 
-/* Outputs from .. stop - 1 of a plane, whole rows; columns[j] is the column of element j of a row, and so on beyond its
- * end. */
-INLINE void NAME(pool_plane_part)(const int rows, const real *x, real *y, ptrdiff_t width, ptrdiff_t size,
-                                  ptrdiff_t from, ptrdiff_t stop, const ilane *columns) {
-  const ptrdiff_t next = VLEN % width, above = rows / 2 * width;
-  const ivec low = NAME(splat_index)(0), high = NAME(splat_index)(width - 1);
+typedef struct {
+  const real *x;
+  real *y;
+  ptrdiff_t width, size; /* of a row and of the plane */
+  const ilane *columns;  /* those of a row's elements, and so on beyond its end */
+} NAME(pool_plane_of);
+
+/* Outputs i .. i + VLEN - 1, of which n are stored. *before holds the rows joined from i - 1 on, *first the column. */
+INLINE void NAME(pool_plane_vector)(const int rows, const int edge, const NAME(pool_plane_of) * p, ptrdiff_t i,
+                                    ptrdiff_t n, vec *before, ptrdiff_t *first) {
   const vec beyond = NAME(splat)(-(real)INFINITY);
-  ptrdiff_t first = 0;
-  vec v[2] = {NAME(pool_plane_rows)(rows, 1, x, from - 1, width, size)};
-  for (ptrdiff_t i = from; i < stop; i += VLEN, v[0] = v[1]) {
-    const ptrdiff_t behind = i + VLEN - 1;
-    const ivec column = (ivec)NAME(load)((const real *)(columns + first));
-    PREFETCH(x + i + above + POOL_AHEAD);
-    v[1] = behind < above || behind + VLEN + above > size ? NAME(pool_plane_rows)(rows, 1, x, behind, width, size)
-                                                          : NAME(pool_plane_rows)(rows, 0, x, behind, width, size);
-    const vec left = NAME(where_less)(low, column, v[0], beyond), own = NAME(next_lanes)(v[0], v[1]);
-    const vec right = NAME(where_less)(column, high, NAME(second_lanes)(v[0], v[1]), beyond);
-    NAME(store_some)(y + i, NAME(larger_of_three)(left, own, right), stop - i);
-    first += next;
-    first -= first >= width ? width : 0;
-  }
+  const ivec column = (ivec)NAME(load)((const real *)(p->columns + *first));
+  PREFETCH(p->x + i + rows / 2 * p->width + POOL_AHEAD);
+  const vec after = NAME(pool_plane_rows)(rows, edge, p->x, i + VLEN - 1, p->width, p->size);
+  const vec left = NAME(where_less)(NAME(splat_index)(0), column, *before, beyond);
+  const vec own = NAME(next_lanes)(*before, after), next = NAME(second_lanes)(*before, after);
+  const vec right = NAME(where_less)(column, NAME(splat_index)(p->width - 1), next, beyond);
+  const vec most = NAME(larger_of_three)(left, own, right);
+  if (edge) NAME(store_some)(p->y + i, most, n);
+  else NAME(store)(p->y + i, most);
+  *before = after;
+  *first += VLEN % p->width;
+  *first -= *first >= p->width ? p->width : 0;
+}
+
+/* Outputs from .. stop - 1 of a plane, whole rows. */
+INLINE void NAME(pool_plane_part)(const int rows, const NAME(pool_plane_of) plane, ptrdiff_t from, ptrdiff_t stop) {
+  const ptrdiff_t above = rows / 2 * plane.width, behind = plane.size - above - 2 * VLEN + 1;
+  const ptrdiff_t last = stop - VLEN < behind ? stop - VLEN : behind;
+  ptrdiff_t first = 0, i = from;
+  vec before = NAME(pool_plane_rows)(rows, 1, plane.x, from - 1, plane.width, plane.size);
+  for (; i < stop && i + VLEN - 1 < above; i += VLEN)
+    NAME(pool_plane_vector)(rows, 1, &plane, i, stop - i, &before, &first);
+  for (; i <= last; i += VLEN) NAME(pool_plane_vector)(rows, 0, &plane, i, VLEN, &before, &first);
+  for (; i < stop; i += VLEN) NAME(pool_plane_vector)(rows, 1, &plane, i, stop - i, &before, &first);
 }
 
 static void NAME(pool_plane)(const fastconv_pool *p, const fastconv_pool_rows *part) {
   const ptrdiff_t high = p->axis[1].in, width = p->axis[2].in, size = high * width;
-  const real *x = (const real *)part->x + part->begin / high * size;
-  real *y = (real *)part->y - part->begin % high * width;
   ilane columns[POOL_BUFFER + VLEN];
+  NAME(pool_plane_of)
+  plane = {(const real *)part->x + part->begin / high * size, (real *)part->y - part->begin % high * width, width, size,
+           columns};
   NAME(pool_number_columns)(width, columns);
-  for (ptrdiff_t row = part->begin, rows; row < part->end; row += rows, x += size, y += size) {
+  for (ptrdiff_t row = part->begin, rows; row < part->end; row += rows, plane.x += size, plane.y += size) {
     const ptrdiff_t from = row % high, left = part->end - row;
     rows = left < high - from ? left : high - from;
-    if (high > 1) NAME(pool_plane_part)(3, x, y, width, size, from * width, (from + rows) * width, columns);
-    else NAME(pool_plane_part)(1, x, y, width, size, from * width, (from + rows) * width, columns);
+    if (high > 1) NAME(pool_plane_part)(3, plane, from * width, (from + rows) * width);
+    else NAME(pool_plane_part)(1, plane, from * width, (from + rows) * width);
   }
 }

@@ -60,8 +60,8 @@ INLINE void NAME(pool_slide_row)(const int kind, const int rows, const int strid
 }
 
 /* Whole vectors of channels from the first on; returns how many elements they are. */
-INLINE ptrdiff_t NAME(pool_slide_channels)(const int kind, const int rows, const int stride, const int taps,
-                                           NAME(pool_track) track, ptrdiff_t n) {
+INLINE ptrdiff_t NAME(pool_slide_vectors)(const int kind, const int rows, const int stride, const int taps,
+                                          NAME(pool_track) track, ptrdiff_t n) {
   ptrdiff_t c = 0;
   for (ptrdiff_t step; c + VLEN <= n; c += step) {
     step = c + POOL_PIXEL * VLEN <= n ? POOL_PIXEL * VLEN : VLEN;
@@ -71,6 +71,21 @@ INLINE ptrdiff_t NAME(pool_slide_channels)(const int kind, const int rows, const
     track.y += step;
   }
   return c;
+}
+
+#define POOL_PAGE ((ptrdiff_t)(4096 / sizeof(real)))
+
+/* The same; windows that share no column go output by output where each pixel has a page of its own. */
+INLINE ptrdiff_t NAME(pool_slide_channels)(const int kind, const int rows, const int stride, const int taps,
+                                           NAME(pool_track) track, ptrdiff_t n) {
+  if (taps > stride || track.channels < POOL_PAGE) return NAME(pool_slide_vectors)(kind, rows, stride, taps, track, n);
+  const ptrdiff_t outputs = track.outputs;
+  track.outputs = 1;
+  for (ptrdiff_t o = 0; o < outputs; o++, track.y += track.channels, track.scale++) {
+    NAME(pool_slide_vectors)(kind, rows, stride, taps, track, n);
+    UNROLL for (int r = 0; r < rows; r++) track.at[r] += stride * track.channels;
+  }
+  return n / VLEN * VLEN;
 }
 
 INLINE ptrdiff_t NAME(pool_slide_rows)(const int kind, const int stride, const int taps, ptrdiff_t rows,
@@ -101,13 +116,13 @@ static ptrdiff_t NAME(pool_slide)(const fastconv_pool *p, ptrdiff_t rows, const 
   return 0;
 }
 
-/* Channels that are taken through all rows before the next ones, so that the rows that a window shares with the one
- * above are still in L1; all of them where a row is too long for that to pay: 28 pixels of 768 bytes became 1.3 times
- * as fast so on one thread, of 1536 bytes 0.8 times. */
+#define POOL_BAND (32 * POOL_BUFFER) /* elements of rows that L2 keeps */
+
+/* Channels that are taken through a band of rows before the next ones, so that the rows that a window shares with the
+ * one above are still in L1. */
 INLINE ptrdiff_t NAME(pool_slide_block)(const fastconv_pool *p, const fastconv_pool_rows *part) {
   const fastconv_windows *w = &p->axis[2];
-  const int pays = w->stride < w->taps && w->in * p->channels <= 4 * POOL_BUFFER;
-  return pays && w->in * part->channels > POOL_BUFFER ? POOL_PIXEL * VLEN : part->channels;
+  return w->stride < w->taps && w->in * part->channels > POOL_BUFFER ? POOL_PIXEL * VLEN : part->channels;
 }
 
 /* A row of outputs: whole windows (first .. stop - 1) slide, over whole vectors of channels; the others go pixel by
@@ -135,21 +150,29 @@ static void NAME(pool_sliding)(const fastconv_pool *p, const NAME(pool_window) *
   NAME(pool_pixels)(p, window, &side, c + done, n - done);
 }
 
-static void NAME(pool_slides_down)(const fastconv_pool *p, const fastconv_pool_rows *part) {
+/* Rows begin .. end - 1 for n channels from c on. */
+static void NAME(pool_slide_band)(const fastconv_pool *p, const fastconv_pool_rows *part, ptrdiff_t begin,
+                                  ptrdiff_t end, ptrdiff_t c, ptrdiff_t n) {
   const fastconv_windows *w = &p->axis[2];
-  const ptrdiff_t block = NAME(pool_slide_block)(p, part), end = part->channel + part->channels;
+  pool_place at = pool_place_of(p, begin);
   ptrdiff_t first = 0, stop = w->out;
   while (first < stop && w->count[first] < w->taps) first++;
   while (stop > first && w->count[stop - 1] < w->taps) stop--;
-  for (ptrdiff_t c = part->channel; c < end; c += block) {
-    const ptrdiff_t n = end - c < block ? end - c : block;
-    pool_place at = pool_place_of(p, part->begin);
-    for (ptrdiff_t row = part->begin; row < part->end; row++) {
-      const NAME(pool_window) window = NAME(pool_look)(p, (const real *)part->x, at);
-      const NAME(pool_outputs) to =
-          NAME(pool_outputs_at)(part, (row - part->begin) * w->out * p->channels + c, 0, w->out);
-      NAME(pool_sliding)(p, &window, first, stop, &to, c, n);
-      pool_advance(p, &at, 1);
-    }
+  for (ptrdiff_t row = begin; row < end; row++) {
+    const NAME(pool_window) window = NAME(pool_look)(p, (const real *)part->x, at);
+    const NAME(pool_outputs) to =
+        NAME(pool_outputs_at)(part, (row - part->begin) * w->out * p->channels + c, 0, w->out);
+    NAME(pool_sliding)(p, &window, first, stop, &to, c, n);
+    pool_advance(p, &at, 1);
+  }
+}
+
+static void NAME(pool_slides_down)(const fastconv_pool *p, const fastconv_pool_rows *part) {
+  const ptrdiff_t block = NAME(pool_slide_block)(p, part), stop = part->channel + part->channels;
+  const ptrdiff_t fit = POOL_BAND / (p->axis[2].in * part->channels), band = fit > 2 ? fit : 2;
+  for (ptrdiff_t row = part->begin; row < part->end; row += band) {
+    const ptrdiff_t end = row + band < part->end ? row + band : part->end;
+    for (ptrdiff_t c = part->channel; c < stop; c += block)
+      NAME(pool_slide_band)(p, part, row, end, c, stop - c < block ? stop - c : block);
   }
 }
