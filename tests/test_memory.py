@@ -89,3 +89,12 @@ def test_what_is_made_for_a_result_fits_at_a_glance():
     assert not fits(both[0], (3, 4), both.dtype, (both,))
     assert not fits(both[0], (3, 4), both.dtype, (both[1].T,))  # left to the closer look
     assert not fits([], (3, 4), both.dtype, ())
+
+
+def test_the_memory_used_last_is_taken_first() -> None:
+    """It is in some cache still, where what has lain for longer is not, though that be of the very size."""
+    runtime.trim()
+    exact, larger = (empty((size,), np.dtype(np.float32)) for size in (16384, 24576))
+    last = larger.ctypes.data
+    del exact, larger
+    assert empty((16384,), np.dtype(np.float32)).ctypes.data == last

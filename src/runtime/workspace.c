@@ -30,17 +30,18 @@ static size_t idle_bytes;
 /* A block's size stands in the alignment gap before it. */
 static size_t *size_of(void *data) { return (size_t *)((char *)data - ALIGNMENT); }
 
-/* None that is far too large: it may be held for long, as the memory of a result. */
-static void *take_smallest_that_fits(size_t bytes) {
+/* What was used last is in some cache still. None that is far too large: it may be held for long, as the memory of a
+ * result. */
+static void *take_last_that_fits(size_t bytes) {
   const size_t most = 2 * bytes + SPARE;
-  int best = -1;
-  for (int i = 0; i < idle_count; i++)
-    if (idle[i].bytes >= bytes && idle[i].bytes <= most && (best < 0 || idle[i].bytes < idle[best].bytes)) best = i;
-  if (best < 0) return NULL;
-  void *data = idle[best].data;
-  idle_bytes -= idle[best].bytes;
-  memmove(idle + best, idle + best + 1, (size_t)(--idle_count - best) * sizeof *idle);
-  return data;
+  for (int i = idle_count - 1; i >= 0; i--) {
+    if (idle[i].bytes < bytes || idle[i].bytes > most) continue;
+    void *data = idle[i].data;
+    idle_bytes -= idle[i].bytes;
+    memmove(idle + i, idle + i + 1, (size_t)(--idle_count - i) * sizeof *idle);
+    return data;
+  }
+  return NULL;
 }
 
 /* Huge pages where the system has them: a tile of a large result lies in as many small ones as it has rows. */
@@ -56,7 +57,7 @@ static char *fresh(size_t bytes) {
 void *fastconv_workspace_acquire(size_t bytes) {
   bytes = (bytes + GRANULE - 1) / GRANULE * GRANULE;
   pthread_mutex_lock(&lock);
-  void *data = take_smallest_that_fits(bytes);
+  void *data = take_last_that_fits(bytes);
   pthread_mutex_unlock(&lock);
   if (data) return data;
   char *raw = fresh(bytes + ALIGNMENT);
