@@ -41,6 +41,7 @@ INLINE void NAME(pool_plane_vector)(const int rows, const int edge, const NAME(p
   const vec beyond = NAME(splat)(-(real)INFINITY);
   const ivec column = (ivec)NAME(load)((const real *)(p->columns + *first));
   PREFETCH(p->x + i + rows / 2 * p->width + POOL_AHEAD);
+  PREFETCH_WRITE(p->y + i + POOL_AHEAD);
   const vec after = NAME(pool_plane_rows)(rows, edge, p->x, i + VLEN - 1, p->width, p->size);
   const vec left = NAME(where_less)(NAME(splat_index)(0), column, *before, beyond);
   const vec own = NAME(next_lanes)(*before, after), next = NAME(second_lanes)(*before, after);

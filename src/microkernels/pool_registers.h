@@ -74,6 +74,7 @@ INLINE void NAME(pool_registers_stripe)(const int kind, const int rows, const in
     UNROLL for (int i = 0; i < vectors; i++) v[i] = NAME(pool_joined_rows)(kind, rows, edge, at, c + i * VLEN, width);
     UNROLL for (int r = rows - NAME(pool_fresh)(rows, stride); r < rows; r++) UNROLL for (int i = 0; i < stride; i++)
         PREFETCH(at[r] + c + i * VLEN + POOL_AHEAD);
+    PREFETCH_WRITE(y + POOL_AHEAD);
     const vec sum = NAME(pool_joined_columns)(kind, stride, taps, v);
     if (edge) NAME(store_some)(y, NAME(pool_registers_finish)(kind, run, line, sum, scale), n);
     else NAME(store)(y, NAME(pool_registers_finish)(kind, run, line, sum, scale));
@@ -110,6 +111,7 @@ INLINE void NAME(pool_registers_rows)(const int kind, const int rows, const int 
           edge ? NAME(pool_joined_rows)(kind, rows, 1, at, c + i * VLEN, width)
                : NAME(pool_joined_rows)(kind, rows, 0, at, c + i * VLEN, width);
       const vec scale = kind == FASTCONV_POOL_MEAN ? NAME(load_or)((const real *)w->scale + o, out - o, 1) : (vec){0};
+      PREFETCH_WRITE(y + o + POOL_AHEAD);
       const vec sum = NAME(pool_joined_columns)(kind, stride, taps, v);
       NAME(store_some)(y + o, NAME(pool_registers_finish)(kind, run, line, sum, scale), out - o);
       v[0] = v[stride];

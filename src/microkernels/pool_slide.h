@@ -53,6 +53,7 @@ INLINE void NAME(pool_slide_row)(const int kind, const int rows, const int strid
       vec v = taps == 2 ? NAME(pool_join)(kind, column[0][i], column[1][i])
                         : NAME(pool_join_three)(kind, column[0][i], column[1][i], column[2][i]);
       if (kind == FASTCONV_POOL_MEAN) v /= NAME(splat)(t->scale[o] * t->divisor);
+      PREFETCH_WRITE(y + i * VLEN + ahead);
       NAME(store)(y + i * VLEN, v);
     }
     UNROLL for (int k = 0; k < kept; k++) UNROLL for (int i = 0; i < nv; i++) column[k][i] = column[k + stride][i];
