@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import DTYPES, Conv, ConvTranspose
+from cases import DTYPES, LAYOUTS, Conv, ConvTranspose
 from conftest import each
 from convolutions import (
     check_activation,
@@ -23,6 +23,7 @@ import fastconv
 import fastconv.functional as ff
 from fastconv import reference
 from fastconv.kernels import core
+from fastconv.kernels.memory import empty
 from fastconv.planner import ConvPlan
 
 LINES = {
@@ -217,3 +218,22 @@ def test_workspace_is_bounded(isa):
     for case in CASES.values():
         plan = ConvPlan(case.geometry, np.dtype("float64"), case.padding_mode, "direct").forward
         assert sum(plan.workspace_bytes(1)) < 4 << 20
+
+
+@pytest.mark.every_isa
+@pytest.mark.parametrize("off", [0, 1], ids=["aligned", "off by one element"])
+@pytest.mark.parametrize("data_format", LAYOUTS)
+def test_a_result_that_no_cache_holds_is_that_of_its_parts(data_format, off):
+    """It is stored around the caches where the machine gains by that and vectors lie on their boundaries."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 3, 480, 608), dtype=np.float32)
+    weight, bias = rng.standard_normal((16, 3, 3, 3), dtype=np.float32), rng.standard_normal(16, dtype=np.float32)
+    if data_format == "channels_last":
+        x = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    options = {"padding": 1, "data_format": data_format, "activation": "relu", "algorithm": "direct"}
+    parts = np.concatenate([fastconv.conv2d(image[None], weight, bias, **options) for image in x])
+    assert parts[0].nbytes < 32 << 20 < parts.nbytes
+    memory = empty((parts.size + 1,), np.dtype(np.float32))
+    out = memory[off : off + parts.size].reshape(parts.shape)
+    fastconv.conv2d(x, weight, bias, out=out, **options)
+    np.testing.assert_array_equal(out, parts)

@@ -47,6 +47,7 @@ cdef extern from "table.h" nogil:
         int per_row
         double lower
         double upper
+        bint stream
 
     ctypedef struct fastconv_gemm_tile:
         Py_ssize_t entries
@@ -322,6 +323,7 @@ cdef extern from "table.h" nogil:
         size_t accumulate_bytes
         void (*gemm)(const fastconv_gemm_tile *tile) noexcept nogil
         void (*gemm_lines)(const fastconv_gemm_tile *tile) noexcept nogil
+        void (*stream_end)() noexcept nogil
         int pairs_mr
         int pairs_nr
         void (*gemm_pairs)(const fastconv_pairs_tile *tile) noexcept nogil
@@ -393,6 +395,9 @@ cdef const fastconv_kernels *kernels(int dtype) noexcept nogil
 
 # Threads for so much work; see threads.h.
 cdef int team(double work) noexcept nogil
+
+# Whether stores around the caches are the faster ones where no cache holds what is written; see isas.h.
+cdef bint streams() noexcept nogil
 
 # A team's tasks; see threads.h.
 cdef void share_tasks(fastconv_tasks *tasks, Py_ssize_t count, int threads) noexcept nogil

@@ -5,6 +5,7 @@ cdef extern from "isas.h" nogil:
     const char *fastconv_isa_name(int index)
     int fastconv_isa_supported(int index)
     const fastconv_kernels *fastconv_isa_kernels(int index)
+    int fastconv_streams()
 
 cdef extern from "threads.h" nogil:
     void fastconv_set_threads(int count)
@@ -42,6 +43,10 @@ cdef const fastconv_kernels *kernels(int dtype) noexcept nogil:
 
 cdef int team(double work) noexcept nogil:
     return fastconv_team(work)
+
+
+cdef bint streams() noexcept nogil:
+    return fastconv_streams()
 
 
 cdef void share_tasks(fastconv_tasks *tasks, Py_ssize_t count, int threads) noexcept nogil:

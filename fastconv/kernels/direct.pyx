@@ -32,6 +32,7 @@ from fastconv.kernels.core cimport (
     kernels,
     round_up,
     share_tasks,
+    streams,
     take_task,
     team,
 )
@@ -65,6 +66,7 @@ cdef enum:
     BLOCK_PIXELS = 240         # pixels a block, channels_last: 40 register tiles
     TASK_WORK = 500 * 1000     # multiply-adds that are worth a task of their own, where
     MANY_TASKS = 64            # there are so many
+    STREAM_BYTES = 32 * 1024 * 1024  # of a destination that no cache holds
     COPIED = 15                # steps of k that copying an output from scratch is worth
 
 cdef double[4] PACKED = [0, 7, 10, 40]  # cycles to pack a vector, by stride
@@ -93,6 +95,7 @@ cdef class DirectPlan(ConvolutionPlan):
         p.source_plane = place_sizes(p.source_size, source_size)
         p.destination_plane = place_sizes(p.destination_size, destination_size)
         p.kernel_taps = np.prod(kernel)
+        p.streams = streams() and <double> batch * groups * kout * p.destination_plane * p.itemsize > STREAM_BYTES
         zones = sources if channels_last or p.turned else zoned(sources, batch, kin, p.kernels.vlen)
         self.zoned, sources = zones is not sources, zones
         p.phases, p.phase = len(sources), <Phase *> self._hold(np.zeros(len(sources) * sizeof(Phase), np.uint8))

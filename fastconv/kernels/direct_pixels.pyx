@@ -211,6 +211,8 @@ cdef void pixels_task(const Problem *p, const Phase *f, Cut cut, const Call *cal
             if channel == p.kin:
                 break
         column += p.kernels.nr
+    if p.streams:
+        p.kernels.stream_end()
 
 
 cdef void pixels_by_panel(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group, Py_ssize_t column,
@@ -230,6 +232,7 @@ cdef void pixels_by_panel(const Problem *p, const Phase *f, const Call *call, Py
     t.c_offset = (group * p.kout + column) * isz
     t.columns = <int> min(nr, p.kout - column)
     t.accumulate = channel > 0
+    epilogue.stream = p.streams and last and channel == 0 and call.activation < 0
     t.epilogue = &epilogue if last or adds else NULL
     epilogue.residual = residual if adds else NULL
     if epilogue.shift != NULL:

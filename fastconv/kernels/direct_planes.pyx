@@ -69,6 +69,8 @@ cdef void planes_task(const Problem *p, const Phase *f, Cut cut, const Call *cal
         if index > first:
             b = block_of(p, f, call, index)
         rows_of_part(p, f, cut, call, &b, &layout, part, shared, workspace + layout_bytes(p, f))
+    if p.streams:
+        p.kernels.stream_end()
 
 
 cdef void rows_of_part(const Problem *p, const Phase *f, Cut cut, const Call *call, const Block *b, Layout *layout,
@@ -119,6 +121,7 @@ cdef void rows_by_panels(const Problem *p, const Phase *f, const Call *call, con
     cdef fastconv_gemm_tile t
     cdef Tile tile
     t.k, t.a, t.a_offset, t.b_offsets, t.c = k, &a, 0, f.b_offsets, rows
+    epilogue.stream = p.streams and last and channel == 0 and sums == 1 and not f.scratch and call.activation < 0
     epilogue.residual = residual if adds else NULL
     while row < stop:
         t.rows = <int> min(f.tile_rows, stop - row)

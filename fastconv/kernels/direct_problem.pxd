@@ -63,6 +63,7 @@ cdef struct Problem:
     Py_ssize_t source_size[3]
     Py_ssize_t destination_size[3]
     Py_ssize_t source_plane, destination_plane
+    bint streams               # finished tiles go around the caches, none of which holds the destination
     bint turned                # channels_last, turned to lines of planes and back, see fastconv.choice.turned
     int phases
     Phase *phase

@@ -21,6 +21,7 @@ typedef struct {
   const char *const *residual; /* as many pointers as there are to the destination, moved as these are; or NULL */
   int per_row;                 /* scale and shift run along the tile's rows (1) or along its columns (0) */
   double lower, upper;         /* -inf and inf where nothing is clamped; NaN passes */
+  int stream;                  /* stored around the caches where a tile's vectors are whole and aligned (stream_end) */
 } fastconv_epilogue;
 
 /* One register tile of a batch-reduce GEMM:  c[i][j] (+)= sum over e, k of a[e][i][k] * b[e][k][j].
@@ -305,6 +306,7 @@ typedef struct {
 
   void (*gemm)(const fastconv_gemm_tile *tile);
   void (*gemm_lines)(const fastconv_gemm_tile *tile);
+  void (*stream_end)(void); /* puts streamed stores before those that follow */
 
   int pairs_mr, pairs_nr; /* gemm_pairs' tile */
   void (*gemm_pairs)(const fastconv_pairs_tile *tile);

@@ -104,14 +104,23 @@ INLINE void NAME(gemm_bring_residual)(const fastconv_gemm_tile *t, const int mr,
       PREFETCH(t->epilogue->residual[i] + t->c_offset + j * VEC_BYTES);
 }
 
+INLINE int NAME(gemm_is_aligned)(const fastconv_gemm_tile *t, const int mr) {
+  uintptr_t places = 0;
+  UNROLL for (int i = 0; i < mr; i++) places |= (uintptr_t)(t->c[i] + t->c_offset);
+  return places % VEC_BYTES == 0;
+}
+
+static void NAME(gemm_stream_end)(void) { STREAM_END(); }
+
 INLINE void NAME(gemm_tile)(const fastconv_gemm_tile *t, const int mr, const int nv, const int masked,
                             const int lines) {
   const ptrdiff_t tail = masked ? t->columns - (nv - 1) * VLEN : 0;
+  const int stream = !masked && t->epilogue && t->epilogue->stream && NAME(gemm_is_aligned)(t, mr);
   NAME(gemm_sums) sum;
-  UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) {
-    sum[i][j] = (vec){0};
-    PREFETCH_WRITE(t->c[i] + t->c_offset + j * VEC_BYTES); /* c is met only after the sums, by then it has come */
-  }
+  UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) sum[i][j] = (vec){0};
+  if (!stream) /* c is met only after the sums, by then it has come */
+    UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++)
+        PREFETCH_WRITE(t->c[i] + t->c_offset + j * VEC_BYTES);
   if (t->epilogue && t->epilogue->residual) NAME(gemm_bring_residual)(t, mr, nv);
   if (lines) NAME(gemm_sum_lines)(sum, t, mr, nv);
   else NAME(gemm_sum)(sum, t, mr, nv);
@@ -119,6 +128,11 @@ INLINE void NAME(gemm_tile)(const fastconv_gemm_tile *t, const int mr, const int
     UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) sum[i][j] +=
         NAME(load_columns)((const real *)(t->c[i] + t->c_offset), j, nv, tail);
   if (t->epilogue) NAME(gemm_finish)(sum, t, mr, nv, tail);
+  if (stream) {
+    UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++)
+        STREAM((real *)(t->c[i] + t->c_offset) + j * VLEN, sum[i][j]);
+    return;
+  }
   UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) {
     real *c = (real *)(t->c[i] + t->c_offset) + j * VLEN;
     if (masked && j == nv - 1) NAME(store_tail)(c, sum[i][j], tail);
