@@ -1,10 +1,10 @@
 """Which algorithm runs a convolution, and why: what each must do, in multiply-adds of the direct kernel's inner loop.
 
 The weights of a cost were fitted to every convolution of benchmarks/shapes.py that both algorithms can run, in both
-layouts, weights packed ahead, timed on two Zen 5 cores with AVX-512: choosing by them loses 1.5 % of the time on average
-against the better of the two. (Fitted to Cascade Lake, where transforms cost half as much again, they lost 3 %.) Those
-of packing, and of weight gradients, were fitted to some twenty layers on a Cascade Lake core. A choice depends on
-geometry and policy alone, never on the number of threads.
+layouts, weights packed ahead, timed on two Zen 5 cores with AVX-512: choosing by them loses 1.5 % of the time on
+average against the better of the two. (Fitted to Cascade Lake, where transforms cost half as much again, they lost
+3 %.) Those of packing, and of weight gradients, were fitted to some twenty layers on a Cascade Lake core. A choice
+depends on geometry and policy alone, never on the number of threads.
 """
 
 from __future__ import annotations

@@ -130,3 +130,23 @@ def test_a_training_step_compiles_whole():
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(dict(ours.named_buffers()), dict(model.named_buffers()))
     assert not report(ours).on_torch
+
+
+@pytest.mark.parametrize("taken", [["running_mean", "running_var"], ["num_batches_tracked"]], ids=" and ".join)
+def test_statistics_that_somebody_took_away_are_not_followed(taken):
+    oracle = nn.BatchNorm2d(5)
+    for name in taken:
+        setattr(oracle, name, None)
+    model, x = optimize(nn.Sequential(copy.deepcopy(oracle))), torch.randn(3, 5, 6, 4)
+    torch.testing.assert_close(model(x), oracle(x))
+    for name, expected in oracle.named_buffers():
+        torch.testing.assert_close(model[0].get_buffer(name), expected)
+
+
+@pytest.mark.parametrize("taken", ["running_mean", "running_var"])
+def test_one_of_the_running_statistics_alone_is_pytorchs_error(taken):
+    oracle, x = nn.BatchNorm2d(5), torch.randn(3, 5, 6, 4)
+    setattr(oracle, taken, None)
+    for module in (oracle, optimize(nn.Sequential(copy.deepcopy(oracle)))):
+        with pytest.raises(ValueError, match="running"):
+            module(x)

@@ -14,6 +14,7 @@ from fastconv.functional.lp_pool import *
 from fastconv.functional.max_pool import *
 from fastconv.functional.normalization import *
 from fastconv.functional.padding import *
+from fastconv.functional.softmax import *
 from fastconv.functional.transposed import *
 from fastconv.functional.unpool import *
 

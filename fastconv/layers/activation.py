@@ -158,8 +158,17 @@ class Tanh(Layer):
 
 def activation_layer(activation: str) -> Layer:
     """Return the layer of an activation, by name."""
-    classes: tuple[Callable[[], Layer], ...] = (ReLU, ReLU6, LeakyReLU, ELU, Sigmoid, Tanh)
-    return dict(zip(_FROM_OUTPUT, classes, strict=True))[activation]()
+    return _LAYERS[activation]()
+
+
+_LAYERS: dict[str, Callable[[], Layer]] = {
+    "relu": ReLU,
+    "relu6": ReLU6,
+    "leaky_relu": LeakyReLU,
+    "elu": ELU,
+    "sigmoid": Sigmoid,
+    "tanh": Tanh,
+}
 
 
 class _AlongAxis(Layer):

@@ -252,6 +252,8 @@ class SwappedBatchNorm(SwappedOperator):
         if self.momentum is None:
             return "its running statistics are means of all batches"
         statistics = self.running_mean, self.running_var
+        if (statistics[0] is None) != (statistics[1] is None):
+            return "it has but one of its running statistics"
         if any(tensor is not None and tensor.dtype != input.dtype for tensor in statistics):
             return "its running statistics are of another dtype"
         return None if input.numel() > input.shape[1] else "a channel has one value"
@@ -260,15 +262,15 @@ class SwappedBatchNorm(SwappedOperator):
         (x,) = inputs
         channels_last = x.ndim > 3 and is_channels_last(x)
         y, statistics = _call(batch_norm, (x, self.weight, self.bias), self.eps, channels_last)
-        if self.track_running_stats:
+        if self.track_running_stats and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        if self.track_running_stats and self.running_mean is not None:
             with torch.no_grad():
                 self.fastconv_follow(statistics.detach().to(x.dtype), x.numel() // x.shape[1])
         return y
 
     def fastconv_follow(self, statistics: Tensor, count: int) -> None:
         """Move the running statistics towards those of a batch of so many values a channel."""
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
         self.running_mean.lerp_(statistics[0], self.momentum)
         self.running_var.lerp_(statistics[1] * (count / (count - 1)), self.momentum)
 
