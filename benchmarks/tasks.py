@@ -3,15 +3,18 @@
     python -m benchmarks.tasks [--network NAME] [--batch N,N] [--threads N,N] [--isa NAME]
 
 Nothing is run: plans tell the cost of every task, packing and transforms included where a team does them in steps of
-their own. A team takes the tasks of a step one by one and meets at its end, so a step takes as long as its busiest
-thread, and idle is 1 - work / (threads * time), over all steps.
+their own. A team takes the tasks of a step one by one, or each thread those of its own stretch and then the others',
+and meets at its end, so a step takes as long as its busiest thread, and idle is 1 - work / (threads * time), over all
+steps.
 """
 
 from __future__ import annotations
 
 import argparse
 import heapq
+from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -41,12 +44,20 @@ class Row(NamedTuple):
     time: float
 
 
-def busiest(costs: Iterable[float], threads: int) -> float:
-    """The cost of the thread that ends last, where each takes the next task when it has done one."""
-    done = [0.0] * threads
-    for cost in costs:
-        heapq.heapreplace(done, done[0] + float(cost))
-    return max(done)
+def busiest(costs: Iterable[float], threads: int, stretches: int = 1) -> float:
+    """The cost of the thread that ends last, where each takes the next task when it has done one.
+
+    Tasks lie in so many stretches of neighbours; thread i begins with the i-th and goes on with those behind it.
+    """
+    waiting = [float(cost) for cost in costs]
+    bounds = pairwise(len(waiting) * i // stretches for i in range(stretches + 1))
+    queues = [deque(waiting[start:stop]) for start, stop in bounds]
+    done = [(0.0, thread) for thread in range(threads)]
+    for _ in waiting:
+        time, thread = done[0]
+        queue = next(q for i in range(stretches) if (q := queues[(thread + i) % stretches]))
+        heapq.heapreplace(done, (time + queue.popleft(), thread))
+    return max(done)[0]
 
 
 def row_of(layer: Layer, layout: str, threads: int) -> Row:
@@ -56,7 +67,8 @@ def row_of(layer: Layer, layout: str, threads: int) -> Row:
     assert isinstance(geometry, ConvGeometry)
     kernel, choice, _ = ConvPlan(geometry, np.dtype(np.float32)).planned(direction, prepared=True)
     steps = kernel.tasks(threads)
-    work, time = sum(map(sum, steps)), sum(busiest(costs, threads) for costs in steps)
+    stretches = threads if kernel.stretches else 1
+    work, time = sum(map(sum, steps)), sum(busiest(costs, threads, stretches) for costs in steps)
     return Row(layer, layout, threads, choice.algorithm, sum(map(len, steps)), len(steps), float(work), time)
 
 

@@ -19,6 +19,13 @@ def test_threads_take_the_next_task_when_they_have_done_one():
     assert busiest([1] * 5, 4) == 2
 
 
+def test_threads_take_from_others_stretches_when_theirs_is_done():
+    assert busiest([], 2, 2) == 0
+    assert busiest([1, 1, 4, 4], 2, 2) == 6  # the second thread's four and, by then alone, the other four
+    assert busiest([4, 4, 1, 1], 2, 2) == 6
+    assert busiest([1, 2, 3, 4, 5], 3, 3) == 7  # 1 and 3; 2 and 5; 4
+
+
 def test_idle_is_what_the_busiest_thread_lets_the_others_wait():
     once, twice = conv("once", 1, 1, (5,), 3), conv("twice", 1, 1, (5,), 3, times=2)
     half = Row(once, "channels_first", 4, "direct", 5, 1, 10.0, 5.0)

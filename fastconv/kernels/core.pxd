@@ -371,6 +371,7 @@ cdef extern from "table.h" nogil:
                                char *grad_x) noexcept nogil
         void (*point_gradients)(const fastconv_grid *grid, const char *mask, const char *dots, Py_ssize_t parts,
                                 Py_ssize_t part_stride, char *grad_offset, char *grad_mask) noexcept nogil
+        int depthwise_outputs
         void (*depthwise)(const fastconv_depthwise *lines) noexcept nogil
         void (*depthwise_weight)(const fastconv_depthwise_weight *lines) noexcept nogil
         int grouped_outputs[2][4]

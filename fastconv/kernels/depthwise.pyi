@@ -4,6 +4,7 @@ from numpy.typing import NDArray
 from fastconv.geometry import ConvGeometry
 
 class DepthwiseLines:
+    stretches: bool
     def __init__(self, geometry: ConvGeometry, dtype: np.dtype, padding_mode: str, backward: bool) -> None: ...
     @property
     def form(self) -> str: ...

@@ -36,12 +36,13 @@ from fastconv.kernels.core cimport (
     take_task,
     team,
 )
-from fastconv.kernels.depthwise_blocks cimport packed_rows, segment_count
+from fastconv.kernels.depthwise_blocks cimport packed_pitch, packed_rows, segment_count
 from fastconv.kernels.depthwise_planes cimport planes_task, planes_workspace
 from fastconv.kernels.depthwise_planes_weight cimport add_parts, planes_weight_task, planes_weight_workspace
 from fastconv.kernels.depthwise_problem cimport (
     BLOCK_BYTES,
     MANY_TASKS,
+    NEAR_BYTES,
     PART_BYTES,
     TASK_WORK,
     Axis,
@@ -250,6 +251,10 @@ cdef class DepthwisePass:
             p.block[1] = ceil_div(p.block[1], 2)
         while p.block[2] > 16 * vlen and (self._packed_bytes() > BLOCK_BYTES or self._plane_tasks() < self.many_tasks):
             p.block[2] = round_up(ceil_div(p.block[2], 2), vlen)
+        if p.block[1] < p.axis[1].longest:
+            p.block[1] = max(1, p.block[1] // p.kernels.depthwise_outputs) * p.kernels.depthwise_outputs
+        while p.block[2] > 16 * vlen and self._packed_bytes() > NEAR_BYTES:
+            p.block[2] = round_up(ceil_div(p.block[2], 2), vlen)
         self._packed_bytes()
         work = max(1, p.ways * p.taps * p.block[0] * p.block[1] * p.block[2])
         p.chunk = max(1, min(p.channels, ceil_div(TASK_WORK, work), self._plane_tasks() // self.many_tasks))
@@ -274,13 +279,14 @@ cdef class DepthwisePass:
         for i in range(p.cuts[1]):
             end = min((i + 1) * p.block[1], p.axis[1].longest)
             p.packed_rows = max(p.packed_rows, packed_rows(p, i * p.block[1], end))
-        return (p.slots * p.ins * p.axis[2].streams * p.packed_rows * (p.block[2] + p.axis[2].extent) * p.itemsize)
+        return (p.slots * p.ins * p.axis[2].streams * p.packed_rows * packed_pitch(p, p.block[2] + p.axis[2].extent))
 
 
 cdef class DepthwiseLines(DepthwisePass):
     """forward (from x to y) or, for zeros as padding, backward_input (from grad_y to grad_x)."""
 
     cdef readonly Py_ssize_t packed_bytes  # of weight and bias in whole vectors, in every call
+    stretches = True            # see ConvolutionPlan
 
     def __init__(self, geometry, dtype, padding_mode, bint backward):
         cdef Problem *p = &self.problem

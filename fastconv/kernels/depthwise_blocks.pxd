@@ -1,10 +1,11 @@
 """Blocks of the rows of planes, and a thread's memory for one."""
 
-from fastconv.kernels.core cimport fastconv_segment, fastconv_tap_run, round_up
+from fastconv.kernels.core cimport CACHE_LINE, ceil_div, fastconv_segment, fastconv_tap_run, round_up
 from fastconv.kernels.depthwise_problem cimport Phase, Problem
 
 cdef enum:
     FEW_ROWS = 2                # up to so many rows lines run along them
+    LONG_ROW = 1024             # bytes, from which on packed rows are apart by an odd number of cache lines
 
 cdef struct Block:
     Py_ssize_t start[3]         # destination slices start[0] .. end[0], positions of every phase along H and W
@@ -35,6 +36,12 @@ cdef inline bint thin(const Problem *p) noexcept nogil:
 cdef inline bint scratched(const Problem *p) noexcept nogil:
     """Whether destination columns are interleaved from phases."""
     return p.axis[2].step > 1
+
+
+cdef inline Py_ssize_t packed_pitch(const Problem *p, Py_ssize_t columns) noexcept nogil:
+    """Bytes from one packed row to the next, which share no cache set where they are long."""
+    cdef Py_ssize_t bytes = columns * p.itemsize
+    return bytes if bytes < LONG_ROW else (ceil_div(bytes, CACHE_LINE) | 1) * CACHE_LINE
 
 
 cdef inline Py_ssize_t scratch_pitch(const Problem *p) noexcept nogil:

@@ -36,7 +36,7 @@ cdef char *carve(char **at, Py_ssize_t bytes) noexcept nogil:
 cdef Py_ssize_t lay_out(const Problem *p, char *memory, Py_ssize_t sweep_bytes, Workspace *w) noexcept nogil:
     """Cut a thread's memory into its pieces; returns how much that is."""
     cdef char *at = memory
-    cdef Py_ssize_t pitch = (p.block[2] + p.axis[2].extent) * p.itemsize
+    cdef Py_ssize_t pitch = packed_pitch(p, p.block[2] + p.axis[2].extent)
     w.packed = carve(&at, p.slots * p.ins * p.axis[2].streams * p.packed_rows * pitch + 2 * p.vector)
     w.block.slot = <Py_ssize_t *> carve(&at, p.axis[0].source_size * sizeof(Py_ssize_t))
     w.block.slice = <Py_ssize_t *> carve(&at, p.slots * sizeof(Py_ssize_t))
@@ -84,7 +84,7 @@ cdef void locate(const Problem *p, Py_ssize_t index, Block *b) noexcept nogil:
         index //= p.cuts[i]
     find_rows(p, b)
     b.columns = b.end[2] - b.start[2] + p.axis[2].extent
-    b.pitch = b.columns * p.itemsize
+    b.pitch = packed_pitch(p, b.columns)
     b.region = b.rows * b.pitch
     b.slots = 0
     for i in range(depth.source_size):
@@ -134,7 +134,7 @@ cdef void pack_plane(const Problem *p, const Block *b, const Stream *stream, con
     cdef Py_ssize_t inner = (stream.origin + (b.start[2] + first) * width.stride) * isz
     cdef const char *row
     if width.wrapped == NULL:
-        p.kernels.copy_matrix(packed + first * isz, b.columns, plane + b.row * size * isz + inner, size, width.stride,
+        p.kernels.copy_matrix(packed + first * isz, b.pitch // isz, plane + b.row * size * isz + inner, size, width.stride,
                               b.rows, end - first)
         return
     for r in range(b.rows):

@@ -5,6 +5,7 @@ from fastconv.kernels.finish cimport Finish
 
 cdef enum:
     BLOCK_BYTES = 256 * 1024      # source rows (depthwise_rows) or packed planes a block: a quarter of L2
+    NEAR_BYTES = 24 * 1024        # what of a block's rows L1 keeps beside results
     MANY_TASKS = 64               # 64 threads should find work ...
     TASK_WORK = 1 << 16           # ... but a task's multiply-adds should be worth its preparation
     PART_BYTES = 8 * 1024 * 1024  # all partial weight gradients

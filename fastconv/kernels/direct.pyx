@@ -108,6 +108,7 @@ cdef class DirectPlan(ConvolutionPlan):
             self.multiply_adds += <double> batch * groups * kout * kin * f.pixels * f.all_taps
             covered += f.pixels
         self.work, self.covered = self.multiply_adds, covered == p.destination_plane
+        self.stretches = channels_last and p.phases == 1 and self.covered
         if not self.covered:
             self.work += <double> batch * groups * kout * p.destination_plane
 

@@ -29,6 +29,7 @@ cdef class ConvolutionPlan:
     cdef double work           # multiply-adds, and outputs that are only filled
     cdef readonly double multiply_adds
     cdef readonly bint channels_last
+    cdef readonly bint stretches
     cdef bint adds_in_place    # whether the residual may lie in the destination
     cdef readonly Py_ssize_t packed_bytes
 

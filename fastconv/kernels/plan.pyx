@@ -25,6 +25,7 @@ cdef class ConvolutionPlan:
     ----------
     multiply_adds : those of the algorithm's sums of products
     packed_bytes : of the packed weight
+    stretches : whether a thread's tasks are neighbours first of all, and only then those that others have left
     """
 
     def __cinit__(self):

@@ -400,6 +400,7 @@ typedef struct {
   void (*point_gradients)(const fastconv_grid *grid, const char *mask, const char *dots, ptrdiff_t parts,
                           ptrdiff_t part_stride, char *grad_offset, char *grad_mask);
 
+  int depthwise_outputs; /* of a line that are summed at once */
   void (*depthwise)(const fastconv_depthwise *lines);
   void (*depthwise_weight)(const fastconv_depthwise_weight *lines);
 

@@ -67,6 +67,7 @@ static void NAME(sum_vectors)(char *dst, const char *src, ptrdiff_t count) {
 }
 
 FILL(depthwise) {
+  table->depthwise_outputs = LINE_BLOCK;
   table->depthwise = NAME(depthwise);
   table->depthwise_weight = NAME(depthwise_weight);
   table->interleave = NAME(interleave);
@@ -77,5 +78,6 @@ FILL(depthwise) {
 
 #undef AT
 #undef AT_MUTABLE
+#undef LINE_BLOCK
 #undef LINE_TAPS
 #endif

@@ -182,7 +182,6 @@ static void NAME(depthwise)(const fastconv_depthwise *d) {
   }
 }
 
-#undef LINE_BLOCK
 #undef LANES_TOGETHER
 #undef ALL
 #undef ALL_BUT_EDGES
