@@ -134,8 +134,8 @@ cdef void pack_plane(const Problem *p, const Block *b, const Stream *stream, con
     cdef Py_ssize_t inner = (stream.origin + (b.start[2] + first) * width.stride) * isz
     cdef const char *row
     if width.wrapped == NULL:
-        p.kernels.copy_matrix(packed + first * isz, b.pitch // isz, plane + b.row * size * isz + inner, size, width.stride,
-                              b.rows, end - first)
+        p.kernels.copy_matrix(packed + first * isz, b.pitch // isz, plane + b.row * size * isz + inner, size,
+                              width.stride, b.rows, end - first)
         return
     for r in range(b.rows):
         row = plane + height.wrapped[b.row + r - height.lowest] * size * isz
