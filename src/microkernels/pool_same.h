@@ -42,19 +42,14 @@ INLINE void NAME(pool_same_across)(const int three, const fastconv_windows *w, c
   }
 }
 
-/* The columns of the elements of rows that follow each other, from any of the first row on for a vector. */
-INLINE void NAME(pool_number_columns)(ptrdiff_t width, ilane *columns) {
-  for (ptrdiff_t i = 0, column = 0; i < width + VLEN; i++, column = column + 1 < width ? column + 1 : 0)
-    columns[i] = (ilane)column;
-}
-
 static void NAME(pool_same)(const fastconv_pool *p, const fastconv_pool_rows *part) {
   const fastconv_windows *w = &p->axis[2];
   const ptrdiff_t batch = NAME(pool_batch)(w->in, w->out, w->out);
   const NAME(pool_lines) b = {.value = (real *)part->scratch + VLEN, .pitch = w->in, .stop = w->in};
   ilane columns[POOL_BUFFER + VLEN];
   pool_place at = pool_place_of(p, part->begin);
-  NAME(pool_number_columns)(w->in, columns);
+  for (ptrdiff_t i = 0, column = 0; i < w->in + VLEN; i++, column = column + 1 < w->in ? column + 1 : 0)
+    columns[i] = (ilane)column;
   for (ptrdiff_t row = part->begin; row < part->end; row += batch) {
     const ptrdiff_t rows = part->end - row < batch ? part->end - row : batch;
     real *y = (real *)part->y + (row - part->begin) * w->out;

@@ -4,7 +4,7 @@
  *
  *   pool_lines.h     rows are joined into lines in L1, then the lines' columns: channels_first, and the other layout's
  *                    windows that overlap much
- *   pool_plane.h     channels_first, maxima of 3x3 neighbours of the same size: a plane as one line, in registers
+ *   pool_plane.h     channels_first, maxima of 3x3 neighbours that keep the size: columns down the rows, in registers
  *   pool_registers.h channels_first, 2 or 3 columns, 1 or 2 apart, of few rows: in registers
  *   pool_same.h      channels_first, other maxima with stride 1 and "same" padding: those lines as one
  *   pool_stripes.h   channels_first, the adjoint of means over 2 or 3 columns, 2 apart: in registers
