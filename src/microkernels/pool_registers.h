@@ -59,11 +59,19 @@ INLINE vec NAME(pool_registers_finish)(const int kind, const NAME(pool_column) *
   return kind == FASTCONV_POOL_MEAN ? sum / (scale * (*run->scale[0] * run->scale[1][line])) : sum;
 }
 
+/* What windows 2 apart see beyond 2 * VLEN columns is one more: that of all rows joined, in every lane. */
+INLINE vec NAME(pool_joined_last)(const int kind, const int rows, const real *const *at, ptrdiff_t c, ptrdiff_t width) {
+  if (c >= width) return NAME(splat)(NAME(pool_neutral)(kind));
+  vec v = rows ? NAME(splat)(at[0][c]) : NAME(splat)(NAME(pool_neutral)(kind));
+  UNROLL for (int r = 1; r < rows; r++) v = NAME(pool_join)(kind, v, NAME(splat)(at[r][c]));
+  return v;
+}
+
 /* Outputs o .. o + VLEN - 1 of all rows, as far as there are so many: for short rows, whose ends are settled once. */
 INLINE void NAME(pool_registers_stripe)(const int kind, const int rows, const int stride, const int taps,
                                         const int edge, const fastconv_windows *w, const NAME(pool_column) * run,
                                         ptrdiff_t o) {
-  const int vectors = stride + (taps > stride);
+  const int vectors = stride == 1 ? 2 : stride;
   const ptrdiff_t c = o * stride - w->before, width = w->in, out = w->out, n = out - o;
   const vec scale = kind == FASTCONV_POOL_MEAN ? NAME(load_or)((const real *)w->scale + o, n, 1) : (vec){0};
   const real *at[POOL_GROUP];
@@ -72,6 +80,7 @@ INLINE void NAME(pool_registers_stripe)(const int kind, const int rows, const in
   for (ptrdiff_t line = 0; line < run->lines; line++, y += out) {
     vec v[3];
     UNROLL for (int i = 0; i < vectors; i++) v[i] = NAME(pool_joined_rows)(kind, rows, edge, at, c + i * VLEN, width);
+    if (taps > stride && stride == 2) v[2] = NAME(pool_joined_last)(kind, rows, at, c + 2 * VLEN, width);
     UNROLL for (int r = rows - NAME(pool_fresh)(rows, stride); r < rows; r++) UNROLL for (int i = 0; i < stride; i++)
         PREFETCH(at[r] + c + i * VLEN + POOL_AHEAD);
     PREFETCH_WRITE(y + POOL_AHEAD);
@@ -82,11 +91,14 @@ INLINE void NAME(pool_registers_stripe)(const int kind, const int rows, const in
   }
 }
 
+/* The last stripe overlaps the one before, so that it is whole. */
 INLINE void NAME(pool_registers_stripes)(const int kind, const int rows, const int stride, const int taps,
                                          const fastconv_windows *w, const NAME(pool_column) * run) {
+  const int vectors = stride == 1 ? 2 : stride;
   for (ptrdiff_t o = 0; o < w->out; o += VLEN) {
+    if (w->out - o < VLEN && o > 0) o = w->out - VLEN;
     const ptrdiff_t c = o * stride - w->before;
-    if (c < 0 || c + (stride + (taps > stride)) * VLEN > w->in || o + VLEN > w->out)
+    if (c < 0 || c + vectors * VLEN > w->in || o + VLEN > w->out)
       NAME(pool_registers_stripe)(kind, rows, stride, taps, 1, w, run, o);
     else NAME(pool_registers_stripe)(kind, rows, stride, taps, 0, w, run, o);
   }
