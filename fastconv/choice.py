@@ -49,6 +49,7 @@ GRADIENT_SUM = 70  # one element of the sums of points, written first and transf
 GRADIENT_INPUT = {True: 50, False: 60}  # one point of x or of grad_y transformed, by channels_last
 
 ZONED = 0.65  # of the products of all taps, above which zones are not worth their smaller tiles
+ZONED_PRODUCT = 1.2  # times a multiply-add of whole phases: tiles of zones are small
 ZONED_CHANNELS = 64  # a group, below which a tap's sums are too short to be added up tap by tap
 
 # Cycles, in channels_last, of
@@ -316,8 +317,9 @@ def costs_of(task: Dense) -> Costs:
 def _direct_cost(task: Dense) -> float:
     phases = task.sources if task.channels_last else zoned(task.sources, task.batch, task.kin, task.vlen)
     products = task.batch * sum(prod(products_along(a, task.channels_last) for a in axes) for axes in phases)
+    price = 1 if phases is task.sources else ZONED_PRODUCT
     taps = sum(prod(len(a.taps) for a in axes) for axes in phases)
-    return float(task.kin * task.kout * (products + taps * (READ + (0 if task.prepared else PACKED))))
+    return float(task.kin * task.kout * (price * products + taps * (READ + (0 if task.prepared else PACKED))))
 
 
 def _winograd_cost(task: Dense) -> float:

@@ -32,7 +32,7 @@ INLINE void NAME(copy_run)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t s
                            const int spill) {
   const ptrdiff_t whole = n / VLEN * VLEN, tail = n - whole;
   for (ptrdiff_t k = 0; k < planes; k++, dst += ld, src += stride) {
-    if (planes == PLANES_AT_ONCE) NAME(bring_run)(src + PLANES_AT_ONCE * stride, n);
+    if (planes == PLANES_AT_ONCE && n >= VLEN) NAME(bring_run)(src + PLANES_AT_ONCE * stride, n);
     for (ptrdiff_t i = 0; i < whole; i += VLEN) NAME(store)(dst + i, NAME(load)(src + i));
     if (tail) NAME(store_last)(dst + whole, NAME(load_tail)(src + whole, tail), tail, spill);
   }
@@ -43,7 +43,7 @@ INLINE void NAME(copy_run_masked)(real *dst, ptrdiff_t ld, const real *src, ptrd
   const ptrdiff_t whole = n / VLEN * VLEN, tail = n - whole;
   const ivec last = tail ? (ivec)NAME(load_tail)(mask + whole, tail) : (ivec){0};
   for (ptrdiff_t k = 0; k < planes; k++, dst += ld, src += stride) {
-    if (planes == PLANES_AT_ONCE) NAME(bring_run)(src + PLANES_AT_ONCE * stride, n);
+    if (planes == PLANES_AT_ONCE && n >= VLEN) NAME(bring_run)(src + PLANES_AT_ONCE * stride, n);
     for (ptrdiff_t i = 0; i < whole; i += VLEN)
       NAME(store)(dst + i, (vec)((ivec)NAME(load)(src + i) & (ivec)NAME(load)(mask + i)));
     if (tail) NAME(store_last)(dst + whole, (vec)((ivec)NAME(load_tail)(src + whole, tail) & last), tail, spill);
@@ -55,7 +55,7 @@ INLINE void NAME(copy_run_step2)(real *dst, ptrdiff_t ld, const real *src, ptrdi
   const ptrdiff_t whole = (n - 1) / VLEN * VLEN, tail = n - whole; /* src has no element behind its last one */
   const ptrdiff_t rest = 2 * tail - 1, more = rest > VLEN ? rest - VLEN : 0;
   for (ptrdiff_t k = 0; k < planes; k++, dst += ld, src += stride) {
-    if (planes == PLANES_AT_ONCE) NAME(bring_run)(src + PLANES_AT_ONCE * stride, 2 * n);
+    if (planes == PLANES_AT_ONCE && n >= VLEN) NAME(bring_run)(src + PLANES_AT_ONCE * stride, 2 * n);
     for (ptrdiff_t i = 0; i < whole; i += VLEN)
       NAME(store)(dst + i, NAME(even_lanes)(NAME(load)(src + 2 * i), NAME(load)(src + 2 * i + VLEN)));
     const real *end = src + 2 * whole;
