@@ -31,8 +31,8 @@ const char *fastconv_isa_name(int index) { return isas[index].name; }
 int fastconv_isa_supported(int index) { return isas[index].supported(); }
 const fastconv_kernels *fastconv_isa_kernels(int index) { return isas[index].tables(); }
 
-/* They spare a line's way in. VGG-16's first layer at batch 4, 51 MB, took 0.83 of the time with them on Zen 5 (one and
- * two threads), 1.3 times as long on one Cascade Lake core, which has few buffers for them. */
+/* They spare a line's way in. VGG-16's first layer at batch 4, 51 MB, took 0.65 to 0.85 of the time with them on Zen 5,
+ * 1.2 to 1.5 times as long on one Cascade Lake core, which has few buffers for them. */
 int fastconv_streams(void) {
 #if defined(__x86_64__)
   return __builtin_cpu_is("amd") != 0;
