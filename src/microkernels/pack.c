@@ -28,34 +28,50 @@ INLINE void NAME(zero_run)(real *dst, ptrdiff_t ld, ptrdiff_t planes, ptrdiff_t 
   }
 }
 
-INLINE void NAME(copy_run)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t stride, ptrdiff_t planes, ptrdiff_t n,
-                           const int spill) {
-  const ptrdiff_t whole = n / VLEN * VLEN, tail = n - whole;
+/* One of the copies below, whose number of whole vectors is known where they are few. */
+#define COPY_CASE(COPY, COUNT, ...)                               \
+  case COUNT:                                                     \
+    NAME(COPY)(dst, ld, src, stride, planes, COUNT, __VA_ARGS__); \
+    break;
+#define COPY_RUN(COPY, COUNT, ...)                                  \
+  switch (COUNT) {                                                  \
+    COPY_CASE(COPY, 0, __VA_ARGS__)                                 \
+    COPY_CASE(COPY, 1, __VA_ARGS__)                                 \
+    COPY_CASE(COPY, 2, __VA_ARGS__)                                 \
+    COPY_CASE(COPY, 3, __VA_ARGS__)                                 \
+    default:                                                        \
+      NAME(COPY)(dst, ld, src, stride, planes, COUNT, __VA_ARGS__); \
+  }
+
+INLINE void NAME(copy_run)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t stride, ptrdiff_t planes,
+                           const ptrdiff_t vectors, ptrdiff_t tail, const int spill) {
+  const ptrdiff_t whole = vectors * VLEN;
   for (ptrdiff_t k = 0; k < planes; k++, dst += ld, src += stride) {
-    if (planes == PLANES_AT_ONCE && n >= VLEN) NAME(bring_run)(src + PLANES_AT_ONCE * stride, n);
+    if (planes == PLANES_AT_ONCE) NAME(bring_run)(src + PLANES_AT_ONCE * stride, whole + 1);
     for (ptrdiff_t i = 0; i < whole; i += VLEN) NAME(store)(dst + i, NAME(load)(src + i));
     if (tail) NAME(store_last)(dst + whole, NAME(load_tail)(src + whole, tail), tail, spill);
   }
 }
 
 INLINE void NAME(copy_run_masked)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t stride, ptrdiff_t planes,
-                                  ptrdiff_t n, const int spill, const real *mask) {
-  const ptrdiff_t whole = n / VLEN * VLEN, tail = n - whole;
+                                  const ptrdiff_t vectors, ptrdiff_t tail, const int spill, const real *mask) {
+  const ptrdiff_t whole = vectors * VLEN;
   const ivec last = tail ? (ivec)NAME(load_tail)(mask + whole, tail) : (ivec){0};
   for (ptrdiff_t k = 0; k < planes; k++, dst += ld, src += stride) {
-    if (planes == PLANES_AT_ONCE && n >= VLEN) NAME(bring_run)(src + PLANES_AT_ONCE * stride, n);
+    if (planes == PLANES_AT_ONCE) NAME(bring_run)(src + PLANES_AT_ONCE * stride, whole + 1);
     for (ptrdiff_t i = 0; i < whole; i += VLEN)
       NAME(store)(dst + i, (vec)((ivec)NAME(load)(src + i) & (ivec)NAME(load)(mask + i)));
     if (tail) NAME(store_last)(dst + whole, (vec)((ivec)NAME(load_tail)(src + whole, tail) & last), tail, spill);
   }
 }
 
+/* Every second element of 2 * n - 1, behind which src has none: the last 1 .. VLEN, the tail, go by themselves. */
 INLINE void NAME(copy_run_step2)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t stride, ptrdiff_t planes,
-                                 ptrdiff_t n, const int spill) {
-  const ptrdiff_t whole = (n - 1) / VLEN * VLEN, tail = n - whole; /* src has no element behind its last one */
+                                 const ptrdiff_t vectors, ptrdiff_t tail, const int spill) {
+  const ptrdiff_t whole = vectors * VLEN;
   const ptrdiff_t rest = 2 * tail - 1, more = rest > VLEN ? rest - VLEN : 0;
   for (ptrdiff_t k = 0; k < planes; k++, dst += ld, src += stride) {
-    if (planes == PLANES_AT_ONCE && n >= VLEN) NAME(bring_run)(src + PLANES_AT_ONCE * stride, 2 * n);
+    if (planes == PLANES_AT_ONCE) NAME(bring_run)(src + PLANES_AT_ONCE * stride, 2 * whole + VLEN);
     for (ptrdiff_t i = 0; i < whole; i += VLEN)
       NAME(store)(dst + i, NAME(even_lanes)(NAME(load)(src + 2 * i), NAME(load)(src + 2 * i + VLEN)));
     const real *end = src + 2 * whole;
@@ -66,10 +82,11 @@ INLINE void NAME(copy_run_step2)(real *dst, ptrdiff_t ld, const real *src, ptrdi
 
 INLINE void NAME(copy_any_run)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t stride, ptrdiff_t planes,
                                const fastconv_run *run, const real *mask, const int spill) {
+  const ptrdiff_t vectors = (run->length - (run->step == 2)) / VLEN, tail = run->length - vectors * VLEN;
   dst += run->to, src += run->from;
-  if (run->masked) NAME(copy_run_masked)(dst, ld, src, stride, planes, run->length, spill, mask + run->to);
-  else if (run->step == 1) NAME(copy_run)(dst, ld, src, stride, planes, run->length, spill);
-  else if (run->step == 2) NAME(copy_run_step2)(dst, ld, src, stride, planes, run->length, spill);
+  if (run->masked) COPY_RUN(copy_run_masked, vectors, tail, spill, mask + run->to)
+  else if (run->step == 1) COPY_RUN(copy_run, vectors, tail, spill)
+  else if (run->step == 2) COPY_RUN(copy_run_step2, vectors, tail, spill)
   else
     for (ptrdiff_t k = 0; k < planes; k++, dst += ld, src += stride)
       for (ptrdiff_t i = 0; i < run->length; i++) dst[i] = src[i * run->step];
