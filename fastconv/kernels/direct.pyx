@@ -376,9 +376,10 @@ cdef double tile_vectors(const Problem *p, Py_ssize_t columns) noexcept nogil:
 
 
 cdef bint wastes_columns(const Problem *p, const Phase *f) noexcept nogil:
-    """Whether an image's last register tile costs more than it does to let columns run across images and copy them
-    out."""
-    return tile_vectors(p, f.pixels) * p.kernels.vlen > (1 + <double> COPIED / (f.all_taps * p.kin)) * f.pixels
+    """Whether an image's last register tile costs more than it does to let columns run across images and copy out
+    those of tiles of two."""
+    cdef double pieces = min(1., 2. * p.kernels.nr / max(1, f.pixels))  # a tile of two images is copied in two
+    return tile_vectors(p, f.pixels) * p.kernels.vlen > (1 + pieces * COPIED / (f.all_taps * p.kin)) * f.pixels
 
 
 cdef void run_alone(const Problem *p, const Call *call, bint channels_last, char *own) noexcept nogil:

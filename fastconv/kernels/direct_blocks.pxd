@@ -15,9 +15,10 @@ cdef struct Block:             # of one group
     Py_ssize_t d, top, bottom, left, right  # outputs (packed as lines)
     const char *source         # first channel of the group, of image n
 
-cdef struct Tile:              # columns of a register tile: bytes into the panels, bytes into a row of sums
+cdef struct Tile:              # columns of a register tile: bytes into the panels, bytes into a row of sums,
     Py_ssize_t b, c
     int columns
+    bint aside                 # which is one of scratch, copied out at the end, or one of the destination
 
 cdef struct Layout:            # of a block, the same in all slices
     Py_ssize_t tiles
@@ -34,7 +35,6 @@ cdef void pack_lines(const Problem *p, const Phase *f, const Block *b, Layout *l
                      Py_ssize_t stop, Py_ssize_t channel, char *panels) noexcept nogil
 cdef void pack_columns(const Problem *p, const Phase *f, const Block *b, Layout *layout, Py_ssize_t tile,
                        Py_ssize_t first, Py_ssize_t stop, Py_ssize_t channel, char *panels) noexcept nogil
-cdef char *first_sum(const Problem *p, const Phase *f, const Call *call, const Block *b,
-                     Py_ssize_t row) noexcept nogil
-cdef void copy_out(const Problem *p, const Phase *f, const Call *call, const Block *b, Py_ssize_t row, Py_ssize_t stop,
-                   const char *sums) noexcept nogil
+cdef char *first_row(const Problem *p, const Phase *f, const Call *call, const Block *b) noexcept nogil
+cdef void copy_out(const Problem *p, const Phase *f, const Call *call, const Block *b, const Layout *layout,
+                   Py_ssize_t row, Py_ssize_t stop, const char *sums) noexcept nogil

@@ -87,24 +87,34 @@ cdef Py_ssize_t place_tiles(const Problem *p, const Phase *f, const Block *b, Ti
     cdef Py_ssize_t nr = p.kernels.nr, isz = p.itemsize, index, line, count = 0
     if not f.as_lines:
         for index in range(ceil_div(b.columns, nr)):
-            tile[index] = Tile(index * f.panel_bytes, index * nr * isz, <int> min(nr, b.columns - index * nr))
+            tile[index] = column_tile(p, f, b, index)
         return ceil_div(b.columns, nr)
     if f.runs_on:
-        return cut_columns(p, joined(f, b.bottom - b.top, b.right - b.left), 0, 0, tile)
+        return cut_columns(p, f, joined(f, b.bottom - b.top, b.right - b.left), 0, 0, tile)
     for line in range(b.bottom - b.top):
-        count += cut_columns(p, b.right - b.left, line * f.lines.pitch * isz,
+        count += cut_columns(p, f, b.right - b.left, line * f.lines.pitch * isz,
                              line * f.step[1] * p.destination_size[2] * isz, tile + count)
     return count
 
 
-cdef Py_ssize_t cut_columns(const Problem *p, Py_ssize_t columns, Py_ssize_t b, Py_ssize_t c,
+cdef Py_ssize_t cut_columns(const Problem *p, const Phase *f, Py_ssize_t columns, Py_ssize_t b, Py_ssize_t c,
                             Tile *tile) noexcept nogil:
     """Full tiles and one with what is left; returns how many."""
     cdef Py_ssize_t nr = p.kernels.nr, index, first
     for index in range(ceil_div(columns, nr)):
         first = index * nr
-        tile[index] = Tile(b + first * p.itemsize, c + first * p.itemsize, <int> min(nr, columns - first))
+        tile[index] = Tile(b + first * p.itemsize, c + first * p.itemsize, <int> min(nr, columns - first), f.scratch)
     return ceil_div(columns, nr)
+
+
+cdef Tile column_tile(const Problem *p, const Phase *f, const Block *b, Py_ssize_t index) noexcept nogil:
+    """Of columns that run across images, only tiles of more than one are summed aside."""
+    cdef Py_ssize_t nr = p.kernels.nr, q = b.q + index * nr, image = q // f.pixels, pixel = q % f.pixels
+    cdef Tile tile = Tile(index * f.panel_bytes, index * nr * p.itemsize, <int> min(nr, b.columns - index * nr), True)
+    if f.pixels == p.destination_plane and pixel + tile.columns <= f.pixels:
+        tile.aside = False
+        tile.c = (image * p.groups * p.kout * p.destination_plane + pixel) * p.itemsize
+    return tile
 
 
 # ------------------------------------------------------------------------------------------------------ packing
@@ -253,23 +263,28 @@ cdef inline Py_ssize_t destination_of(const Problem *p, const Phase *f, Py_ssize
     return line * p.destination_size[2] + f.offset[2] + w * f.step[2]
 
 
-cdef char *first_sum(const Problem *p, const Phase *f, const Call *call, const Block *b,
-                     Py_ssize_t row) noexcept nogil:
-    """Where the sums of a block without scratch begin."""
-    cdef Py_ssize_t plane = ((b.n * p.groups + b.group) * p.kout + row) * p.destination_plane
-    plane += destination_of(p, f, b.d, b.top, b.left) if f.as_lines else b.q
+cdef char *first_row(const Problem *p, const Phase *f, const Call *call, const Block *b) noexcept nogil:
+    """Where a block's tiles that are not aside count from, for the first destination channel of its group."""
+    cdef Py_ssize_t plane = (b.n * p.groups + b.group) * p.kout * p.destination_plane
+    if f.as_lines:
+        plane += destination_of(p, f, b.d, b.top, b.left)
     return call.destination + plane * p.itemsize
 
 
-cdef void copy_out(const Problem *p, const Phase *f, const Call *call, const Block *b, Py_ssize_t row, Py_ssize_t stop,
-                   const char *sums) noexcept nogil:
+cdef void copy_out(const Problem *p, const Phase *f, const Call *call, const Block *b, const Layout *layout,
+                   Py_ssize_t row, Py_ssize_t stop, const char *sums) noexcept nogil:
     """Scratch rows to where their pixels are: destination[n][channel][d][h][w]."""
+    cdef Py_ssize_t nr = p.kernels.nr, index, first = 0
     if p.turned:
         turn_back(p, f, call, b, row, stop, sums)
     elif f.as_lines:
         copy_lines(p, f, call, b, row, stop, sums)
     else:
-        copy_columns(p, f, call, b, row, stop, sums)
+        for index in range(layout.tiles):
+            if not layout.tile[index].aside:
+                copy_columns(p, f, call, b, row, stop, sums, first * nr, index * nr)
+                first = index + 1
+        copy_columns(p, f, call, b, row, stop, sums, first * nr, b.columns)
 
 
 cdef void copy_lines(const Problem *p, const Phase *f, const Call *call, const Block *b, Py_ssize_t row,
@@ -327,13 +342,14 @@ cdef void spread_sums(const Problem *p, const Call *call, Py_ssize_t y, Py_ssize
 
 
 cdef void copy_columns(const Problem *p, const Phase *f, const Call *call, const Block *b, Py_ssize_t row,
-                       Py_ssize_t stop, const char *sums) noexcept nogil:
-    """A line or a whole plane at a time."""
-    cdef Position at = position_of(f, b.q)
+                       Py_ssize_t stop, const char *sums, Py_ssize_t to, Py_ssize_t end) noexcept nogil:
+    """Columns to .. end - 1 of a block, a line or a whole plane at a time."""
+    cdef Position at
     cdef bint planes = f.pixels == p.destination_plane
-    cdef Py_ssize_t length, to = 0, y, row_, isz = p.itemsize
-    while to < b.columns:
-        length = min(f.pixels - (b.q + to) % f.pixels if planes else f.count[2] - at.w, b.columns - to)
+    cdef Py_ssize_t length, y, row_, isz = p.itemsize
+    while to < end:
+        at = position_of(f, b.q + to)
+        length = min(f.pixels - (b.q + to) % f.pixels if planes else f.count[2] - at.w, end - to)
         y = ((at.n * p.groups + b.group) * p.kout + row) * p.destination_plane + destination_of(p, f, at.d, at.h, at.w)
         if planes or f.step[2] == 1:  # an axis of one position may have any step
             copy_rows(p, call, call.destination + y * isz, p.destination_plane, sums + to * isz, f.scratch_columns,
@@ -343,7 +359,6 @@ cdef void copy_columns(const Problem *p, const Phase *f, const Call *call, const
                 spread(p, call.destination + (y + row_ * p.destination_plane) * isz, f.step[2],
                        sums + (row_ * f.scratch_columns + to) * isz, length)
         to += length
-        at = position_of(f, b.q + to)
 
 
 cdef inline void copy_rows(const Problem *p, const Call *call, char *y, Py_ssize_t y_row, const char *sums,

@@ -247,7 +247,7 @@ cdef void pixels_by_panel(const Problem *p, const Phase *f, const Call *call, Py
         for e in range(t.entries):
             b_offsets[e] = rows[tile].taps[e] * kc * nr * isz
         if adds:
-            point_residual(call, &t, residual)
+            point_residual(call, t.c, t.rows, residual)
         p.kernels.gemm(&t)
         if last and call.activation >= 0:
             activate_tile(p, call, &t)

@@ -12,7 +12,7 @@ from fastconv.kernels.direct_blocks cimport (
     Tile,
     block_of,
     copy_out,
-    first_sum,
+    first_row,
     layout_bytes,
     layout_of,
     pack_columns,
@@ -76,53 +76,68 @@ cdef void planes_task(const Problem *p, const Phase *f, Cut cut, const Call *cal
 cdef void rows_of_part(const Problem *p, const Phase *f, Cut cut, const Call *call, const Block *b, Layout *layout,
                        Py_ssize_t part, const char *shared, char *own) noexcept nogil:
     cdef Py_ssize_t row = part * cut.part, end = min(p.kout, row + cut.part), stop
-    cdef char *sums = own + (0 if shared != NULL else f.panels * f.panel_bytes)
+    cdef char *aside = own + (0 if shared != NULL else f.panels * f.panel_bytes)
     while row < end:
         stop = min(end, row + f.rows)
+        rows_of_block(p, f, call, b, layout, row, stop, shared, own, aside)
         if f.scratch:
-            rows_of_block(p, f, call, b, layout, row, stop, shared, own, sums, f.scratch_columns * p.itemsize)
-            copy_out(p, f, call, b, row, stop, sums)
-        else:
-            rows_of_block(p, f, call, b, layout, row, stop, shared, own, first_sum(p, f, call, b, row),
-                          p.destination_plane * p.itemsize)
+            copy_out(p, f, call, b, layout, row, stop, aside)
         row = stop
 
 
 cdef void rows_of_block(const Problem *p, const Phase *f, const Call *call, const Block *b, Layout *layout,
-                        Py_ssize_t row, Py_ssize_t stop, const char *shared, char *own, char *sums,
-                        Py_ssize_t sums_row) noexcept nogil:
+                        Py_ssize_t row, Py_ssize_t stop, const char *shared, char *own, char *aside) noexcept nogil:
     """sums[row .. stop][columns of the block] = weight rows x panels, these packed for the first of the rows."""
     cdef Py_ssize_t channel = 0, kc, step = f.panels * f.panel_bytes
-    cdef const char *weight = call.weight + f.weight_offset
-    weight += b.group * p.kout * (p.kernel_taps if f.apart else f.all_taps) * p.kin * p.itemsize
     while channel < p.kin:
         kc = min(f.kc, p.kin - channel)
         if shared == NULL and (row == 0 or kc < p.kin):
             pack_panels(p, f, b, layout, channel, kc, own)
-        rows_by_panels(p, f, call, b, layout, weight, row, stop, channel, kc,
-                       shared + channel // f.kc * step if shared != NULL else own, sums, sums_row)
+        rows_by_panels(p, f, call, b, layout, row, stop, channel, kc,
+                       shared + channel // f.kc * step if shared != NULL else own, aside)
         channel += kc
 
 
+cdef inline fastconv_epilogue ending(const Problem *p, const Phase *f, const Call *call, Py_ssize_t channel, bint last,
+                                     bint aside) noexcept nogil:
+    """What follows the sums of a block of channels in registers: sums aside meet a residual, and what comes after it,
+    when they are copied out."""
+    cdef fastconv_epilogue e = epilogue_of(call, last, last and not (aside and call.residual != NULL))
+    e.stream = p.streams and last and channel == 0 and not aside and not f.apart and call.activation < 0
+    return e
+
+
+cdef inline void next_rows(const Call *call, fastconv_epilogue *e, Py_ssize_t row) noexcept nogil:
+    """Point to the values of a tile's first row, counted in bytes."""
+    if e.shift != NULL:
+        e.shift = call.epilogue.shift + row
+    if e.scale != NULL:
+        e.scale = call.epilogue.scale + row
+
+
 cdef void rows_by_panels(const Problem *p, const Phase *f, const Call *call, const Block *b, const Layout *layout,
-                         const char *weight, Py_ssize_t row, Py_ssize_t stop, Py_ssize_t channel, Py_ssize_t kc,
-                         const char *panels, char *c, Py_ssize_t c_row) noexcept nogil:
-    """c[row .. stop][columns] (+)= weight rows x panels for one block of channels, all taps at once or one by one."""
-    cdef Py_ssize_t i, first = row, index, epilogue_row, ahead, tap, sums = f.all_taps if f.apart else 1
+                         Py_ssize_t row, Py_ssize_t stop, Py_ssize_t channel, Py_ssize_t kc, const char *panels,
+                         char *aside) noexcept nogil:
+    """Rows row .. stop - 1 of the sums, in the destination or aside, (+)= weight rows x panels for one block of
+    channels, all taps at once or one by one."""
+    cdef Py_ssize_t i, first = row, index, ahead, tap, sums = f.all_taps if f.apart else 1
     cdef Py_ssize_t k = kc if f.apart else kc * f.all_taps
-    cdef bint last = channel + kc == p.kin
+    cdef bint last = channel + kc == p.kin, adds = channel == 0 and call.residual != NULL  # never with taps apart
+    cdef const char *weight = call.weight + f.weight_offset
     cdef const char *row_weights
     cdef const char *a
-    cdef char *rows[FASTCONV_MAX_ROWS]
+    cdef char *here = first_row(p, f, call, b)
+    cdef char *rows[2][FASTCONV_MAX_ROWS]
     cdef const char *residual[FASTCONV_MAX_ROWS]
-    cdef bint ends = last and (call.residual == NULL or not f.scratch)  # else copy_out adds, clamps and activates
-    cdef bint adds = channel == 0 and call.residual != NULL and not f.scratch  # never with taps apart
-    cdef fastconv_epilogue epilogue = epilogue_of(call, last, ends)
+    cdef fastconv_epilogue[2] epilogue
     cdef fastconv_gemm_tile t
     cdef Tile tile
-    t.k, t.a, t.a_offset, t.b_offsets, t.c = k, &a, 0, f.b_offsets, rows
-    epilogue.stream = p.streams and last and channel == 0 and sums == 1 and not f.scratch and call.activation < 0
-    epilogue.residual = residual if adds else NULL
+    for i in range(2):
+        epilogue[i] = ending(p, f, call, channel, last, i)
+    if adds:
+        epilogue[0].residual = residual
+    weight += b.group * p.kout * (p.kernel_taps if f.apart else f.all_taps) * p.kin * p.itemsize
+    t.k, t.a, t.a_offset, t.b_offsets = k, &a, 0, f.b_offsets
     while row < stop:
         t.rows = <int> min(f.tile_rows, stop - row)
         if f.apart:
@@ -130,27 +145,27 @@ cdef void rows_by_panels(const Problem *p, const Phase *f, const Call *call, con
         else:
             row_weights = weight + (p.kout * f.all_taps * channel + row * k) * p.itemsize
         for i in range(t.rows):
-            rows[i] = c + (row + i - first) * c_row
+            rows[0][i] = here + (row + i) * p.destination_plane * p.itemsize
+            rows[1][i] = aside + (row + i - first) * f.scratch_columns * p.itemsize
         if adds:
-            point_residual(call, &t, residual)
-        epilogue_row = (b.group * p.kout + row) * p.itemsize
-        if epilogue.shift != NULL:
-            epilogue.shift = call.epilogue.shift + epilogue_row
-        if epilogue.scale != NULL:
-            epilogue.scale = call.epilogue.scale + epilogue_row
+            point_residual(call, rows[0], t.rows, residual)
+        for i in range(2):
+            next_rows(call, &epilogue[i], (b.group * p.kout + row) * p.itemsize)
         ahead = t.rows * p.kin * p.kernel_taps if f.apart else t.rows * k
         t.prefetch_step = t.rows * p.itemsize // layout.tiles
         for index in range(layout.tiles):
             tile = layout.tile[index]
-            t.c_offset, t.columns = tile.c, tile.columns
+            t.c, t.c_offset, t.columns = rows[tile.aside], tile.c, tile.columns
             for tap in range(sums):
                 a = row_weights + (f.weight_taps[tap] * p.kin * t.rows * p.itemsize if f.apart else 0)
                 t.prefetch = a + (ahead + t.rows * k * index // layout.tiles) * p.itemsize
                 t.b = panels + tile.b + tap * k * p.kernels.nr * p.itemsize
                 t.accumulate = channel > 0 or tap > 0
-                t.epilogue = &epilogue if adds or (last and tap == sums - 1) else NULL
+                t.epilogue = NULL
+                if (last and tap == sums - 1) or (adds and not tile.aside):
+                    t.epilogue = &epilogue[tile.aside]
                 p.kernels.gemm_lines(&t)
-            if ends and call.activation >= 0:
+            if last and call.activation >= 0 and not (tile.aside and call.residual != NULL):
                 activate_tile(p, call, &t)
         row += t.rows
 

@@ -102,11 +102,11 @@ cdef inline fastconv_epilogue epilogue_of(const Call *call, bint last, bint clam
     return e
 
 
-cdef inline void point_residual(const Call *call, const fastconv_gemm_tile *t, const char **residual) noexcept nogil:
-    """The rows of the residual that go to the tile's rows of the destination."""
+cdef inline void point_residual(const Call *call, char *const *c, int rows, const char **residual) noexcept nogil:
+    """The rows of the residual that go to a tile's rows of the destination."""
     cdef int i
-    for i in range(t.rows):
-        residual[i] = call.residual + (t.c[i] - call.destination)
+    for i in range(rows):
+        residual[i] = call.residual + (c[i] - call.destination)
 
 
 cdef inline Position position_of(const Phase *f, Py_ssize_t q) noexcept nogil:
