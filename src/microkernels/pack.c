@@ -114,12 +114,18 @@ static void NAME(pack_runs)(char *dst, ptrdiff_t ld, ptrdiff_t columns, const ch
                       planes - k < PLANES_AT_ONCE ? planes - k : PLANES_AT_ONCE, runs, count, (const real *)mask);
 }
 
+/* Which side of a transposition has its vectors far apart, where no hardware sees a stream: it is asked for ahead. */
+#define FAR_SOURCE 1
+#define FAR_DESTINATION 2
+#define LINES_AHEAD (512 / (ptrdiff_t)sizeof(real))
+
 /* dst[i * ld + j] = src[i + j * stride] for i < rows, j < columns, neither more than a vector; `whole` if both are one.
  */
 INLINE void NAME(transpose_block)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t stride, ptrdiff_t rows,
-                                  ptrdiff_t columns, const int whole) {
+                                  ptrdiff_t columns, const int whole, const int far) {
   vec block[VLEN];
   UNROLL for (int v = 0; v < VLEN; v++) {
+    if (far == FAR_SOURCE) PREFETCH(src + LINES_AHEAD);
     block[v] = whole ? NAME(load)(src) : NAME(load_tail)(src, rows);
     src += whole || v + 1 < columns ? stride : 0; /* beyond the last column, the last again: it is not stored */
     __asm__("" : "+r"(src));                      /* else the compiler keeps 15 multiples of stride in registers */
@@ -127,6 +133,7 @@ INLINE void NAME(transpose_block)(real *dst, ptrdiff_t ld, const real *src, ptrd
   NAME(transpose)(block);
   UNROLL for (int v = 0; v < VLEN; v++) {
     if (!whole && v == rows) break;
+    if (far == FAR_DESTINATION) PREFETCH_WRITE(dst + LINES_AHEAD);
     if (whole) NAME(store)(dst, block[v]);
     else NAME(store_tail)(dst, block[v], columns);
     dst += ld;
@@ -134,14 +141,22 @@ INLINE void NAME(transpose_block)(real *dst, ptrdiff_t ld, const real *src, ptrd
   }
 }
 
-static void NAME(copy_transposed)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t stride, ptrdiff_t rows,
-                                  ptrdiff_t columns) {
+INLINE void NAME(copy_transposed_far)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t stride, ptrdiff_t rows,
+                                      ptrdiff_t columns, const int far) {
   for (ptrdiff_t i = 0; i < rows; i += VLEN)
     for (ptrdiff_t j = 0; j < columns; j += VLEN) {
       const ptrdiff_t m = rows - i < VLEN ? rows - i : VLEN, n = columns - j < VLEN ? columns - j : VLEN;
-      if (m == VLEN && n == VLEN) NAME(transpose_block)(dst + i * ld + j, ld, src + i + j * stride, stride, m, n, 1);
-      else NAME(transpose_block)(dst + i * ld + j, ld, src + i + j * stride, stride, m, n, 0);
+      if (m == VLEN && n == VLEN)
+        NAME(transpose_block)(dst + i * ld + j, ld, src + i + j * stride, stride, m, n, 1, far);
+      else NAME(transpose_block)(dst + i * ld + j, ld, src + i + j * stride, stride, m, n, 0, 0);
     }
+}
+
+static void NAME(copy_transposed)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t stride, ptrdiff_t rows,
+                                  ptrdiff_t columns) {
+  if (rows > VLEN) NAME(copy_transposed_far)(dst, ld, src, stride, rows, columns, FAR_SOURCE);
+  else if (columns > VLEN) NAME(copy_transposed_far)(dst, ld, src, stride, rows, columns, FAR_DESTINATION);
+  else NAME(copy_transposed_far)(dst, ld, src, stride, rows, columns, 0);
 }
 
 #define ROWS_AHEAD 2 /* of what is written: short rows far apart are no stream that hardware would see */
