@@ -75,6 +75,7 @@ cdef enum:
     LINE_BYTES = 16 * 1024      # a vector of channels of the rows whose weight gradient stays in registers: half of L1
     TURNED_PIXELS = 1024        # planes up to so many pixels are turned,
     TURNED_BYTES = 1024 * 1024  # and those of many channels while L2 keeps a vector of them and of results
+    WINDOW_COST = 3             # of a multiply-add of a window, in those of a register tile
 
 cdef enum Form:
     ROWS, TURNED, PLANES
@@ -105,7 +106,7 @@ cdef class DepthwisePass:
     @property
     def threads(self):
         """How many a call takes now."""
-        return team(self.work)
+        return team(WINDOW_COST * self.work)
 
     def task_count(self, int threads):
         return self.problem.tasks
@@ -360,7 +361,7 @@ cdef class DepthwiseLines(DepthwisePass):
         cdef Call call
         cdef char *packed = NULL
         cdef char *workspace = NULL
-        cdef int threads = team(self.work)
+        cdef int threads = team(WINDOW_COST * self.work)
         source, weight, bias, residual = contiguous(source), contiguous(weight), contiguous(bias), contiguous(residual)
         if residual is destination:
             residual = residual.copy()
@@ -455,7 +456,7 @@ cdef class DepthwiseWeight(DepthwisePass):
         cdef Problem *p = &self.problem
         cdef Gradient g
         cdef char *workspace = NULL
-        cdef int threads = team(self.work)
+        cdef int threads = team(WINDOW_COST * self.work)
         if p.batch == 0 or not (p.axis[0].phases and p.axis[1].phases and p.axis[2].phases):  # every tap meets padding
             if weight is not None:
                 weight[...] = 0

@@ -58,9 +58,10 @@ cdef double rounds(double whole, double rest, double all, int threads) noexcept 
 
 cdef double duration(const Work *w, Tiles task, int threads) noexcept nogil:
     """Of a phase, in register tiles."""
-    cdef double across = w.across / task.across, down = w.down / task.down, stretches = 1
+    cdef double wide = min(w.across, <double> task.across), tall = min(w.down, <double> task.down)
+    cdef double across = w.across / wide, down = w.down / tall, stretches = 1
     cdef double whole = w.slices * floor(across) * floor(down), tasks = w.slices * ceil(across) * ceil(down)
-    cdef double each = (task.down + READ_PANEL[not w.shares]) * (task.across + READ_ROWS[not w.shares])
+    cdef double each = (tall + READ_PANEL[not w.shares]) * (wide + READ_ROWS[not w.shares])
     if w.shares and down > 1:
         stretches = ceil(w.slices * ceil(across) / max(1., floor(<double> w.stretch / task.across)))
         each *= SHARED
@@ -95,7 +96,7 @@ cdef void cut_pixels(const Problem *p, Cut *cut, int threads) noexcept nogil:
     cdef Phase *f = &cut.phase
     cdef Py_ssize_t mr = p.kernels.mr, nr = p.kernels.nr, pixels = f.pixels * p.batch
     cdef Work w
-    w.down, w.across = <double> pixels / mr, ceil_div(p.kout, nr)
+    w.down, w.across = <double> pixels / mr, <double> p.kout / nr
     w.most, w.slices, w.shares, w.stretch = Tiles(f.block // mr, ceil_div(p.kout, nr)), f.slices, False, 0
     cdef Tiles task = cheapest(&w, threads)
     f.block, f.blocks = task.down * mr, ceil_div(pixels, task.down * mr)
