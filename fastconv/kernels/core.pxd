@@ -213,6 +213,7 @@ cdef extern from "table.h" nogil:
         double upper
         const char *ahead
         Py_ssize_t ahead_lines
+        Py_ssize_t y_ahead
 
     ctypedef struct fastconv_depthwise_weight:
         const char *x

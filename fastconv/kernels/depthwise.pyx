@@ -75,6 +75,7 @@ cdef enum:
     LINE_BYTES = 16 * 1024      # a vector of channels of the rows whose weight gradient stays in registers: half of L1
     TURNED_PIXELS = 1024        # planes up to so many pixels are turned,
     TURNED_BYTES = 1024 * 1024  # and those of many channels while L2 keeps a vector of them and of results
+    FAR_BYTES = 4 * 1024 * 1024 # of a destination that L2 does not keep
     WINDOW_COST = 3             # of a multiply-add of a window, in those of a register tile
 
 cdef enum Form:
@@ -136,6 +137,7 @@ cdef class DepthwisePass:
         p.source_plane = p.axis[1].source_size * p.axis[2].source_size
         p.source_volume = p.axis[0].source_size * p.source_plane
         p.volume = p.axis[0].size * p.axis[1].size * p.axis[2].size
+        p.far = p.batch * p.channels * p.outs * p.volume * p.itemsize > FAR_BYTES
         self.work = <double> p.batch * p.channels * p.ways * math.prod(out_size) * p.taps
         self.many_tasks = <Py_ssize_t> max(1.0, min(<double> MANY_TASKS, self.work / TASK_WORK))
         self._choose_form(geometry.channels_last)

@@ -182,6 +182,7 @@ cdef void sum_channel(const Problem *p, const Call *call, Workspace *w, Py_ssize
             sweep = <Sweep *> w.sweeps + i
             a = &sweep.lines
             a.x, a.w, a.ahead = w.packed + sweep.x, w.weight + j * p.taps * p.vector, NULL
+            a.y_ahead = p.kernels.depthwise_outputs * a.y_step if p.far and not scratched(p) else 0
             a.shift = w.shift + j * p.vector if call.shift != NULL else NULL
             a.y = (w.scratch if scratched(p) and not sweep.fills else plane) + sweep.y
             a.lower, a.upper = call.lower, call.upper

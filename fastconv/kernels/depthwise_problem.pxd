@@ -46,6 +46,7 @@ cdef struct Problem:
     Axis axis[3]
     Py_ssize_t source_plane, source_volume, volume  # positions of a slice, of an image
     Py_ssize_t tasks, workspace   # workspace: bytes a thread
+    bint far                      # the destination is more than L2 keeps
     Py_ssize_t parts, part_bytes  # weight gradient: partial sums, numbered
     # depthwise_rows
     Py_ssize_t source_pixel, pixel  # bytes from one pixel's channels to the next one's

@@ -89,12 +89,13 @@ cdef void sum_rows(const Problem *p, const Call *call, const Rows *rows, Py_ssiz
     a.shift = call.shift + channel * p.ins * p.itemsize if call.shift != NULL else NULL
     a.lanes, a.w_across, a.exact = channels * p.ins, p.vector, exact
     a.segments, a.ends, a.lines, a.y_line = rows.segments, rows.ends, 1, 0
-    a.ahead = NULL
+    a.ahead, a.y_ahead = NULL, 0
     a.x_unit, a.x_step = p.source_pixel, p.axis[2].stride * p.source_pixel
     a.w_step = p.axis[2].tap_step * p.padded
     if p.ways == 1:
         a.lower, a.upper = call.lower, call.upper
         a.lines, a.y_line = rows.count, p.axis[2].size * p.pixel
+        a.y_ahead = a.y_line if p.far and exact else 0  # what is turned back is near
         if exact and channels == p.channels and p.axis[2].phases == 1 and p.axis[2].dilation == 1:
             a.ahead, a.ahead_lines = rows_ahead(p, call, rows, x), p.axis[1].stride * p.axis[2].stride
         sum_phases(p, &a, y, p.pixel)

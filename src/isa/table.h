@@ -198,6 +198,7 @@ typedef struct {
   double lower, upper;
   const char *ahead; /* what a later call reads, of which each output brings ahead_lines cache lines into L2; or NULL */
   ptrdiff_t ahead_lines;
+  ptrdiff_t y_ahead; /* bytes from an output to one of some blocks later, whose line is asked for; or 0 */
 } fastconv_depthwise;
 
 /* The weight gradient of the same lines, for one run: for every segment e and tap u of the call

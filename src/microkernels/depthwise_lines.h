@@ -70,6 +70,9 @@ INLINE void NAME(depthwise_block)(const fastconv_depthwise *d, ptrdiff_t line, p
   const fastconv_segment *const e = d->segments + d->ends[line], *const end = d->segments + d->ends[line + 1];
   vec sum[LINE_BLOCK];
   if (d->ahead) NAME(bring_ahead)(d, line, from, q, P);
+  const ptrdiff_t y_step = apart * d->y_step;
+  real *y = AT_MUTABLE(d->y, line * d->y_line + across + q * d->y_step);
+  if (d->y_ahead) UNROLL for (int p = 0; p < P; p++) PREFETCH_WRITE(AT_MUTABLE(y, d->y_ahead + p * y_step));
   UNROLL for (int p = 0; p < P; p++) sum[p] = (vec){0};
   for (const fastconv_tap_run *run = d->runs; run < d->runs + d->run_count; run++) {
     const int plain = NAME(is_plain)(run, q, apart, P);
@@ -105,8 +108,6 @@ INLINE void NAME(depthwise_block)(const fastconv_depthwise *d, ptrdiff_t line, p
     const vec lower = NAME(splat)((real)d->lower), upper = NAME(splat)((real)d->upper);
     UNROLL for (int p = 0; p < P; p++) sum[p] = NAME(at_most)(NAME(at_least)(sum[p], lower), upper);
   }
-  const ptrdiff_t y_step = apart * d->y_step;
-  real *y = AT_MUTABLE(d->y, line * d->y_line + across + q * d->y_step);
   if (n < VLEN) {
     UNROLL for (int p = 0; p < P; p++, y = AT_MUTABLE(y, y_step)) NAME(store_tail)(y, sum[p], n);
   } else {
