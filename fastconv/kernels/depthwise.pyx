@@ -75,7 +75,7 @@ cdef enum:
     LINE_BYTES = 16 * 1024      # a vector of channels of the rows whose weight gradient stays in registers: half of L1
     TURNED_PIXELS = 1024        # planes up to so many pixels are turned,
     TURNED_BYTES = 1024 * 1024  # and those of many channels while L2 keeps a vector of them and of results
-    FAR_BYTES = 4 * 1024 * 1024 # of a destination that L2 does not keep
+    FAR_BYTES = 4096 * 1024     # of a destination that L2 does not keep
     WINDOW_COST = 3             # of a multiply-add of a window, in those of a register tile
 
 cdef enum Form:
