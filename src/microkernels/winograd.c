@@ -235,6 +235,8 @@ static void NAME(winograd_weight)(const fastconv_winograd_weight *w, const char 
 
 /* --------------------------------------------------------------------------------------------------------- pixels */
 
+#define VECTORS_AHEAD 2 /* of each pixel, which are far apart */
+
 INLINE void NAME(input_pixels)(const int axes, const int depth, const fastconv_winograd_pixels *t) {
   vec v[MOST_VALUES];
   const ptrdiff_t values = NAME(values)(axes, depth);
@@ -242,8 +244,11 @@ INLINE void NAME(input_pixels)(const int axes, const int depth, const fastconv_w
     const ptrdiff_t n = t->channels - c;
     for (ptrdiff_t p = 0; p < values; p += POINTS) {
       vec d[POINTS];
-      UNROLL for (int i = 0; i < POINTS; i++) d[i] =
-          NAME(load_some)((const real *)(t->pixels[p + i] + t->offset) + c, n);
+      UNROLL for (int i = 0; i < POINTS; i++) {
+        const real *pixel = (const real *)(t->pixels[p + i] + t->offset) + c;
+        PREFETCH(pixel + VECTORS_AHEAD * VLEN);
+        d[i] = NAME(load_some)(pixel, n);
+      }
       NAME(input_axis)(d, 1);
       UNROLL for (int i = 0; i < POINTS; i++) v[p + i] = d[i];
     }
@@ -278,6 +283,7 @@ INLINE int NAME(output_pixels)(const int axes, const int depth, const fastconv_w
           vec y = line[w] + shift;
           wrong += y * 0;
           if (adds) y += NAME(load_some)((const real *)from + c, n);
+          PREFETCH_WRITE((real *)*to + c + VECTORS_AHEAD * VLEN);
           NAME(store_some)((real *)*to + c, NAME(at_most)(NAME(at_least)(y, lower), upper), n);
         }
       }
