@@ -263,12 +263,20 @@ static void NAME(winograd_input_pixels)(const fastconv_winograd_pixels *t) {
   else NAME(input_pixels)(3, POINTS, t);
 }
 
+/* The first channels of a tile's outputs, while its points are transformed. */
+INLINE void NAME(bring_outputs)(const fastconv_winograd_pixels *t) {
+  char *const *to = t->destinations, *const *const end = to + t->outputs[0] * t->outputs[1] * t->outputs[2];
+  for (; to < end; to++)
+    if (*to) UNROLL for (int i = 0; i < VECTORS_AHEAD; i++) PREFETCH_WRITE(*to + i * VEC_BYTES);
+}
+
 INLINE int NAME(output_pixels)(const int axes, const int depth, const fastconv_winograd_pixels *t,
                                const fastconv_epilogue *e, const int adds) {
   vec v[MOST_VALUES], wrong = {0};
   const vec lower = NAME(splat)((real)e->lower), upper = NAME(splat)((real)e->upper);
   for (ptrdiff_t c = 0; c < t->channels; c += VLEN) {
     const ptrdiff_t n = t->channels - c < VLEN ? t->channels - c : VLEN;
+    if (c == 0) NAME(bring_outputs)(t);
     NAME(output_first)(axes, depth, t->outputs, v, t->points + c * (ptrdiff_t)sizeof(real), t->point_stride, n);
     const vec shift = e->shift ? NAME(load_some)((const real *)e->shift + c, n) : (vec){0};
     char *const *to = t->destinations;
