@@ -21,6 +21,7 @@ PARTIAL_BYTES = 16 * 1024 * 1024  # the sums of all parts, whatever the batch
 BLOCK_PIXELS = (512, 384, 256, 192, 128, 96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
 PART_PIXELS = 2048  # with fewer pixels a part, adding the parts would show
 TASKS = 64  # wanted at least, as long as they spend no more than PACKING_SHARE of their cycles on packing
+FEW_PIXELS, FEW_TASKS = 256, 8  # what adding costs is paid up to so many tasks: else small layers would have but one
 PACKING_SHARE = 0.08
 GAP = 4  # so many unused positions between used ones are cheaper to pack than to skip
 
@@ -335,7 +336,8 @@ class _Cutter:
         tasks = self.count(task)
         pixels = self.g.batch * prod(self.g.out_size)
         most = max(1, PARTIAL_BYTES // (tasks * self.sum_bytes(task)))
-        wanted = min(ceil_div(TASKS, tasks), max(1, pixels // PART_PIXELS), most)
+        few = min(ceil_div(FEW_TASKS, tasks), pixels // FEW_PIXELS)
+        wanted = min(ceil_div(TASKS, tasks), max(1, few, pixels // PART_PIXELS), most)
         part_blocks = max(1, blocks // wanted, ceil_div(blocks, most))
         return part_blocks, max(1, ceil_div(blocks, part_blocks))
 
