@@ -46,7 +46,8 @@ def few(t):
 PATHS = {
     "channels": (False, False, False, False, lambda t: Conv((3, 3 * t.nr, 9, 10), (40, 3 * t.nr, 2, 2))),
     "channels-in-parts": (False, False, True, False, lambda t: Conv((5, t.nr, 40, 41), (17, t.nr, 2, 2), padding=1)),
-    "taps-cut": (False, False, False, True, lambda t: Conv((2, t.nr, 15, 16), (29, t.nr, 15, 13), padding=7)),
+    "channels-in-few-parts": (False, False, True, False, lambda t: Conv((8, t.nr, 14, 14), (64, t.nr, 1, 1))),
+    "taps-cut": (False, False, False, True, lambda t: Conv((1, t.nr, 15, 16), (29, t.nr, 15, 13), padding=7)),
     "taps-cut-3d": (False, False, False, True, lambda t: Conv((1, t.nr, 9, 9, 9), (29, t.nr, 7, 7, 5), padding=2)),
     "patches": (True, False, False, False, lambda t: Conv((2, 3, 20, 21), (10, 3, 3, 3), padding=1)),
     "patches-in-parts": (True, False, True, False, lambda t: Conv((3, 3, 50, 51), (9, 3, 3, 3), padding=1)),

@@ -21,7 +21,8 @@ PARTIAL_BYTES = 16 * 1024 * 1024  # the sums of all parts, whatever the batch
 BLOCK_PIXELS = (512, 384, 256, 192, 128, 96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
 PART_PIXELS = 2048  # with fewer pixels a part, adding the parts would show
 TASKS = 64  # wanted at least, as long as they spend no more than PACKING_SHARE of their cycles on packing
-FEW_PIXELS, FEW_TASKS = 256, 8  # what adding costs is paid up to so many tasks: else small layers would have but one
+FEW_TASKS = 8  # up to so many, adding is worth what it costs: else small layers would have one,
+FEW_PIXELS, TASK_WORK = 256, 500_000  # of parts of so many pixels and multiply-adds at least
 PACKING_SHARE = 0.08
 GAP = 4  # so many unused positions between used ones are cheaper to pack than to skip
 
@@ -336,7 +337,8 @@ class _Cutter:
         tasks = self.count(task)
         pixels = self.g.batch * prod(self.g.out_size)
         most = max(1, PARTIAL_BYTES // (tasks * self.sum_bytes(task)))
-        few = min(ceil_div(FEW_TASKS, tasks), pixels // FEW_PIXELS)
+        work = pixels * prod((self.whole.co, self.whole.ci, self.whole.taps)) * self.g.groups // self.bundle
+        few = min(ceil_div(FEW_TASKS, tasks), pixels // FEW_PIXELS, work // TASK_WORK)
         wanted = min(ceil_div(TASKS, tasks), max(1, few, pixels // PART_PIXELS), most)
         part_blocks = max(1, blocks // wanted, ceil_div(blocks, most))
         return part_blocks, max(1, ceil_div(blocks, part_blocks))

@@ -148,7 +148,7 @@ INLINE void NAME(copy_transposed_far)(real *dst, ptrdiff_t ld, const real *src, 
       const ptrdiff_t m = rows - i < VLEN ? rows - i : VLEN, n = columns - j < VLEN ? columns - j : VLEN;
       if (m == VLEN && n == VLEN)
         NAME(transpose_block)(dst + i * ld + j, ld, src + i + j * stride, stride, m, n, 1, far);
-      else NAME(transpose_block)(dst + i * ld + j, ld, src + i + j * stride, stride, m, n, 0, 0);
+      else NAME(transpose_block)(dst + i * ld + j, ld, src + i + j * stride, stride, m, n, 0, far);
     }
 }
 
@@ -159,17 +159,23 @@ static void NAME(copy_transposed)(real *dst, ptrdiff_t ld, const real *src, ptrd
   else NAME(copy_transposed_far)(dst, ld, src, stride, rows, columns, 0);
 }
 
-#define ROWS_AHEAD 2 /* of what is written: short rows far apart are no stream that hardware would see */
+#define ROWS_READ_AHEAD 32 /* the same of short rows that are read */
+#define ROWS_AHEAD 2       /* of what is written: short rows far apart are no stream that hardware would see */
 
 static void NAME(copy_rows)(real *dst, ptrdiff_t ld, const real *src, ptrdiff_t row_stride, ptrdiff_t rows,
                             ptrdiff_t columns) {
   const ptrdiff_t whole = columns / VLEN * VLEN, tail = columns - whole;
+  const int apart = columns <= 4 * VLEN && row_stride > columns;
   for (ptrdiff_t i = 0; i < rows; i++, dst += ld, src += row_stride) {
     for (ptrdiff_t j = 0; j < whole; j += VLEN) {
       PREFETCH_WRITE(dst + ROWS_AHEAD * ld + j);
+      if (apart) PREFETCH(src + ROWS_READ_AHEAD * row_stride + j);
       NAME(store)(dst + j, NAME(load)(src + j));
     }
-    if (tail) NAME(store_tail)(dst + whole, NAME(load_tail)(src + whole, tail), tail);
+    if (tail) {
+      if (apart) PREFETCH(src + ROWS_READ_AHEAD * row_stride + whole);
+      NAME(store_tail)(dst + whole, NAME(load_tail)(src + whole, tail), tail);
+    }
   }
 }
 
