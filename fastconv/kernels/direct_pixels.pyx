@@ -206,7 +206,8 @@ cdef void pixels_task(const Problem *p, const Phase *f, Cut cut, const Call *cal
         channel = 0
         while True:
             kc = min(f.kc, p.kin - channel)
-            pixels_by_panel(p, f, call, group, column, channel, kc, few, rows, tiles, <Py_ssize_t *> free)
+            pixels_by_panel(p, f, call, group, column, channel, kc, few, column == part * cut.part, rows, tiles,
+                            <Py_ssize_t *> free)
             channel += kc
             if channel == p.kin:
                 break
@@ -216,11 +217,13 @@ cdef void pixels_task(const Problem *p, const Phase *f, Cut cut, const Call *cal
 
 
 cdef void pixels_by_panel(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group, Py_ssize_t column,
-                          Py_ssize_t channel, Py_ssize_t kc, bint few, const Rows *rows, Py_ssize_t tiles,
+                          Py_ssize_t channel, Py_ssize_t kc, bint few, bint first, const Rows *rows, Py_ssize_t tiles,
                           Py_ssize_t *b_offsets) noexcept nogil:
-    """One panel [tap][kc][NR] of weights under all pixels of the block."""
+    """One panel [tap][kc][NR] of weights under all pixels of the block. It asks for the next panel; but the first, which
+    meets pixels that no near cache holds, asks for those of the next tile where there are more of them than weights."""
     cdef Py_ssize_t nr = p.kernels.nr, isz = p.itemsize, panels = ceil_div(p.kout, nr), tile, e
     cdef bint last = channel + kc == p.kin, adds = channel == 0 and call.residual != NULL
+    cdef bint brings = first and f.pointwise and p.groups == 1 and kc == p.kin and f.pixels * p.batch > p.kout
     cdef const char *residual[FASTCONV_MAX_ROWS]
     cdef fastconv_epilogue epilogue = epilogue_of(call, last, last)
     cdef fastconv_gemm_tile t
@@ -240,12 +243,14 @@ cdef void pixels_by_panel(const Problem *p, const Phase *f, const Call *call, Py
     if epilogue.scale != NULL:
         epilogue.scale += (group * p.kout + column) * isz
     t.prefetch = t.b + f.all_taps * kc * nr * isz
-    t.prefetch_step = nr * isz // tiles
+    t.prefetch_step = p.kernels.mr * isz if brings else nr * isz // tiles
     for tile in range(tiles):
         t.entries, t.rows, t.a = rows[tile].entries, rows[tile].rows, rows[tile].a
         t.c = <char *const *> rows[tile].c
         for e in range(t.entries):
             b_offsets[e] = rows[tile].taps[e] * kc * nr * isz
+        if brings:
+            t.prefetch = rows[tile].a[0] + p.kernels.mr * p.kin * isz
         if adds:
             point_residual(call, t.c, t.rows, residual)
         p.kernels.gemm(&t)
