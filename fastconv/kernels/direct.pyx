@@ -104,6 +104,7 @@ cdef class DirectPlan(ConvolutionPlan):
         for i in range(p.phases):
             f = &p.phase[i]
             self._describe(f, sources[i], kernel)
+            f.pointwise = f.pixels == p.source_plane == p.destination_plane and all(a.is_identity for a in sources[i])
             self._block(f, sources[i])
             self.multiply_adds += <double> batch * groups * kout * kin * f.pixels * f.all_taps
             covered += f.pixels
@@ -160,7 +161,6 @@ cdef class DirectPlan(ConvolutionPlan):
         f.kc = p.kin
         if not copies_taps(p, f):
             f.kc = even_part(p.kin, max(1, PANEL_BYTES // (f.all_taps * nr * p.itemsize)), 1)
-        f.pointwise = f.pixels == p.source_plane == p.destination_plane and all(axis.is_identity for axis in axes)
         f.block = even_part(max(1, rows), BLOCK_PIXELS, p.kernels.mr)
         f.blocks, f.slices = ceil_div(rows, f.block), p.groups
         self.packed_bytes += p.groups * round_up(p.kout, nr) * f.all_taps * p.kin * p.itemsize

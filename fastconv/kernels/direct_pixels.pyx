@@ -219,8 +219,8 @@ cdef void pixels_task(const Problem *p, const Phase *f, Cut cut, const Call *cal
 cdef void pixels_by_panel(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group, Py_ssize_t column,
                           Py_ssize_t channel, Py_ssize_t kc, bint few, bint first, const Rows *rows, Py_ssize_t tiles,
                           Py_ssize_t *b_offsets) noexcept nogil:
-    """One panel [tap][kc][NR] of weights under all pixels of the block. It asks for the next panel; but the first, which
-    meets pixels that no near cache holds, asks for those of the next tile where there are more of them than weights."""
+    """One panel [tap][kc][NR] of weights under all pixels of the block. It asks for the next panel; but the first,
+    which meets pixels that no near cache holds, for those of the next tile if there are more of them than weights."""
     cdef Py_ssize_t nr = p.kernels.nr, isz = p.itemsize, panels = ceil_div(p.kout, nr), tile, e
     cdef bint last = channel + kc == p.kin, adds = channel == 0 and call.residual != NULL
     cdef bint brings = first and f.pointwise and p.groups == 1 and kc == p.kin and f.pixels * p.batch > p.kout

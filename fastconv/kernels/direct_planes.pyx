@@ -4,7 +4,7 @@ A block of pixels is packed (direct_blocks) into panels that stay in L2 while th
 [block of channels][tile of rows][channel][tap][row], or for zones, which share them, [tile of rows][tap][channel][row].
 """
 
-from fastconv.kernels.core cimport FASTCONV_MAX_ROWS, ceil_div, fastconv_epilogue, fastconv_gemm_tile
+from fastconv.kernels.core cimport CACHE_LINE, FASTCONV_MAX_ROWS, ceil_div, fastconv_epilogue, fastconv_gemm_tile
 from fastconv.kernels.direct_blocks cimport (
     PIECE,
     Block,
@@ -29,6 +29,10 @@ from fastconv.kernels.direct_problem cimport (
     weight_group,
 )
 from fastconv.kernels.plan cimport Call
+
+cdef enum:
+    WEIGHT_BYTES = 256 * 1024  # that L2 keeps beside a block's panels
+    SOURCE_BYTES = 4 * 1024 * 1024  # that it does not keep
 
 
 cdef Py_ssize_t block_bytes(const Problem *p, const Phase *f) noexcept nogil:
@@ -79,13 +83,13 @@ cdef void rows_of_part(const Problem *p, const Phase *f, Cut cut, const Call *ca
     cdef char *aside = own + (0 if shared != NULL else f.panels * f.panel_bytes)
     while row < end:
         stop = min(end, row + f.rows)
-        rows_of_block(p, f, call, b, layout, row, stop, shared, own, aside)
+        rows_of_block(p, f, cut, call, b, layout, row, stop, shared, own, aside)
         if f.scratch:
             copy_out(p, f, call, b, layout, row, stop, aside)
         row = stop
 
 
-cdef void rows_of_block(const Problem *p, const Phase *f, const Call *call, const Block *b, Layout *layout,
+cdef void rows_of_block(const Problem *p, const Phase *f, Cut cut, const Call *call, const Block *b, Layout *layout,
                         Py_ssize_t row, Py_ssize_t stop, const char *shared, char *own, char *aside) noexcept nogil:
     """sums[row .. stop][columns of the block] = weight rows x panels, these packed for the first of the rows."""
     cdef Py_ssize_t channel = 0, kc, step = f.panels * f.panel_bytes
@@ -94,7 +98,8 @@ cdef void rows_of_block(const Problem *p, const Phase *f, const Call *call, cons
         if shared == NULL and (row == 0 or kc < p.kin):
             pack_panels(p, f, b, layout, channel, kc, own)
         rows_by_panels(p, f, call, b, layout, row, stop, channel, kc,
-                       shared + channel // f.kc * step if shared != NULL else own, aside)
+                       shared + channel // f.kc * step if shared != NULL else own, aside,
+                       next_source(p, f, b, cut.threads) if shared == NULL else NULL)
         channel += kc
 
 
@@ -115,12 +120,29 @@ cdef inline void next_rows(const Call *call, fastconv_epilogue *e, Py_ssize_t ro
         e.scale = call.epilogue.scale + row
 
 
+cdef const char *next_source(const Problem *p, const Phase *f, const Block *b, int threads) noexcept nogil:
+    """Where a thread will pack its next block from, if that is worth more than asking for weights: L2 keeps these, but
+    not the source."""
+    cdef Py_ssize_t channel = p.kin * p.itemsize
+    if f.as_lines or not f.pointwise or f.kc < p.kin:
+        return NULL
+    if p.kout * channel > WEIGHT_BYTES or p.batch * p.groups * p.source_plane * channel < SOURCE_BYTES:
+        return NULL
+    return b.source + (b.q + threads * f.block) * p.itemsize
+
+
+cdef inline void ask_for(fastconv_gemm_tile *t, const char *source, Py_ssize_t plane, Py_ssize_t turn) noexcept nogil:
+    """Every second plane, as a tile asks twice in four of them: a cache line of each, the other planes next."""
+    t.prefetch, t.prefetch_step = source + turn % 2 * plane + turn // 2 * CACHE_LINE, plane
+
+
 cdef void rows_by_panels(const Problem *p, const Phase *f, const Call *call, const Block *b, const Layout *layout,
                          Py_ssize_t row, Py_ssize_t stop, Py_ssize_t channel, Py_ssize_t kc, const char *panels,
-                         char *aside) noexcept nogil:
+                         char *aside, const char *coming) noexcept nogil:
     """Rows row .. stop - 1 of the sums, in the destination or aside, (+)= weight rows x panels for one block of
     channels, all taps at once or one by one."""
-    cdef Py_ssize_t i, first = row, index, ahead, tap, sums = f.all_taps if f.apart else 1
+    cdef Py_ssize_t i, first = row, index, ahead, tap, sums = f.all_taps if f.apart else 1, turn = 0
+    cdef Py_ssize_t lines = f.block * p.itemsize // CACHE_LINE
     cdef Py_ssize_t k = kc if f.apart else kc * f.all_taps
     cdef bint last = channel + kc == p.kin, adds = channel == 0 and call.residual != NULL  # never with taps apart
     cdef const char *weight = call.weight + f.weight_offset
@@ -152,13 +174,16 @@ cdef void rows_by_panels(const Problem *p, const Phase *f, const Call *call, con
         for i in range(2):
             next_rows(call, &epilogue[i], (b.group * p.kout + row) * p.itemsize)
         ahead = t.rows * p.kin * p.kernel_taps if f.apart else t.rows * k
-        t.prefetch_step = t.rows * p.itemsize // layout.tiles
         for index in range(layout.tiles):
             tile = layout.tile[index]
             t.c, t.c_offset, t.columns = rows[tile.aside], tile.c, tile.columns
             for tap in range(sums):
                 a = row_weights + (f.weight_taps[tap] * p.kin * t.rows * p.itemsize if f.apart else 0)
                 t.prefetch = a + (ahead + t.rows * k * index // layout.tiles) * p.itemsize
+                t.prefetch_step = t.rows * p.itemsize // layout.tiles
+                if coming != NULL and turn < 2 * lines:
+                    ask_for(&t, coming, p.source_plane * p.itemsize, turn)
+                    turn += 1
                 t.b = panels + tile.b + tap * k * p.kernels.nr * p.itemsize
                 t.accumulate = channel > 0 or tap > 0
                 t.epilogue = NULL

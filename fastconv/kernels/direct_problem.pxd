@@ -71,6 +71,7 @@ cdef struct Problem:
 
 cdef struct Cut:               # how a phase is shared out among so many threads
     Phase phase                # in blocks of this cut
+    int threads
     Py_ssize_t part, parts     # destination channels a task
     Py_ssize_t stretch         # blocks whose panels all threads pack together before they share the rows out; or 0
     Py_ssize_t pieces          # of the channels of a panel of columns that is packed so
