@@ -61,6 +61,15 @@ cdef inline void place_in_order(const Problem *p, const Call *call, Py_ssize_t q
         r.a[i], r.c[i] = call.source + (q + i) * source, call.destination + (q + i) * destination
 
 
+cdef inline void place_copies(const Problem *p, const Call *call, Py_ssize_t q, const char *copies, Py_ssize_t copy,
+                              Rows *r) noexcept nogil:
+    """The same for pixels in order whose taps have been copied, `copy` bytes each."""
+    cdef Py_ssize_t destination = p.groups * p.kout * p.itemsize, i
+    r.entries, r.taps[0] = 1, 0
+    for i in range(r.rows):
+        r.a[i], r.c[i] = copies + i * copy, call.destination + (q + i) * destination
+
+
 cdef inline Py_ssize_t source_line(const Problem *p, const Phase *f, Py_ssize_t td, Py_ssize_t th,
                                    const Position *at) noexcept nogil:
     """Index of the first pixel of the line that a tap reads, counted from the first image, or -1 for padding."""
@@ -194,6 +203,9 @@ cdef void pixels_task(const Problem *p, const Phase *f, Cut cut, const Call *cal
         rows[tile].rows = <int> min(mr, pixels - tile * mr)
         if f.pointwise:
             place_in_order(p, call, q + tile * mr, &rows[tile])
+            continue
+        if few and f.pixels == p.destination_plane:
+            place_copies(p, call, q + tile * mr, copies + tile * mr * copy, copy, &rows[tile])
             continue
         place_rows(p, f, call, &at, &rows[tile])
         if few:
