@@ -108,6 +108,7 @@ cdef class DirectPlan(ConvolutionPlan):
             self._block(f, sources[i])
             self.multiply_adds += <double> batch * groups * kout * kin * f.pixels * f.all_taps
             covered += f.pixels
+        self._cut()
         self.work, self.covered = self.multiply_adds, covered == p.destination_plane
         self.stretches = channels_last and p.phases == 1 and self.covered
         if not self.covered:
@@ -272,6 +273,15 @@ cdef class DirectPlan(ConvolutionPlan):
         cdef double panel = <double> f.plane / (f.panels if f.as_lines else cut.pieces)
         each = np.repeat(sizes_of_parts(p.kin, f.kc), f.panels * cut.pieces)
         return each * (panel * 2 * PACKED[min(f.stride[2], 3)])
+
+    cdef _cut(self):
+        """Cut all phases for the team that would run them now."""
+        cdef Problem *p = &self.problem
+        cdef int i, threads = team(self.multiply_adds)
+        cdef Cut *cut = <Cut *> self._hold(np.zeros(p.phases * sizeof(Cut), np.uint8))
+        for i in range(p.phases):
+            cut[i] = cut_for(p, &p.phase[i], self.channels_last, threads)
+        p.cut, p.cut_threads = cut, threads
 
     cdef void _pack(self, const char *weight, char *packed) except *:
         cdef const Problem *p = &self.problem

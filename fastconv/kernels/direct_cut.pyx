@@ -132,7 +132,10 @@ cdef void share_panels(const Problem *p, Cut *cut, int threads) noexcept nogil:
 
 
 cdef Cut cut_for(const Problem *p, const Phase *f, bint channels_last, int threads) noexcept nogil:
+    """Made anew for another team than the plan's."""
     cdef Cut cut
+    if threads == p.cut_threads:
+        return p.cut[f - p.phase]
     cut.phase, cut.part, cut.parts = f[0], max(1, p.kout), 1
     cut.stretch, cut.shared, cut.pieces, cut.threads = 0, 0, 1, threads
     if threads > 1 and f.blocks * f.slices > 0:

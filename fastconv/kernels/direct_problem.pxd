@@ -58,6 +58,14 @@ cdef struct Phase:
     Py_ssize_t most_runs       # that fill a channel of a panel
     const Py_ssize_t *b_offsets  # [kc][taps]: bytes into a panel
 
+cdef struct Cut:               # how a phase is shared out among so many threads
+    Phase phase                # in blocks of this cut
+    int threads
+    Py_ssize_t part, parts     # destination channels a task
+    Py_ssize_t stretch         # blocks whose panels all threads pack together before they share the rows out; or 0
+    Py_ssize_t pieces          # of the channels of a panel of columns that is packed so
+    Py_ssize_t workspace, shared  # bytes a thread, bytes a team
+
 cdef struct Problem:
     Py_ssize_t batch, groups, kin, kout, kernel_taps, itemsize
     Py_ssize_t source_size[3]
@@ -67,15 +75,9 @@ cdef struct Problem:
     bint turned                # channels_last, turned to lines of planes and back, see fastconv.choice.turned
     int phases
     Phase *phase
+    int cut_threads            # the team that phases have been cut for, or 0 before
+    const Cut *cut
     const fastconv_kernels *kernels
-
-cdef struct Cut:               # how a phase is shared out among so many threads
-    Phase phase                # in blocks of this cut
-    int threads
-    Py_ssize_t part, parts     # destination channels a task
-    Py_ssize_t stretch         # blocks whose panels all threads pack together before they share the rows out; or 0
-    Py_ssize_t pieces          # of the channels of a panel of columns that is packed so
-    Py_ssize_t workspace, shared  # bytes a thread, bytes a team
 
 cdef struct Position:          # a destination pixel of a phase
     Py_ssize_t n, d, h, w
