@@ -492,8 +492,11 @@ def test_keras_s_own_tests_pass(tmp_path):
     files = [source / name for name in ("ops/nn_test.py", "layers/convolutional", "layers/pooling")]
     if not all(path.exists() for path in files):
         pytest.skip("this Keras came without its tests")
-    options = ["-q", "-c", os.devnull, "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore", "-k", "conv or pool"]
-    options += ["-m", "not requires_trainable_backend", f"--rootdir={tmp_path}"]  # which NumPy's is not
+    settings = tmp_path / "pytest.ini"  # not Keras's own, nor ours
+    settings.write_text("[pytest]\n")
+    options = ["-q", "-c", str(settings), f"--rootdir={tmp_path}", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    options += ["-W", "ignore", "-k", "conv or pool"]
+    options += ["-m", "not requires_trainable_backend"]  # which NumPy's is not
     code = f"import sys; sys.path[:0] = {[str(Path(fastconv.__file__).parents[1])]!r}\n{KERAS_TESTS}"
     run = subprocess.run(
         [sys.executable, "-c", code, *options, *map(str, files)],
@@ -502,7 +505,7 @@ def test_keras_s_own_tests_pass(tmp_path):
     assert run.returncode == 0, run.stderr
     *report, last = run.stdout.splitlines()
     outcome = json.loads(last)
-    assert outcome["status"] == 0, "\n".join(report)
+    assert outcome["status"] == 0, "\n".join(report) + run.stderr
     assert outcome["calls"]["conv"] > 200
     assert outcome["calls"]["conv_transpose"] > 100
     assert min(outcome["calls"]["max_pool"], outcome["calls"]["avg_pool"]) > 20
