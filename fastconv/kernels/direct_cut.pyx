@@ -132,7 +132,7 @@ cdef void share_panels(const Problem *p, Cut *cut, int threads) noexcept nogil:
 
 
 cdef Cut cut_for(const Problem *p, const Phase *f, bint channels_last, int threads) noexcept nogil:
-    """Made anew for another team than the plan's."""
+    """How so many threads share a phase: as was settled for the plan's team, or made anew for another."""
     cdef Cut cut
     if threads == p.cut_threads:
         return p.cut[f - p.phase]

@@ -53,21 +53,26 @@ cdef void place_rows(const Problem *p, const Phase *f, const Call *call, Positio
             next_line(f, at)
 
 
-cdef inline void place_in_order(const Problem *p, const Call *call, Py_ssize_t q, Rows *r) noexcept nogil:
-    """The same and where they are read, for pixels from the q-th on that read the one of their own index."""
-    cdef Py_ssize_t source = p.groups * p.kin * p.itemsize, destination = p.groups * p.kout * p.itemsize, i
-    r.entries, r.taps[0] = 1, 0
-    for i in range(r.rows):
-        r.a[i], r.c[i] = call.source + (q + i) * source, call.destination + (q + i) * destination
-
-
-cdef inline void place_copies(const Problem *p, const Call *call, Py_ssize_t q, const char *copies, Py_ssize_t copy,
-                              Rows *r) noexcept nogil:
-    """The same for pixels in order whose taps have been copied, `copy` bytes each."""
+cdef inline void place_destinations(const Problem *p, const Call *call, Py_ssize_t q, Rows *r) noexcept nogil:
+    """The same for pixels in order, from the q-th on."""
     cdef Py_ssize_t destination = p.groups * p.kout * p.itemsize, i
+    for i in range(r.rows):
+        r.c[i] = call.destination + (q + i) * destination
+
+
+cdef inline void point_side_by_side(const char *source, Py_ssize_t pixel, Rows *r) noexcept nogil:
+    """Pointers to what pixels read, `pixel` bytes each and one behind the other."""
+    cdef Py_ssize_t i
     r.entries, r.taps[0] = 1, 0
     for i in range(r.rows):
-        r.a[i], r.c[i] = copies + i * copy, call.destination + (q + i) * destination
+        r.a[i] = source + i * pixel
+
+
+cdef inline void place_in_order(const Problem *p, const Call *call, Py_ssize_t q, Rows *r) noexcept nogil:
+    """The same for pixels that read the one of their own index, and where they do."""
+    cdef Py_ssize_t pixel = p.groups * p.kin * p.itemsize
+    place_destinations(p, call, q, r)
+    point_side_by_side(call.source + q * pixel, pixel, r)
 
 
 cdef inline Py_ssize_t source_line(const Problem *p, const Phase *f, Py_ssize_t td, Py_ssize_t th,
@@ -189,7 +194,7 @@ cdef void pixels_task(const Problem *p, const Phase *f, Cut cut, const Call *cal
     cdef Py_ssize_t mr = p.kernels.mr, tiles = ceil_div(pixels, mr), tile, column = part * cut.part, channel, kc
     cdef Py_ssize_t stop = min(p.kout, column + cut.part)
     cdef bint few = copies_taps(p, f)
-    cdef Py_ssize_t entries = 1 if few else f.all_taps, copy = f.all_taps * p.kin * p.itemsize, i
+    cdef Py_ssize_t entries = 1 if few else f.all_taps, copy = f.all_taps * p.kin * p.itemsize
     cdef Rows *rows = <Rows *> workspace
     cdef char *free = workspace + tiles * sizeof(Rows)
     cdef char *copies = free + tiles * entries_bytes(entries) + (f.all_taps + 1) * sizeof(Py_ssize_t)
@@ -205,13 +210,11 @@ cdef void pixels_task(const Problem *p, const Phase *f, Cut cut, const Call *cal
             place_in_order(p, call, q + tile * mr, &rows[tile])
             continue
         if few and f.pixels == p.destination_plane:
-            place_copies(p, call, q + tile * mr, copies + tile * mr * copy, copy, &rows[tile])
-            continue
-        place_rows(p, f, call, &at, &rows[tile])
+            place_destinations(p, call, q + tile * mr, &rows[tile])
+        else:
+            place_rows(p, f, call, &at, &rows[tile])
         if few:
-            rows[tile].entries, rows[tile].taps[0] = 1, 0
-            for i in range(rows[tile].rows):
-                rows[tile].a[i] = copies + (tile * mr + i) * copy
+            point_side_by_side(copies + tile * mr * copy, copy, &rows[tile])
         else:
             point_rows(p, f, call, &rows[tile])
     while column < stop:
