@@ -4,6 +4,7 @@
  */
 
 #define POOL_SLIDE_PIXELS 4 /* that are asked for ahead at least */
+#define POOL_SLIDE_LINES 2  /* of outputs at once at most */
 
 INLINE int NAME(pool_slides)(const fastconv_pool *p, const fastconv_pool_rows *part) {
   const fastconv_windows *w = &p->axis[2];
@@ -15,60 +16,62 @@ INLINE int NAME(pool_slides)(const fastconv_pool *p, const fastconv_pool_rows *p
 typedef struct {              /* whole windows of a row, and the vectors of channels that are joined side by side */
   const real *at[POOL_GROUP]; /* the rows, from the first window's first column on */
   ptrdiff_t outputs, channels;
-  const real *scale; /* of a mean: divisors of the columns' outputs, each times `divisor` */
-  real divisor, *y;
+  const real *scale;   /* of a mean: divisors of the columns' outputs, each times its line's divisor */
+  const real *line[2]; /* divisors of the lines: of all of them, and one each */
+  real *y;
+  ptrdiff_t below; /* elements from a line of outputs to the next one */
 } NAME(pool_track);
 
-/* The rows of a window joined at element j, for nv vectors. */
-INLINE void NAME(pool_slide_column)(const int kind, const int rows, const int nv, const int fresh,
+/* Element j of the rows joined, for each of `lines` windows that lie one row apart. */
+INLINE void NAME(pool_slide_column)(const int kind, const int rows, const int lines, const int fresh,
                                     const NAME(pool_track) * t, ptrdiff_t j, ptrdiff_t ahead, vec *column) {
-  UNROLL for (int i = 0; i < nv; i++, j += VLEN) {
-    vec v[POOL_GROUP];
-    UNROLL for (int r = 0; r < rows; r++) {
-      if (r >= rows - fresh) PREFETCH(t->at[r] + j + ahead);
-      v[r] = NAME(load)(t->at[r] + j);
-      OPAQUE(v[r]); /* else GCC loads it again wherever it is compared and joined */
-    }
-    column[i] = v[0];
-    if (rows == 2) column[i] = NAME(pool_join)(kind, v[0], v[1]);
-    if (rows >= 3) column[i] = NAME(pool_join_three)(kind, v[0], v[1], v[2]);
-    if (rows == 4) column[i] = NAME(pool_join)(kind, column[i], v[3]);
+  const int all = rows + lines - 1;
+  vec v[POOL_GROUP];
+  UNROLL for (int r = 0; r < all; r++) {
+    if (r >= all - fresh) PREFETCH(t->at[r] + j + ahead);
+    v[r] = NAME(load)(t->at[r] + j);
+    OPAQUE(v[r]); /* else GCC loads it again wherever it is compared and joined */
   }
+  UNROLL for (int l = 0; l < lines; l++) column[l] = NAME(pool_join_rows)(kind, rows, v + l);
 }
 
-INLINE void NAME(pool_slide_row)(const int kind, const int rows, const int stride, const int taps, const int nv,
-                                 const NAME(pool_track) * t) {
+INLINE void NAME(pool_slide_row)(const int kind, const int rows, const int lines, const int stride, const int taps,
+                                 const int nv, const NAME(pool_track) * t) {
   const ptrdiff_t channels = t->channels, least = POOL_SLIDE_PIXELS * channels;
   const ptrdiff_t ahead = least > POOL_PIXELS_AHEAD ? least : POOL_PIXELS_AHEAD;
-  const int kept = taps - stride, fresh = NAME(pool_fresh)(rows, stride);
-  vec column[3][POOL_PIXEL];
-  ptrdiff_t j = 0;
+  const int kept = taps - stride, fresh = lines > 1 ? lines * stride : NAME(pool_fresh)(rows, stride);
+  vec column[POOL_PIXEL][3][POOL_SLIDE_LINES];
+  UNROLL for (int k = 0; k < kept; k++) UNROLL for (int i = 0; i < nv; i++)
+      NAME(pool_slide_column)(kind, rows, lines, fresh, t, k * channels + i * VLEN, ahead, column[i][k]);
+  ptrdiff_t j = kept * channels;
   real *y = t->y;
-  UNROLL for (int k = 0; k < kept; k++, j += channels)
-      NAME(pool_slide_column)(kind, rows, nv, fresh, t, j, ahead, column[k]);
-  for (ptrdiff_t o = 0; o < t->outputs; o++, y += channels) {
-    UNROLL for (int k = kept; k < taps; k++, j += channels)
-        NAME(pool_slide_column)(kind, rows, nv, fresh, t, j, ahead, column[k]);
+  for (ptrdiff_t o = 0; o < t->outputs; o++, j += stride * channels, y += channels)
     UNROLL for (int i = 0; i < nv; i++) {
-      vec v = taps == 2 ? NAME(pool_join)(kind, column[0][i], column[1][i])
-                        : NAME(pool_join_three)(kind, column[0][i], column[1][i], column[2][i]);
-      if (kind == FASTCONV_POOL_MEAN) v /= NAME(splat)(t->scale[o] * t->divisor);
-      PREFETCH_WRITE(y + i * VLEN + ahead);
-      NAME(store)(y + i * VLEN, v);
+      vec(*at)[POOL_SLIDE_LINES] = column[i];
+      UNROLL for (int k = kept; k < taps; k++)
+          NAME(pool_slide_column)(kind, rows, lines, fresh, t, j + (k - kept) * channels + i * VLEN, ahead, at[k]);
+      UNROLL for (int l = 0; l < lines; l++) {
+        vec v = taps == 2 ? NAME(pool_join)(kind, at[0][l], at[1][l])
+                          : NAME(pool_join_three)(kind, at[0][l], at[1][l], at[2][l]);
+        if (kind == FASTCONV_POOL_MEAN) v /= NAME(splat)(t->scale[o] * (*t->line[0] * t->line[1][l]));
+        real *to = y + l * t->below + i * VLEN;
+        PREFETCH_WRITE(to + ahead);
+        NAME(store)(to, v);
+        UNROLL for (int k = 0; k < kept; k++) at[k][l] = at[k + stride][l];
+      }
     }
-    UNROLL for (int k = 0; k < kept; k++) UNROLL for (int i = 0; i < nv; i++) column[k][i] = column[k + stride][i];
-  }
 }
 
 /* Whole vectors of channels from the first on; returns how many elements they are. */
-INLINE ptrdiff_t NAME(pool_slide_vectors)(const int kind, const int rows, const int stride, const int taps,
-                                          NAME(pool_track) track, ptrdiff_t n) {
+INLINE ptrdiff_t NAME(pool_slide_vectors)(const int kind, const int rows, const int lines, const int stride,
+                                          const int taps, NAME(pool_track) track, ptrdiff_t n) {
+  const int wide = lines > 1 && VEC_REGISTERS < 32 ? POOL_PIXEL / 2 : POOL_PIXEL;
   ptrdiff_t c = 0;
   for (ptrdiff_t step; c + VLEN <= n; c += step) {
-    step = c + POOL_PIXEL * VLEN <= n ? POOL_PIXEL * VLEN : VLEN;
-    if (step == VLEN) NAME(pool_slide_row)(kind, rows, stride, taps, 1, &track);
-    else NAME(pool_slide_row)(kind, rows, stride, taps, POOL_PIXEL, &track);
-    UNROLL for (int r = 0; r < rows; r++) track.at[r] += step;
+    step = c + wide * VLEN <= n ? wide * VLEN : VLEN;
+    if (step == VLEN) NAME(pool_slide_row)(kind, rows, lines, stride, taps, 1, &track);
+    else NAME(pool_slide_row)(kind, rows, lines, stride, taps, wide, &track);
+    UNROLL for (int r = 0; r < rows + lines - 1; r++) track.at[r] += step;
     track.y += step;
   }
   return c;
@@ -79,18 +82,21 @@ INLINE ptrdiff_t NAME(pool_slide_vectors)(const int kind, const int rows, const 
 /* The same; windows that share no column go output by output where each pixel has a page of its own. */
 INLINE ptrdiff_t NAME(pool_slide_channels)(const int kind, const int rows, const int stride, const int taps,
                                            NAME(pool_track) track, ptrdiff_t n) {
-  if (taps > stride || track.channels < POOL_PAGE) return NAME(pool_slide_vectors)(kind, rows, stride, taps, track, n);
+  if (taps > stride || track.channels < POOL_PAGE)
+    return NAME(pool_slide_vectors)(kind, rows, 1, stride, taps, track, n);
   const ptrdiff_t outputs = track.outputs;
   track.outputs = 1;
   for (ptrdiff_t o = 0; o < outputs; o++, track.y += track.channels, track.scale++) {
-    NAME(pool_slide_vectors)(kind, rows, stride, taps, track, n);
+    NAME(pool_slide_vectors)(kind, rows, 1, stride, taps, track, n);
     UNROLL for (int r = 0; r < rows; r++) track.at[r] += stride * track.channels;
   }
   return n / VLEN * VLEN;
 }
 
 INLINE ptrdiff_t NAME(pool_slide_rows)(const int kind, const int stride, const int taps, ptrdiff_t rows,
-                                       const NAME(pool_track) * track, ptrdiff_t n) {
+                                       ptrdiff_t lines, const NAME(pool_track) * track, ptrdiff_t n) {
+  if (lines > 1 && stride == 1 && taps == 3)
+    return NAME(pool_slide_vectors)(kind, 3, POOL_SLIDE_LINES, 1, 3, *track, n);
   switch (rows) {
     case 1:
       return NAME(pool_slide_channels)(kind, 1, stride, taps, *track, n);
@@ -103,12 +109,14 @@ INLINE ptrdiff_t NAME(pool_slide_rows)(const int kind, const int stride, const i
   }
 }
 
-static ptrdiff_t NAME(pool_slide)(const fastconv_pool *p, ptrdiff_t rows, const NAME(pool_track) * track, ptrdiff_t n) {
+static ptrdiff_t NAME(pool_slide)(const fastconv_pool *p, ptrdiff_t rows, ptrdiff_t lines,
+                                  const NAME(pool_track) * track, ptrdiff_t n) {
   const fastconv_windows *w = &p->axis[2];
-#define WINDOWS(STRIDE, TAPS)                                                                                    \
-  if (w->stride == STRIDE && w->taps == TAPS)                                                                    \
-    return p->kind == FASTCONV_POOL_MAX ? NAME(pool_slide_rows)(FASTCONV_POOL_MAX, STRIDE, TAPS, rows, track, n) \
-                                        : NAME(pool_slide_rows)(FASTCONV_POOL_MEAN, STRIDE, TAPS, rows, track, n);
+#define WINDOWS(STRIDE, TAPS)                                                                  \
+  if (w->stride == STRIDE && w->taps == TAPS)                                                  \
+    return p->kind == FASTCONV_POOL_MAX                                                        \
+               ? NAME(pool_slide_rows)(FASTCONV_POOL_MAX, STRIDE, TAPS, rows, lines, track, n) \
+               : NAME(pool_slide_rows)(FASTCONV_POOL_MEAN, STRIDE, TAPS, rows, lines, track, n);
   WINDOWS(1, 2)
   WINDOWS(1, 3)
   WINDOWS(2, 2)
@@ -128,44 +136,59 @@ INLINE ptrdiff_t NAME(pool_slide_block)(const fastconv_pool *p, const fastconv_p
   return pays && w->in * part->channels > POOL_BUFFER ? POOL_PIXEL * VLEN : part->channels;
 }
 
-/* A row of outputs: whole windows (first .. stop - 1) slide, over whole vectors of channels; the others go pixel by
- * pixel. */
-static void NAME(pool_sliding)(const fastconv_pool *p, const NAME(pool_window) * window, ptrdiff_t first,
-                               ptrdiff_t stop, const NAME(pool_outputs) * to, ptrdiff_t c, ptrdiff_t n) {
+/* How many lines of outputs slide at once: windows of three rows, a row apart, read four rows for two lines. */
+INLINE ptrdiff_t NAME(pool_slide_lines)(const fastconv_pool *p, pool_place at, const NAME(pool_window) * window,
+                                        ptrdiff_t most) {
+  const fastconv_windows *h = &p->axis[1], *w = &p->axis[2];
+  if (w->stride != 1 || w->taps != 3 || h->stride != 1 || h->step != 1) return 1;
+  if (window->planes != 1 || window->rows != 3 || most < POOL_SLIDE_LINES) return 1;
+  return NAME(pool_alike)(p, at, POOL_SLIDE_LINES);
+}
+
+/* Windows first .. stop - 1 of one line or more, which are whole, over whole vectors of n channels from c on, the first
+ * output of the line being y's; returns how many channels that were. */
+static ptrdiff_t NAME(pool_sliding)(const fastconv_pool *p, const NAME(pool_window) * window, ptrdiff_t lines,
+                                    ptrdiff_t first, ptrdiff_t stop, real *y, ptrdiff_t c, ptrdiff_t n) {
   const fastconv_windows *w = &p->axis[2];
   const pool_pitch pitch = pool_pitch_of(p);
   const ptrdiff_t rows = window->planes * window->rows, channels = p->channels;
-  NAME(pool_outputs) side = *to;
-  if (rows == 0) stop = first;
-  side.stop = first;
-  NAME(pool_pixels)(p, window, &side, c, n);
-  side.o = stop, side.stop = w->out, side.y = to->y + stop * channels;
-  NAME(pool_pixels)(p, window, &side, c, n);
-  if (first == stop) return;
-  NAME(pool_track) track = {.outputs = stop - first, .channels = channels, .y = to->y + first * channels};
+  NAME(pool_track) track = {.outputs = stop - first, .channels = channels, .y = y + first * channels};
+  track.below = w->out * channels;
   track.scale = (const real *)w->scale + first;
-  track.divisor = p->kind == FASTCONV_POOL_MEAN ? NAME(pool_divisor)(window) : 1;
-  for (ptrdiff_t r = 0; r < rows; r++)
+  track.line[0] = window->scale[0], track.line[1] = window->scale[1];
+  for (ptrdiff_t r = 0; r < rows + lines - 1; r++)
     track.at[r] = window->at + (NAME(pool_row)(window, pitch, r) + w->first[first]) * channels + c;
-  const ptrdiff_t done = NAME(pool_slide)(p, rows, &track, n);
-  if (done == n) return;
-  side.o = first, side.stop = stop, side.y = track.y + done;
-  NAME(pool_pixels)(p, window, &side, c + done, n - done);
+  return NAME(pool_slide)(p, rows, lines, &track, n);
+}
+
+/* Outputs o .. stop - 1 of a line for n channels from c on, whose first is y's. */
+INLINE void NAME(pool_slide_rest)(const fastconv_pool *p, const NAME(pool_window) * window, ptrdiff_t o, ptrdiff_t stop,
+                                  real *y, ptrdiff_t c, ptrdiff_t n) {
+  const NAME(pool_outputs) rest = {.o = o, .stop = stop, .y = y + o * p->channels};
+  if (o < stop && n > 0) NAME(pool_pixels)(p, window, &rest, c, n);
 }
 
 /* Rows begin .. end - 1 for n channels from c on. */
 static void NAME(pool_slide_band)(const fastconv_pool *p, const fastconv_pool_rows *part, ptrdiff_t begin,
                                   ptrdiff_t end, ptrdiff_t c, ptrdiff_t n) {
   const fastconv_windows *w = &p->axis[2];
+  const ptrdiff_t line = w->out * p->channels;
+  real *y = (real *)part->y + (begin - part->begin) * line + c;
   pool_place at = pool_place_of(p, begin);
-  ptrdiff_t first = 0, stop = w->out;
+  ptrdiff_t first = 0, stop = w->out, slid = begin, done = 0;
   while (first < stop && w->count[first] < w->taps) first++;
   while (stop > first && w->count[stop - 1] < w->taps) stop--;
-  for (ptrdiff_t row = begin; row < end; row++) {
+  for (ptrdiff_t row = begin; row < end; row++, y += line) {
     const NAME(pool_window) window = NAME(pool_look)(p, (const real *)part->x, at);
-    const NAME(pool_outputs) to =
-        NAME(pool_outputs_at)(part, (row - part->begin) * w->out * p->channels + c, 0, w->out);
-    NAME(pool_sliding)(p, &window, first, stop, &to, c, n);
+    const ptrdiff_t whole = window.planes > 0 && window.rows > 0 ? stop : first;
+    if (row == slid) {
+      const ptrdiff_t lines = NAME(pool_slide_lines)(p, at, &window, end - row);
+      if (whole > first) done = NAME(pool_sliding)(p, &window, lines, first, whole, y, c, n);
+      slid += lines;
+    }
+    NAME(pool_slide_rest)(p, &window, 0, first, y, c, n);
+    NAME(pool_slide_rest)(p, &window, whole, w->out, y, c, n);
+    NAME(pool_slide_rest)(p, &window, first, whole, y + done, c + done, n - done);
     pool_advance(p, &at, 1);
   }
 }

@@ -116,6 +116,14 @@ INLINE vec NAME(pool_join_three)(const int kind, vec a, vec b, vec c) {
   return kind == FASTCONV_POOL_MAX ? NAME(larger_of_three)(a, b, c) : a + b + c;
 }
 
+/* Up to POOL_GROUP rows joined. */
+INLINE vec NAME(pool_join_rows)(const int kind, const int rows, const vec *v) {
+  if (rows == 1) return v[0];
+  if (rows == 2) return NAME(pool_join)(kind, v[0], v[1]);
+  const vec three = NAME(pool_join_three)(kind, v[0], v[1], v[2]);
+  return rows == 3 ? three : NAME(pool_join)(kind, three, v[3]);
+}
+
 INLINE real NAME(pool_neutral)(const int kind) { return kind == FASTCONV_POOL_MAX ? -(real)INFINITY : 0; }
 
 OUTLINE vec NAME(lanes_to_power)(vec v, double power) {
