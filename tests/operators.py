@@ -90,7 +90,7 @@ class Calls:
         self.add("add", x=x, residual=self.activation(c, size, 1), activation="tanh")
         self.add("local_response_norm", x=x, size=3)
         self.add("dropout", x=x, p=0.3, rng=np.random.default_rng(0))
-        for name in ("relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh"):
+        for name in ("relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh", "gelu", "silu", "hardswish"):
             self.add(name, x=x)
         for name in ("softmax", "log_softmax"):
             self.add(name, x=x, axis=1)

@@ -94,7 +94,11 @@ def test_a_network_runs_fused(dtype):
         (lambda m, y, x: y + 1, ()),
         (lambda m, y, x: F.leaky_relu(y, 0.3), ()),
         (lambda m, y, x: torch.add(y, x, alpha=2), ()),
-        (lambda m, y, x: F.gelu(y), ()),
+        (lambda m, y, x: F.gelu(y), ("gelu",)),
+        (lambda m, y, x: F.silu(m.norm(y) + x), ("norm", "add", "silu")),
+        (lambda m, y, x: F.hardswish(y, inplace=True), ("hardswish",)),
+        (lambda m, y, x: F.gelu(y, approximate="tanh"), ()),
+        (lambda m, y, x: F.softplus(y), ()),
         (lambda m, y, x: y, ()),
     ],
 )  # fmt: skip
@@ -113,7 +117,7 @@ def test_what_a_convolution_does_besides(after, does):
     ("activation", "is_fused"),
     [(nn.ReLU(), True), (nn.ReLU6(), True), (nn.Hardtanh(0, 6), True), (nn.LeakyReLU(), True), (nn.ELU(), True),
      (nn.Sigmoid(), True), (nn.Tanh(), True), (nn.Hardtanh(), False), (nn.LeakyReLU(0.2), False), (nn.ELU(2), False),
-     (nn.SiLU(), False), (nn.PReLU(), False)],
+     (nn.GELU(), True), (nn.GELU("tanh"), True), (nn.SiLU(), True), (nn.Hardswish(), True), (nn.PReLU(), False)],
 )  # fmt: skip
 def test_activations(activation, is_fused):
     steps = nn.Conv2d(4, 4, 3), nn.Identity(), nn.BatchNorm2d(4), nn.Dropout(), activation

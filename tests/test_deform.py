@@ -437,7 +437,7 @@ def call(x=(2, 4, 6, 7), offset=(2, 18, 6, 7), weight=(6, 4, 3, 3), bias=None, m
         ({"padding": -1}, ValueError, "padding must be >= 0"),
         ({"dilation": (1, 2, 3)}, ValueError, "dilation must be an integer or a tuple of 2 integers"),
         ({"data_format": "NCHW"}, ValueError, "data_format must be"),
-        ({"activation": "gelu"}, ValueError, "activation must be"),
+        ({"activation": "softplus"}, ValueError, "activation must be"),
         ({"dtype": "int32"}, TypeError, "x must be float32 or float64"),
         ({"out": np.zeros((2, 6, 6, 6), np.float32)}, ValueError, "out must have shape (2, 6, 6, 7)"),
     ],

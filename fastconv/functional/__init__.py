@@ -7,6 +7,7 @@ from fastconv.functional.avg_pool import *
 from fastconv.functional.conv import *
 from fastconv.functional.deform import *
 from fastconv.functional.fold import *
+from fastconv.functional.gated import *
 from fastconv.functional.global_pool import *
 from fastconv.functional.linear import *
 from fastconv.functional.loss import *

@@ -37,6 +37,10 @@ CURVES: dict[str | None, tuple[int, float]] = {
     "elu": (rowwise.ELU, 1.0),
     "sigmoid": (rowwise.SIGMOID, 0.0),
     "tanh": (rowwise.TANH, 0.0),
+    "gelu": (rowwise.GELU, 0.0),
+    "gelu_tanh": (rowwise.GELU_TANH, 0.0),
+    "silu": (rowwise.SILU, 0.0),
+    "hardswish": (rowwise.HARDSWISH, 0.0),
 }
 ACTIVATIONS = tuple(name for name in CURVES if name)
 
@@ -56,7 +60,8 @@ def add(x: Array, residual: Array, *, activation: str | None = None, out: Array 
     Parameters
     ----------
     x, residual : arrays of one shape and dtype, float32 or float64
-    activation : None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid" or "tanh"
+    activation : None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh", "gelu", "gelu_tanh", "silu" or
+        "hardswish"
     out : array like x, default None
         Where to write y.
 
@@ -105,7 +110,7 @@ def relu(x: Array, *, out: Array | None = None) -> Array:
     ValueError
         out differs in shape, is read-only or overlaps x.
     """
-    return _activate(rowwise.RELU, 0.0, x, out)
+    return pointwise(rowwise.RELU, 0.0, x, out)
 
 
 def relu_backward(grad_y: Array, y: Array, *, out: Array | None = None) -> Array:
@@ -128,7 +133,7 @@ def relu_backward(grad_y: Array, y: Array, *, out: Array | None = None) -> Array
     TypeError, ValueError
         The arrays differ in shape or dtype, or out does not fit them.
     """
-    return _activate_backward(rowwise.RELU, 0.0, grad_y, y, "y", out)
+    return pointwise_backward(rowwise.RELU, 0.0, grad_y, y, "y", out)
 
 
 def relu6(x: Array, *, out: Array | None = None) -> Array:
@@ -155,7 +160,7 @@ def relu6(x: Array, *, out: Array | None = None) -> Array:
     ------
     Krizhevsky: Convolutional Deep Belief Networks on CIFAR-10 (2010).
     """
-    return _activate(rowwise.RELU6, 0.0, x, out)
+    return pointwise(rowwise.RELU6, 0.0, x, out)
 
 
 def relu6_backward(grad_y: Array, y: Array, *, out: Array | None = None) -> Array:
@@ -178,7 +183,7 @@ def relu6_backward(grad_y: Array, y: Array, *, out: Array | None = None) -> Arra
     TypeError, ValueError
         The arrays differ in shape or dtype, or out does not fit them.
     """
-    return _activate_backward(rowwise.RELU6, 0.0, grad_y, y, "y", out)
+    return pointwise_backward(rowwise.RELU6, 0.0, grad_y, y, "y", out)
 
 
 def leaky_relu(x: Array, negative_slope: float = 0.01, *, out: Array | None = None) -> Array:
@@ -206,7 +211,7 @@ def leaky_relu(x: Array, negative_slope: float = 0.01, *, out: Array | None = No
     ------
     Maas, Hannun, Ng: Rectifier Nonlinearities Improve Neural Network Acoustic Models (2013), section 2.
     """
-    return _activate(rowwise.LEAKY_RELU, as_float(negative_slope, "negative_slope"), x, out)
+    return pointwise(rowwise.LEAKY_RELU, as_float(negative_slope, "negative_slope"), x, out)
 
 
 def leaky_relu_backward(grad_y: Array, x: Array, negative_slope: float = 0.01, *, out: Array | None = None) -> Array:
@@ -230,7 +235,7 @@ def leaky_relu_backward(grad_y: Array, x: Array, negative_slope: float = 0.01, *
     TypeError, ValueError
         The arrays differ in shape or dtype, or out does not fit them.
     """
-    return _activate_backward(rowwise.LEAKY_RELU, as_float(negative_slope, "negative_slope"), grad_y, x, "x", out)
+    return pointwise_backward(rowwise.LEAKY_RELU, as_float(negative_slope, "negative_slope"), grad_y, x, "x", out)
 
 
 def elu(x: Array, alpha: float = 1.0, *, out: Array | None = None) -> Array:
@@ -259,7 +264,7 @@ def elu(x: Array, alpha: float = 1.0, *, out: Array | None = None) -> Array:
     Clevert, Unterthiner, Hochreiter: Fast and Accurate Deep Network Learning by Exponential Linear Units
     (2016), section 3.
     """
-    return _activate(rowwise.ELU, as_float(alpha, "alpha"), x, out)
+    return pointwise(rowwise.ELU, as_float(alpha, "alpha"), x, out)
 
 
 def elu_backward(grad_y: Array, x: Array, alpha: float = 1.0, *, out: Array | None = None) -> Array:
@@ -283,7 +288,7 @@ def elu_backward(grad_y: Array, x: Array, alpha: float = 1.0, *, out: Array | No
     TypeError, ValueError
         The arrays differ in shape or dtype, or out does not fit them.
     """
-    return _activate_backward(rowwise.ELU, as_float(alpha, "alpha"), grad_y, x, "x", out)
+    return pointwise_backward(rowwise.ELU, as_float(alpha, "alpha"), grad_y, x, "x", out)
 
 
 def sigmoid(x: Array, *, out: Array | None = None) -> Array:
@@ -306,7 +311,7 @@ def sigmoid(x: Array, *, out: Array | None = None) -> Array:
     TypeError, ValueError
         x or out as in `relu`.
     """
-    return _activate(rowwise.SIGMOID, 0.0, x, out)
+    return pointwise(rowwise.SIGMOID, 0.0, x, out)
 
 
 def sigmoid_backward(grad_y: Array, y: Array, *, out: Array | None = None) -> Array:
@@ -329,7 +334,7 @@ def sigmoid_backward(grad_y: Array, y: Array, *, out: Array | None = None) -> Ar
     TypeError, ValueError
         The arrays differ in shape or dtype, or out does not fit them.
     """
-    return _activate_backward(rowwise.SIGMOID, 0.0, grad_y, y, "y", out)
+    return pointwise_backward(rowwise.SIGMOID, 0.0, grad_y, y, "y", out)
 
 
 def tanh(x: Array, *, out: Array | None = None) -> Array:
@@ -352,7 +357,7 @@ def tanh(x: Array, *, out: Array | None = None) -> Array:
     TypeError, ValueError
         x or out as in `relu`.
     """
-    return _activate(rowwise.TANH, 0.0, x, out)
+    return pointwise(rowwise.TANH, 0.0, x, out)
 
 
 def tanh_backward(grad_y: Array, y: Array, *, out: Array | None = None) -> Array:
@@ -375,17 +380,19 @@ def tanh_backward(grad_y: Array, y: Array, *, out: Array | None = None) -> Array
     TypeError, ValueError
         The arrays differ in shape or dtype, or out does not fit them.
     """
-    return _activate_backward(rowwise.TANH, 0.0, grad_y, y, "y", out)
+    return pointwise_backward(rowwise.TANH, 0.0, grad_y, y, "y", out)
 
 
-def _activate(kind: int, alpha: float, x: Array, out: Array | None) -> Array:
+def pointwise(kind: int, alpha: float, x: Array, out: Array | None) -> Array:
+    """A curve of rowwise, element by element."""
     check_array(x, "x")
     out = output_array(out, x.shape, x.dtype, x)
     rowwise.activate(kind, alpha, contiguous(x), out)
     return out
 
 
-def _activate_backward(kind: int, alpha: float, grad_y: Array, saved: Array, name: str, out: Array | None) -> Array:
+def pointwise_backward(kind: int, alpha: float, grad_y: Array, saved: Array, name: str, out: Array | None) -> Array:
+    """Gradient of a curve by x, from what was saved, of that name."""
     check_saved(grad_y, saved, name)
     out = output_array(out, saved.shape, saved.dtype, grad_y, saved)
     rowwise.activate_backward(kind, alpha, contiguous(grad_y), contiguous(saved), out)

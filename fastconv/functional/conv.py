@@ -117,7 +117,8 @@ _FORWARD = """{ndim}-D convolution (cross-correlation), with bias, residual and 
     groups : int that divides C_in and C_out, default 1
     padding_mode : "zeros" (default), "reflect", "replicate" or "circular"
     data_format : "channels_first" (default) or "channels_last", of x and y
-    activation : None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid" or "tanh"
+    activation : None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh", "gelu", "gelu_tanh", "silu" or
+        "hardswish"
     residual : array of y's shape, layout and dtype, default None
         Added before the activation; its gradient is that of the activation's input.
     flip_kernel : bool, default False

@@ -56,7 +56,8 @@ def deform_conv2d(
     padding : int, tuple, pairs ((before, after), ...), "same" or "valid", default 0
     mask : array (N, offset_groups * KH * KW, H_out, W_out), channels last as x, dtype of x, default None: ones (v1)
     data_format : "channels_first" (default) or "channels_last", of x, offset, mask and y
-    activation : None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid" or "tanh"
+    activation : None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh", "gelu", "gelu_tanh", "silu" or
+        "hardswish"
     out : array of y's shape and dtype, default None
         Where to write y; it may not overlap an input.
 

@@ -64,7 +64,8 @@ def batch_norm(
     training : bool, default False
     momentum : float, default 0.1
     eps : float, default 1e-5
-    activation : None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid" or "tanh"
+    activation : None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh", "gelu", "gelu_tanh", "silu" or
+        "hardswish"
     residual : array like x, default None
         Added before the activation; its gradient is that of the activation's input. It may be out itself.
     return_statistics : bool, default False

@@ -113,7 +113,8 @@ _FORWARD = """{ndim}-D transposed convolution, with bias and activation.
     output_padding : int or tuple of {ndim} below max(stride, dilation), default 0: positions added at y's end
     groups : int that divides C_in and C_out, default 1
     data_format : "channels_first" (default) or "channels_last", of x and y
-    activation : None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid" or "tanh"
+    activation : None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh", "gelu", "gelu_tanh", "silu" or
+        "hardswish"
     algorithm : "auto", "direct", "depthwise", "grouped" or "winograd", default None: the policy of `fastconv.algorithm`
     out : array of y's shape and dtype, default None
         Where to write y; it may not overlap an input.

@@ -39,6 +39,10 @@ cdef extern from "table.h" nogil:
         FASTCONV_ELU
         FASTCONV_SIGMOID
         FASTCONV_TANH
+        FASTCONV_GELU
+        FASTCONV_GELU_TANH
+        FASTCONV_SILU
+        FASTCONV_HARDSWISH
 
     ctypedef struct fastconv_epilogue:
         const char *scale

@@ -10,6 +10,10 @@ LEAKY_RELU: int
 ELU: int
 SIGMOID: int
 TANH: int
+GELU: int
+GELU_TANH: int
+SILU: int
+HARDSWISH: int
 
 def activate(kind: int, alpha: float, x: Array, out: Array) -> None: ...
 def activate_backward(kind: int, alpha: float, grad_y: Array, saved: Array, out: Array) -> None: ...

@@ -11,10 +11,14 @@ cimport numpy as cnp
 from fastconv.kernels.arrays cimport data
 from fastconv.kernels.core cimport (
     FASTCONV_ELU,
+    FASTCONV_GELU,
+    FASTCONV_GELU_TANH,
+    FASTCONV_HARDSWISH,
     FASTCONV_LEAKY_RELU,
     FASTCONV_RELU,
     FASTCONV_RELU6,
     FASTCONV_SIGMOID,
+    FASTCONV_SILU,
     FASTCONV_TANH,
     fastconv_kernels,
     fegetenv,
@@ -28,6 +32,7 @@ cnp.import_array()
 
 RELU, RELU6, LEAKY_RELU = FASTCONV_RELU, FASTCONV_RELU6, FASTCONV_LEAKY_RELU
 ELU, SIGMOID, TANH = FASTCONV_ELU, FASTCONV_SIGMOID, FASTCONV_TANH
+GELU, GELU_TANH, SILU, HARDSWISH = FASTCONV_GELU, FASTCONV_GELU_TANH, FASTCONV_SILU, FASTCONV_HARDSWISH
 
 cdef enum:
     SMALL_BLOCK = 2048  # of elements that are gone over more than once, so that they stay in L1
@@ -40,7 +45,9 @@ cdef inline const fastconv_kernels *table(cnp.ndarray array) noexcept:
 
 
 cdef inline double cost(int kind) noexcept:
-    return 1 if kind in (FASTCONV_RELU, FASTCONV_RELU6, FASTCONV_LEAKY_RELU) else EXP_WORK
+    if kind in (FASTCONV_RELU, FASTCONV_RELU6, FASTCONV_LEAKY_RELU, FASTCONV_HARDSWISH):
+        return 1
+    return EXP_WORK
 
 
 def activate(int kind, double alpha, cnp.ndarray x, cnp.ndarray out):
@@ -63,13 +70,13 @@ def activate(int kind, double alpha, cnp.ndarray x, cnp.ndarray out):
 
 
 def activate_backward(int kind, double alpha, cnp.ndarray grad_y, cnp.ndarray saved, cnp.ndarray out):
-    """out = grad_y * f', from y for relu, relu6, sigmoid and tanh, from x for leaky_relu and elu."""
+    """out = grad_y * f', from y for relu, relu6, sigmoid and tanh, from x for all others."""
     cdef const fastconv_kernels *k = table(saved)
     cdef Py_ssize_t n = cnp.PyArray_SIZE(saved), size = k.storage_bytes, start
     cdef char *dst = data(out)
     cdef const char *g = data(grad_y)
     cdef const char *s = data(saved)
-    cdef int threads = team(n * (EXP_WORK if kind == FASTCONV_ELU else 1))
+    cdef int threads = team(n * (1 if kind in (FASTCONV_SIGMOID, FASTCONV_TANH) else cost(kind)))
     cdef fenv_t environment
     if threads == 1:
         with nogil:

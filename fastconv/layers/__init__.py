@@ -6,7 +6,7 @@
     pool.py        MaxPool, AvgPool, LPPool, their adaptive and global forms, MaxUnpool
     dense.py       Linear
     norm.py        BatchNorm1d-3d, LocalResponseNorm, Dropout
-    activation.py  ReLU, ReLU6, LeakyReLU, ELU, Sigmoid, Tanh, Softmax, LogSoftmax
+    activation.py  ReLU, ReLU6, LeakyReLU, ELU, Sigmoid, Tanh, GELU, SiLU, Hardswish, Softmax, LogSoftmax
     shape.py       Flatten, the pads, Identity
     fold.py        Unfold, Fold
     loss.py        CrossEntropyLoss, MSELoss
@@ -17,7 +17,19 @@
 Layers call `fastconv.functional` and nothing below it.
 """
 
-from fastconv.layers.activation import ELU, LeakyReLU, LogSoftmax, ReLU, ReLU6, Sigmoid, Softmax, Tanh
+from fastconv.layers.activation import (
+    ELU,
+    GELU,
+    Hardswish,
+    LeakyReLU,
+    LogSoftmax,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Tanh,
+)
 from fastconv.layers.base import Layer
 from fastconv.layers.container import Parallel, Residual, Sequential
 from fastconv.layers.conv import (
@@ -75,6 +87,7 @@ from fastconv.layers.shape import (
 
 __all__ = [
     "ELU",
+    "GELU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AdaptiveAvgPool3d",
@@ -104,6 +117,7 @@ __all__ = [
     "Fused",
     "GlobalAvgPool",
     "GlobalMaxPool",
+    "Hardswish",
     "Identity",
     "LPPool1d",
     "LPPool2d",
@@ -131,6 +145,7 @@ __all__ = [
     "ReplicationPad3d",
     "Residual",
     "Sequential",
+    "SiLU",
     "Sigmoid",
     "Softmax",
     "Tanh",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -154,6 +154,62 @@ class Tanh(Layer):
 
     def as_activation(self) -> str | None:
         return "tanh"
+
+
+class _Gated(Layer):
+    """An activation that weighs x by a gate of x."""
+
+    _name: ClassVar[str]
+
+    def __init__(self, inplace: bool = False) -> None:
+        pass
+
+    def forward(self, x: Array) -> Array:
+        self.save(x)
+        y: Array = getattr(F, self._name)(x)
+        return y
+
+    def backward(self, grad_y: Array) -> Array:
+        (x,) = self.restore()
+        grad_x: Array = getattr(F, f"{self._name}_backward")(grad_y, x)
+        return grad_x
+
+    def as_activation(self) -> str | None:
+        return self._name
+
+
+class SiLU(_Gated):
+    """y = x / (1 + exp(-x)), of any shape. `inplace` as in `ReLU`."""
+
+    _name = "silu"
+
+
+class Hardswish(_Gated):
+    """y = x * min(max(x + 3, 0), 6) / 6, of any shape. `inplace` as in `ReLU`."""
+
+    _name = "hardswish"
+
+
+class GELU(Layer):
+    """y = x * (1 + erf(x / sqrt(2))) / 2, of any shape, or `approximate` "tanh" for its approximation by tanh."""
+
+    def __init__(self, approximate: str = "none") -> None:
+        check_choice(approximate, "approximate", ("none", "tanh"))
+        self.approximate = approximate
+
+    def forward(self, x: Array) -> Array:
+        self.save(x)
+        return F.gelu(x, self.approximate)
+
+    def backward(self, grad_y: Array) -> Array:
+        (x,) = self.restore()
+        return F.gelu_backward(grad_y, x, self.approximate)
+
+    def as_activation(self) -> str | None:
+        return "gelu" if self.approximate == "none" else "gelu_tanh"
+
+    def extra_repr(self) -> str:
+        return f"approximate={self.approximate}"
 
 
 def activation_layer(activation: str) -> Layer:

@@ -61,7 +61,8 @@ class ConvNd(SpatialLayer):
     data_format
         "channels_first" (default) or "channels_last".
     activation
-        None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid" or "tanh", fused with the convolution.
+        None (default), "relu", "relu6", "leaky_relu", "elu", "sigmoid" or "tanh", fused with the convolution: those
+        whose gradient y tells. One that needs x, as GELU does, is fused by `fuse`.
     algorithm
         What runs this layer, forward and backward: one of `fastconv.runtime.ALGORITHMS`, or None (default), the
         policy of `fastconv.algorithm` at each call.

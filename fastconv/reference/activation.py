@@ -1,6 +1,8 @@
 """Activations. A backward takes the result where that suffices, else x."""
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -68,6 +70,46 @@ def tanh_backward(grad_y: Array, y: Array) -> Array:
     return grad_y * (1 - y * y)
 
 
+def gelu(x: Array, approximate: str = "none") -> Array:
+    """x times the normal distribution's probability of less than x, or times a sigmoid near it."""
+    return x * _gelu_gate(x, approximate)[0]
+
+
+def gelu_backward(grad_y: Array, x: Array, approximate: str = "none") -> Array:
+    """Gradient of `gelu` by x."""
+    gate, slope = _gelu_gate(x, approximate)
+    return grad_y * (gate + x * slope)
+
+
+def _gelu_gate(x: Array, approximate: str) -> tuple[Array, Array]:
+    """The gate and its derivative."""
+    if approximate == "tanh":
+        gate, u = sigmoid(np.sqrt(8 / np.pi) * (x + 0.044715 * x**3)), np.sqrt(8 / np.pi) * (1 + 3 * 0.044715 * x**2)
+        return gate, gate * (1 - gate) * u
+    erfc = np.frompyfunc(math.erfc, 1, 1)
+    return 0.5 * erfc(-x / np.sqrt(2)).astype(x.dtype), np.exp(-x * x / 2) / np.sqrt(2 * np.pi)
+
+
+def silu(x: Array) -> Array:
+    """x * sigmoid(x)."""
+    return x * sigmoid(x)
+
+
+def silu_backward(grad_y: Array, x: Array) -> Array:
+    """Gradient of `silu` by x."""
+    return grad_y * sigmoid(x) * (1 + x * (1 - sigmoid(x)))
+
+
+def hardswish(x: Array) -> Array:
+    """x * relu6(x + 3) / 6."""
+    return x * relu6(x + 3) / 6
+
+
+def hardswish_backward(grad_y: Array, x: Array) -> Array:
+    """Gradient of `hardswish` by x."""
+    return grad_y * np.where(x <= -3, 0, np.where(x >= 3, 1, x / 3 + 0.5))
+
+
 def softmax(x: Array, axis: int = -1) -> Array:
     """exp(x) / sum(exp(x)) along the axis; the largest x is subtracted first, so that nothing overflows."""
     e = np.exp(x - x.max(axis, keepdims=True))
@@ -98,6 +140,10 @@ BY_NAME: dict[str, tuple[Callable[..., Array], Callable[..., Array], bool]] = {
     "elu": (elu, elu_backward, True),
     "sigmoid": (sigmoid, sigmoid_backward, False),
     "tanh": (tanh, tanh_backward, False),
+    "gelu": (gelu, gelu_backward, True),
+    "gelu_tanh": (partial(gelu, approximate="tanh"), partial(gelu_backward, approximate="tanh"), True),
+    "silu": (silu, silu_backward, True),
+    "hardswish": (hardswish, hardswish_backward, True),
 }
 
 

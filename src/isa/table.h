@@ -78,7 +78,18 @@ typedef struct {
   ptrdiff_t from, to, length, room;
 } fastconv_piece;
 
-enum { FASTCONV_RELU, FASTCONV_RELU6, FASTCONV_LEAKY_RELU, FASTCONV_ELU, FASTCONV_SIGMOID, FASTCONV_TANH };
+enum {
+  FASTCONV_RELU,
+  FASTCONV_RELU6,
+  FASTCONV_LEAKY_RELU,
+  FASTCONV_ELU,
+  FASTCONV_SIGMOID,
+  FASTCONV_TANH,
+  FASTCONV_GELU,
+  FASTCONV_GELU_TANH,
+  FASTCONV_SILU,
+  FASTCONV_HARDSWISH
+};
 
 /* dst = (x - mean) * slope + shift, plus grad_y * factor unless grad_y is NULL: contiguous blocks [rows][columns]. The
  * four values of a channel lie along the rows (per_row 1) or along the columns (0). dst may be x or grad_y. */

@@ -19,6 +19,8 @@ INLINE vec NAME(tanh)(vec x) {
   return NAME(with_sign)(-e / (e + 2), x);
 }
 
+#include "gated.h"
+
 /* kind is a constant wherever this is inlined. */
 INLINE vec NAME(activated)(const int kind, vec alpha, vec x) {
   const vec zero = {0};
@@ -33,12 +35,14 @@ INLINE vec NAME(activated)(const int kind, vec alpha, vec x) {
       return NAME(select)(x > 0, x, alpha * NAME(expm1_negative)(NAME(at_most)(x, zero)));
     case FASTCONV_SIGMOID:
       return NAME(sigmoid)(x);
-    default:
+    case FASTCONV_TANH:
       return NAME(tanh)(x);
+    default:
+      return x * NAME(gate)(kind, x);
   }
 }
 
-/* grad_y times the derivative; saved is y for relu, relu6, sigmoid and tanh, x for leaky_relu and elu. */
+/* grad_y times the derivative; saved is y for relu, relu6, sigmoid and tanh, x for all others. */
 INLINE vec NAME(activated_backward)(const int kind, vec alpha, vec grad_y, vec saved) {
   const vec zero = {0};
   switch (kind) {
@@ -52,8 +56,10 @@ INLINE vec NAME(activated_backward)(const int kind, vec alpha, vec grad_y, vec s
       return NAME(select)(saved > 0, grad_y, grad_y * alpha * NAME(exp)(NAME(at_most)(saved, zero)));
     case FASTCONV_SIGMOID:
       return grad_y * (saved * (1 - saved));
-    default:
+    case FASTCONV_TANH:
       return grad_y * (1 - saved * saved);
+    default:
+      return grad_y * NAME(gated_slope)(kind, saved, NAME(gate)(kind, saved));
   }
 }
 
@@ -78,7 +84,12 @@ INLINE void NAME(activate_backward_row)(const int kind, real alpha, real *dst, c
 
 #define EACH_ACTIVATION(CASE) \
   CASE(FASTCONV_RELU)         \
-  CASE(FASTCONV_RELU6) CASE(FASTCONV_LEAKY_RELU) CASE(FASTCONV_ELU) CASE(FASTCONV_SIGMOID) CASE(FASTCONV_TANH)
+  CASE(FASTCONV_RELU6)        \
+  CASE(FASTCONV_LEAKY_RELU)   \
+  CASE(FASTCONV_ELU)          \
+  CASE(FASTCONV_SIGMOID)      \
+  CASE(FASTCONV_TANH)         \
+  CASE(FASTCONV_GELU) CASE(FASTCONV_GELU_TANH) CASE(FASTCONV_SILU) CASE(FASTCONV_HARDSWISH)
 
 static void NAME(activate)(int kind, double alpha, char *dst, const char *src, ptrdiff_t n) {
 #define CASE(KIND)                                                            \

@@ -1,4 +1,4 @@
-"""The error function, which NumPy has not, and Gelu, which is made of it."""
+"""The error function, which NumPy has not."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ Array = NDArray[Any]
 # relative error of erf, which is 9.5e-8; beyond, where erf is 1 in float32, x * P(x^2) stays above 8.9, where tanh is
 # 1, too.
 ERF = (1.12837927, 0.102769056, -0.000191830553, -0.000619784853, 8.76373939e-05, -5.66848554e-06, 1.41852745e-07)
-# And so the normal distribution is (1 + erf(x / sqrt(2))) / 2 = sigmoid(sqrt(2) * x * P(x^2 / 2)).
-NORMAL = tuple(math.sqrt(2) * coefficient / 2**power for power, coefficient in enumerate(ERF))
 # Elements that are computed at once: they stay in L2 throughout, fastconv starts no team for them, and threads seldom
 # wait for the interpreter's lock; of a quarter as many, two threads took longer than one.
 CHUNK = 65536
@@ -38,20 +36,6 @@ def erf(x: Array) -> Array:
         y.reshape(-1)[:] = np.fromiter(map(math.erf, x.ravel().tolist()), np.float64, x.size)
         return y
     _by_chunks(lambda part, to, room: F.tanh(_odd(ERF, part, room, to), out=to), x, y)
-    return y
-
-
-def gelu(x: Array) -> Array:
-    """x times the normal distribution's probability of less than x, as exactly as `erf`."""
-    if x.dtype == np.float64:
-        return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
-    y = empty(x.shape, x.dtype)
-
-    def times_normal(part: Array, to: Array, room: Array) -> None:
-        F.sigmoid(_odd(NORMAL, part, room, to), out=to)
-        np.multiply(to, part, out=to)
-
-    _by_chunks(times_normal, x, y)
     return y
 
 

@@ -8,7 +8,7 @@ stood, so all that it reads is there:
         Affine, or Add, Sub, Mul, Div by a constant a channel   into weight and bias, computed in float64
         Add or Sum with another value                            its residual (but for ConvTranspose)
         an activation that convolutions end with                 its epilogue
-    Sigmoid(x) * x                                               Silu
+    Sigmoid(x) * x, HardSigmoid(x) * x                           Silu, HardSwish
     x * (1 + Erf(x / sqrt(2))) * 0.5, in either order            Gelu
 """
 
@@ -171,16 +171,17 @@ class _Fusion:
         return self._joined(before, node, inputs=inputs)
 
     def _gate(self, node: Node) -> Node | None:
-        """x * Sigmoid(x) as one Silu."""
+        """x * Sigmoid(x) as one Silu, x * HardSigmoid(x) as one HardSwish."""
         if node.op != "Mul" or node.domain or len(node.inputs) != 2:
             return None
         for gate, x in (node.inputs, node.inputs[::-1]):
             number = self.made.get(gate)
             sigmoid = None if number is None else self.kept[number]
-            if sigmoid is not None and sigmoid.op == "Sigmoid" and sigmoid.inputs == (x,) and self._is_alone(sigmoid):
+            op = None if sigmoid is None else _gated_by(sigmoid)
+            if sigmoid is not None and op is not None and sigmoid.inputs == (x,) and self._is_alone(sigmoid):
                 del self.kept[self.made[gate]]
                 self.uses[x] -= 1
-                return node.but(op="Silu", inputs=(x,), attributes={}, parts=("Sigmoid", "Mul"))
+                return node.but(op=op, inputs=(x,), attributes={}, parts=(sigmoid.op, "Mul"))
         return None
 
     def _gelu(self, node: Node) -> Node | None:
@@ -261,6 +262,13 @@ class _Gelu:
 
     def _number(self, name: str) -> float | None:
         return scalar(self.fusion.graph.constants.get(name))
+
+
+def _gated_by(gate: Node) -> str | None:
+    """The operator that x * gate(x) is."""
+    if gate.op == "HardSigmoid" and abs(gate.get("alpha", 0.2) - 1 / 6) < 1e-6 and gate.get("beta", 0.5) == 0.5:
+        return "HardSwish"
+    return "Silu" if gate.op == "Sigmoid" else None
 
 
 def _channels(node: Node, weight: Array) -> int:

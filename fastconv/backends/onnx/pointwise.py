@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, reduce
-from math import inf, pi, prod, sqrt
+from math import inf, prod
 from typing import Any
 
 import numpy as np
 
 from fastconv import functional as F
-from fastconv.backends.onnx.erf import erf, gelu
+from fastconv.backends.onnx.erf import erf
 from fastconv.backends.onnx.graph import Node, is_float
 from fastconv.backends.onnx.kernels import Array, Constants, Kernel, floating, operator, widened
 from fastconv.backends.onnx.layout import as_first, as_lies, lies_last, new
@@ -23,6 +23,10 @@ FUSED: dict[str, Callable[..., Array]] = {
     "elu": F.elu,
     "sigmoid": F.sigmoid,
     "tanh": F.tanh,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
+    "hardswish": F.hardswish,
 }
 
 
@@ -39,8 +43,10 @@ def _as_it_lies(function: Callable[[Array], Array], x: Array) -> Array:
 
 def activation_of(node: Node, constants: Constants) -> str | None:
     """The name of the epilogue that does what a node does, or None."""
-    if node.op in ("Relu", "Sigmoid", "Tanh"):
+    if node.op in ("Relu", "Sigmoid", "Tanh", "Silu", "HardSwish"):
         return node.op.lower()
+    if node.op == "Gelu":
+        return {"none": "gelu", "tanh": "gelu_tanh"}.get(node.get("approximate", "none"))
     if node.op == "LeakyRelu" and np.float32(node.get("alpha", 0.01)) == np.float32(0.01):
         return "leaky_relu"
     if node.op == "Elu" and node.get("alpha", 1.0) == 1:
@@ -188,32 +194,12 @@ def _erf(node: Node, constants: Constants) -> Kernel:
     return Kernel(floating(lambda x: _as_it_lies(erf, x)))
 
 
-@operator("Gelu")
-def _gelu(node: Node, constants: Constants) -> Kernel:
-    function = _gelu_by_tanh if node.get("approximate", "none") == "tanh" else gelu
-    return Kernel(floating(lambda x: _as_it_lies(function, x)))
-
-
-def _gelu_by_tanh(x: Array) -> Array:
-    """x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 * x^3)), which is the usual formula without its tanh."""
-    y = np.multiply(x, x)
-    y *= 0.044715
-    y += 1
-    y *= x
-    y *= 2 * sqrt(2 / pi)
-    return np.multiply(F.sigmoid(y), x, out=y)
-
-
-@operator("Silu", "HardSwish")
+@operator("Gelu", "Silu", "HardSwish")
 def _gated(node: Node, constants: Constants) -> Kernel:
     """Silu, x * sigmoid(x), is made by passes."""
-
-    @floating
-    def run(x: Array) -> Array:
-        y = _as_it_lies(F.sigmoid, x) if node.op == "Silu" else _hard_sigmoid(x, 1 / 6, 0.5)
-        return np.multiply(y, x, out=y)
-
-    return Kernel(run)
+    name = activation_of(node, constants)
+    assert name is not None
+    return Kernel(floating(lambda x: activate(x, name)), HOW)
 
 
 @operator("HardSigmoid")

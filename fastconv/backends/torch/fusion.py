@@ -33,11 +33,13 @@ IN_PLACE_OPERATORS = (
 _FUNCTIONS = {
     F.relu: "relu", torch.relu: "relu", torch.relu_: "relu", F.relu6: "relu6", F.leaky_relu: "leaky_relu",
     F.elu: "elu", torch.sigmoid: "sigmoid", F.sigmoid: "sigmoid", torch.tanh: "tanh", F.tanh: "tanh",
+    F.gelu: "gelu", F.silu: "silu", F.hardswish: "hardswish",
 }  # fmt: skip
 _METHODS = {
     "relu": "relu", "relu_": "relu", "sigmoid": "sigmoid", "sigmoid_": "sigmoid", "tanh": "tanh", "tanh_": "tanh",
 }  # fmt: skip
-_OPTIONS = {"inplace": (False, True), "negative_slope": (0.01,), "alpha": (1,)}  # that an epilogue has, too
+# What they may be called with for an epilogue to be the same.
+_OPTIONS = {"inplace": (False, True), "negative_slope": (0.01,), "alpha": (1,), "approximate": ("none",)}
 _MODULES: dict[type[nn.Module], Callable[[Any], str | None]] = {
     nn.ReLU: lambda module: "relu",
     nn.ReLU6: lambda module: "relu6",
@@ -46,6 +48,9 @@ _MODULES: dict[type[nn.Module], Callable[[Any], str | None]] = {
     nn.ELU: lambda module: "elu" if module.alpha == 1 else None,
     nn.Sigmoid: lambda module: "sigmoid",
     nn.Tanh: lambda module: "tanh",
+    nn.GELU: lambda module: "gelu" if module.approximate == "none" else "gelu_tanh",
+    nn.SiLU: lambda module: "silu",
+    nn.Hardswish: lambda module: "hardswish",
 }
 
 
