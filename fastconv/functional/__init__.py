@@ -4,6 +4,7 @@
 from fastconv.functional.activation import *
 from fastconv.functional.adaptive import *
 from fastconv.functional.avg_pool import *
+from fastconv.functional.concatenate import *
 from fastconv.functional.conv import *
 from fastconv.functional.deform import *
 from fastconv.functional.fold import *

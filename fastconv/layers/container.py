@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import numpy as np
-
 from fastconv import functional as F
 from fastconv.geometry import is_channels_last
 from fastconv.layers.activation import activation_backward, check_activation
@@ -123,16 +121,16 @@ class Parallel(Layer):
     def forward(self, x: Array) -> Array:
         outputs = [branch(x) for branch in self._layers.values()]
         try:
-            y: Array = np.concatenate(outputs, self.axis)
+            y = F.concatenate(outputs, self.axis)
         except ValueError:
             shapes = ", ".join(f"{name}: {y.shape}" for name, y in zip(self._layers, outputs, strict=True))
             raise ValueError(f"branches must give outputs that differ in channels alone, got {shapes}") from None
-        self.save(np.cumsum([y.shape[self.axis] for y in outputs])[:-1])
+        self.save([y.shape[self.axis] for y in outputs])
         return y
 
     def backward(self, grad_y: Array) -> Array:
-        (ends,) = self.restore()
-        parts = np.split(grad_y, ends, self.axis)
+        (sizes,) = self.restore()
+        parts = F.split(grad_y, sizes, self.axis)
         pairs = list(zip(self._layers.values(), parts, strict=True))
         # In the reverse order of forward, for the sake of a layer that is part of two branches.
         grad_x, *others = [branch.backward(part) for branch, part in reversed(pairs)]

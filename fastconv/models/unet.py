@@ -73,7 +73,7 @@ class UNet(Layer):
             x = self.pool(skips[-1])
         x = self._layers[f"down{self.levels}"](x)
         for level in range(self.levels - 1, 0, -1):
-            x = np.concatenate((skips.pop(), self._layers[f"up{level}"](x)), self._axis)
+            x = F.concatenate((skips.pop(), self._layers[f"up{level}"](x)), self._axis)
             x = self._layers[f"join{level}"](x)
         y: Array = self.classifier(x)
         return y
@@ -90,7 +90,8 @@ class UNet(Layer):
         grad = self.classifier.backward(grad_y)
         grad_skips: list[Array] = []
         for level in range(1, self.levels):
-            grad_skip, grad = np.split(self._layers[f"join{level}"].backward(grad), 2, self._axis)
+            grad = self._layers[f"join{level}"].backward(grad)
+            grad_skip, grad = F.split(grad, (grad.shape[self._axis] // 2,) * 2, self._axis)
             grad_skips.append(grad_skip)
             grad = self._layers[f"up{level}"].backward(grad)
         for level in range(self.levels, 1, -1):

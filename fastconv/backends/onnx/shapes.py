@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import onnx
 
+from fastconv import functional as F
 from fastconv.backends.onnx.graph import Node, is_float
 from fastconv.backends.onnx.kernels import Array, Constants, Kernel, operator
 from fastconv.backends.onnx.layout import as_first, as_lies, lies_last
+from fastconv.geometry.arrays import DTYPES
 from fastconv.kernels.memory import empty
 
 VIEW = "a view"
@@ -103,6 +105,8 @@ def _concat(node: Node, constants: Constants) -> Kernel:
         return joined(arrays, axis)
 
     def joined(arrays: Sequence[Array], axis: int) -> Array:
+        if all(x.dtype in DTYPES and x.dtype == arrays[0].dtype and x.flags.c_contiguous for x in arrays):
+            return F.concatenate(arrays, axis)
         first, shape = arrays[0], list(arrays[0].shape)
         shape[axis] = sum(x.shape[axis] if x.ndim == first.ndim else 0 for x in arrays)
         return np.concatenate(arrays, axis, out=empty(tuple(shape), first.dtype))
