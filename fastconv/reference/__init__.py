@@ -60,6 +60,7 @@ from fastconv.reference.adaptive import (
     global_max_pool,
     global_max_pool_backward,
 )
+from fastconv.reference.concatenate import concatenate, split
 from fastconv.reference.conv import (
     conv1d,
     conv1d_backward,
@@ -157,6 +158,7 @@ __all__ = [
     "avg_pool3d_backward",
     "batch_norm",
     "batch_norm_backward",
+    "concatenate",
     "conv1d",
     "conv1d_backward",
     "conv2d",
@@ -227,6 +229,7 @@ __all__ = [
     "silu_backward",
     "softmax",
     "softmax_backward",
+    "split",
     "tanh",
     "tanh_backward",
     "unfold",

@@ -19,7 +19,8 @@ from fastconv.backends.torch import packing
 from fastconv.backends.torch.arrays import Tensor, as_array, as_tensor
 from fastconv.backends.torch.calls import is_profiled, reason_against
 from fastconv.backends.torch.convolution import operator_of, options_of
-from fastconv.backends.torch.modules import SwappedConv, SwappedConvTranspose, is_swapped, own_class
+from fastconv.backends.torch.linear import planned_linear, reason_against_product
+from fastconv.backends.torch.modules import SwappedConv, SwappedConvTranspose, SwappedLinear, is_swapped, own_class
 
 _NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # in evaluation mode
@@ -118,6 +119,21 @@ class FusedConvolution:
         return self._folded[1:3]
 
 
+class FusedLinear(FusedConvolution):
+    """The same of a linear layer."""
+
+    def _fused(self, x: Tensor, residual: Tensor | None) -> Tensor | None:
+        if any(tensor is not None and tensor.is_inference() for tensor in self._sources()):
+            return None
+        weight, bias = self._weights()
+        if reason_against(x, weight, bias) is not None or reason_against_product(x, weight) is not None:
+            return None
+        y_shape = (*x.shape[:-1], weight.shape[0])
+        if residual is not None and (reason_against(residual, weight) is not None or residual.shape != y_shape):
+            return None
+        return planned_linear(x, weight, bias, self.activation, residual)
+
+
 @torch.inference_mode(False)  # whose tensors count no writes
 @torch.no_grad()
 def _fold(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
@@ -195,7 +211,9 @@ class _Chain:
         last.replace_all_uses_with(call)
         for node in reversed(self.nodes):
             graph.erase_node(node)
-        return FusedConvolution(self._modules[conv.target], self.norm, self.activation, tuple(self._rest))
+        module = self._modules[conv.target]
+        kind = FusedLinear if isinstance(module, SwappedLinear) else FusedConvolution
+        return kind(module, self.norm, self.activation, tuple(self._rest))
 
     def _precedes(self, node: fx.Node, other: fx.Node) -> bool:
         return self._order[node] < self._order[other]
@@ -260,7 +278,7 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    if not (isinstance(module, SwappedConv) and is_swapped(module)):
+    if not (isinstance(module, (SwappedConv, SwappedLinear)) and is_swapped(module)):
         return False
     bias = module._parameters.get("bias")
     return packing.is_kept_up(module._parameters.get("weight")) and bias is module.bias and packing.is_kept_up(bias)
@@ -268,7 +286,9 @@ def _is_convolution(module: nn.Module) -> bool:
 
 def _folds(module: nn.Module, conv: Any) -> bool:
     """Whether a module is a batch normalization of a convolution's channels that knows its statistics."""
-    if own_class(module) is not _NORMS[conv.weight.ndim - 2] or module.num_features != conv.out_channels:
+    if isinstance(conv, SwappedLinear) or own_class(module) is not _NORMS[conv.weight.ndim - 2]:
+        return False
+    if module.num_features != conv.out_channels:
         return False
     tensors = module.weight, module.bias, module.running_mean, module.running_var
     if tensors[2] is None or tensors[3] is None or (tensors[0] is None) != (tensors[1] is None):

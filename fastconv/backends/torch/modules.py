@@ -17,10 +17,11 @@ import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from fastconv.backends.torch import pooling
+from fastconv.backends.torch import packing, pooling
 from fastconv.backends.torch.arrays import Tensor, is_channels_last
 from fastconv.backends.torch.calls import is_plain, is_profiled, reason_against
 from fastconv.backends.torch.convolution import convolution
+from fastconv.backends.torch.linear import linear, planned_linear, reason_against_product
 from fastconv.backends.torch.normalization import batch_norm
 
 NAMES: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # in the model that was optimized, for errors
@@ -203,6 +204,21 @@ class SwappedConvTranspose(SwappedConv):
         return self.stride, self.fastconv_pads(), self.dilation, True, tuple(extra), self.groups, "zeros", channels_last
 
 
+class SwappedLinear(SwappedOperator):
+    """A linear layer; what is compiled stays with the compiler, which has products of its own."""
+
+    def forward(self, input: Any) -> Any:
+        return super().forward(input) if torch.compiler.is_compiling() else self.fastconv_forward(input)
+
+    def fastconv_reason_against(self, input: Any) -> str | None:
+        return reason_against(input, self.weight, self.bias) or reason_against_product(input, self.weight)
+
+    def fastconv_run(self, *inputs: Any) -> Any:
+        tensors = inputs[0], self.weight, self.bias
+        kept = not self.training and packing.is_kept_up(self.weight) and packing.is_kept_up(self.bias)
+        return (planned_linear if kept and is_plain(*tensors) and not is_profiled() else linear)(*tensors)
+
+
 class SwappedPool(SwappedOperator):
     """A pool of any kind."""
 
@@ -315,6 +331,7 @@ NORMS = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}  # 
 MIXINS: dict[type[nn.Module], type[Swapped]] = {
     **{getattr(nn, f"Conv{ndim}d"): SwappedConv for ndim in (1, 2, 3)},
     **{getattr(nn, f"ConvTranspose{ndim}d"): SwappedConvTranspose for ndim in (1, 2, 3)},
+    nn.Linear: SwappedLinear,
     **dict.fromkeys(POOLS, SwappedPool),
     **dict.fromkeys(NORMS, SwappedBatchNorm),
 }

@@ -12,18 +12,19 @@ from fastconv.backends.torch.modules import MIXINS, NAMES, Swapped, covered_clas
 
 
 def optimize(model: nn.Module, inplace: bool = False, *, fuse: bool = True) -> nn.Module:
-    """Let a model's convolutions and pools run on fastconv, with the same results but for rounding.
+    """Let a model's convolutions, pools and linear layers run on fastconv, with the same results but for rounding.
 
     Taken are the modules Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d, MaxPool, AvgPool, LPPool,
-    AdaptiveMaxPool, AdaptiveAvgPool and, in training mode, BatchNorm1d to BatchNorm3d, in float32 or float64 on the
-    CPU; everything else, and every other call of theirs, stays PyTorch's (`report` tells). Modules stay instances of
-    their classes, with the same parameters, buffers, hooks and keys; the model can be trained, copied, pickled,
+    AdaptiveMaxPool, AdaptiveAvgPool, Linear and, in training mode, BatchNorm1d to BatchNorm3d, in float32 or float64 on
+    the CPU; everything else, and every other call of theirs, stays PyTorch's (`report` tells). Modules stay instances
+    of their classes, with the same parameters, buffers, hooks and keys; the model can be trained, copied, pickled,
     compiled and exported as before.
 
     In evaluation mode each weight is packed at its first call, and again after it was written to. What PyTorch does not
     count as a write, one to ``weight.data`` or through ``weight.numpy()``, takes `refresh`. With `fuse`, the largest
     modules whose forward torch.fx can trace run fused in evaluation mode when nothing needs a gradient: a batch
-    normalization, a sum and an activation after a convolution become part of it; the weights themselves are left alone.
+    normalization, a sum and an activation after a convolution become part of it, and but for the normalization after a
+    linear layer; the weights themselves are left alone.
     A fused forward first runs beside the module's own, and is used from then on if both agree. While a model is being
     optimized no other thread may call modules, since torch.fx watches the calls of all.
 

@@ -60,7 +60,9 @@ def plan(
     key = (isa_index(), resolve_algorithm(), operator, x_shape, *options.values())
     found = packs.plans.get(key)
     if found is None:
-        arrays = as_array(weight, False), None if bias is None else bias.numpy(force=True)
+        array = as_array(weight, False)
+        kernel = array[..., None] if array.ndim == 2 else array  # a linear layer's
+        arrays = kernel, None if bias is None else bias.numpy(force=True)
         found = packs.plans.put(key, getattr(planned, f"plan_{operator}")(x_shape, *arrays, **options))
     return found
 

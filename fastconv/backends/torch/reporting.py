@@ -16,12 +16,13 @@ from fastconv.backends.torch.fusion import FusedConvolution
 from fastconv.backends.torch.modules import LEFT, MIXINS, Swapped, covered_class
 from fastconv.backends.torch.optimizing import check_module
 
-_FAMILIES = (conv._ConvNd, *(kind for kind in vars(pooling).values() if isinstance(kind, type) and "Pool" in str(kind)))
+_POOLS = (kind for kind in vars(pooling).values() if isinstance(kind, type) and "Pool" in str(kind))
+_FAMILIES = (conv._ConvNd, nn.Linear, *_POOLS)
 
 
 @dataclass(frozen=True)
 class ModuleReport:
-    """One convolution or pool of a model.
+    """One convolution, pool or linear layer of a model.
 
     Attributes
     ----------
@@ -40,7 +41,7 @@ class ModuleReport:
 
 @dataclass(frozen=True)
 class Report:
-    """All convolutions and pools of a model; printed, it is a table.
+    """All convolutions, pools and linear layers of a model; printed, it is a table.
 
     Attributes
     ----------
@@ -62,11 +63,13 @@ class Report:
         lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3]]).rstrip() for row in rows]
         lines += [f"{name or 'the model'} does not run fused: {why}" for name, why in self.refused.items()]
         ours = sum(module.engine == "fastconv" for module in self.modules)
-        return "\n".join([*lines, f"{ours} of {len(self.modules)} convolutions and pools run on fastconv"])
+        return "\n".join(
+            [*lines, f"{ours} of {len(self.modules)} convolutions, pools and linear layers run on fastconv"]
+        )
 
 
 def report(model: nn.Module) -> Report:
-    """Tell which convolutions and pools of a model run on fastconv, which are left to PyTorch and why.
+    """Tell which convolutions, pools and linear layers run on fastconv, which are left to PyTorch and why.
 
     Reasons that lie in a call, such as autocast or a bfloat16 input, are known after the first such call.
 
