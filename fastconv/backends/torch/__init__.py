@@ -4,8 +4,8 @@
 
 arrays.py sees tensors as arrays on the same memory, operator.py makes an operator known to PyTorch's dispatcher and to
 torch.func, convolution.py, linear.py, pooling.py and normalization.py are the operators. modules.py puts them into
-modules, packing.py keeps weights packed in evaluation mode, fusion.py and regions.py run traced models with fewer steps
-there, and calls.py tells which calls all this is for.
+modules, packing.py keeps weights packed in evaluation mode, fusion.py, padding.py and regions.py run traced models with
+fewer steps there, and calls.py tells which calls all this is for.
 """
 # ruff: noqa: E402
 

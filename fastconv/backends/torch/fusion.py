@@ -6,9 +6,11 @@ In evaluation mode a batch normalization is one multiply-add a channel, which go
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Container, Iterable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,9 +23,11 @@ from fastconv.backends.torch.calls import is_profiled, reason_against
 from fastconv.backends.torch.convolution import operator_of, options_of
 from fastconv.backends.torch.linear import planned_linear, reason_against_product
 from fastconv.backends.torch.modules import SwappedConv, SwappedConvTranspose, SwappedLinear, is_swapped, own_class
+from fastconv.backends.torch.padding import Padded, Padding
 
 _NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # in evaluation mode
+_PADS = (nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)
 _SUMS = {"call_function": (operator.add, operator.iadd, torch.add), "call_method": ("add", "add_")}
 _IN_PLACE_SUMS = (operator.iadd, "add_")
 _PURE = ("torch", "math", "builtins")  # packages whose functions tell by their names whether they write
@@ -56,22 +60,30 @@ _MODULES: dict[type[nn.Module], Callable[[Any], str | None]] = {
 
 
 class FusedConvolution:
-    """``activation(norm(conv(x)) + residual)``, where all but conv may be left out."""
+    """``activation(norm(conv(padding(x))) + residual)``, where all but conv may be left out."""
 
-    def __init__(self, conv: Any, norm: Any, activation: str | None, rest: tuple[Callable[..., Any], ...]) -> None:
-        self.conv, self.norm, self.activation, self.rest = conv, norm, activation, rest
+    def __init__(
+        self, conv: Any, norm: Any, activation: str | None, rest: tuple[Callable[..., Any], ...],
+        padding: Padding | None = None,
+    ) -> None:  # fmt: skip
+        self.conv, self.norm, self.activation, self.rest, self.padding = conv, norm, activation, rest, padding
         self._folded: tuple[Any, Tensor, Tensor, list[Any]] | None = None
 
-    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Any:
+    def __call__(self, x: Tensor, residual: Tensor | None = None, *others: Any) -> Any:
+        """y of the padding's arguments, x and others."""
         with torch.profiler.record_function("fastconv::fused_convolution") if is_profiled() else nullcontext():
+            padded = x if self.padding is None else self.padding(x, *others)
             try:
-                y = self._fused(x, residual)
+                y = self._fused(padded, residual)
             except (TypeError, ValueError):  # what does not fit is told by the module that it does not fit
                 y = None
-        return self._one_by_one(x, residual) if y is None else y
+        if y is not None:
+            return y
+        return self._one_by_one(padded.made() if isinstance(padded, Padded) else padded, residual)
 
-    def _fused(self, x: Tensor, residual: Tensor | None) -> Tensor | None:
+    def _fused(self, padded: Tensor | Padded, residual: Tensor | None) -> Tensor | None:
         """y, or None if fastconv does not take this call."""
+        x = padded.x if isinstance(padded, Padded) else padded
         if any(tensor is not None and tensor.is_inference() for tensor in self._sources()):
             return None  # which count no writes
         weight, bias = self._weights()
@@ -82,6 +94,8 @@ class FusedConvolution:
             return None
         channels_last = self.conv.fastconv_is_channels_last(x)
         geometry = self.conv.fastconv_geometry(x, channels_last)
+        if isinstance(padded, Padded):
+            geometry = (geometry[0], padded.beside(geometry[1]), *geometry[2:])
         options = options_of(geometry) | {"activation": self.activation}
         array = as_array(x, channels_last)
         plan = packing.plan(array.shape, weight, bias, operator_of(ndim, geometry), options)
@@ -122,7 +136,8 @@ class FusedConvolution:
 class FusedLinear(FusedConvolution):
     """The same of a linear layer."""
 
-    def _fused(self, x: Tensor, residual: Tensor | None) -> Tensor | None:
+    def _fused(self, padded: Tensor | Padded, residual: Tensor | None) -> Tensor | None:
+        x = padded.made() if isinstance(padded, Padded) else padded
         if any(tensor is not None and tensor.is_inference() for tensor in self._sources()):
             return None
         weight, bias = self._weights()
@@ -165,7 +180,7 @@ def fuse(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[str, FusedConvo
         if _is_plain_call(node, modules) and _is_convolution(modules[node.target]):
             chain = _Chain(node, modules, order, fused)
             chain.grow()
-            if len(chain.nodes) > 1:
+            if len(chain.nodes) > 1 or chain.padding is not None:
                 name = f"fastconv_{len(fused)}"
                 fused[name] = chain.replace(graph, name)
     return fused
@@ -181,11 +196,14 @@ class _Chain:
         self.norm: nn.Module | None = None
         self.activation: str | None = None
         self.residual: fx.Node | None = None
+        self.padding: Callable[..., Any] | None = None
         self._rest: list[Callable[..., Any]] = []
 
     def grow(self) -> None:
         """Take what follows, as far as it fits."""
         conv = self._modules[self.nodes[0].target]
+        if _may_be_padded(conv):
+            self.padding = _padding_of(self.nodes[0], self._modules)
         after = self._only_user()
         if after is not None and _is_plain_call(after, self._modules) and _folds(self._modules[after.target], conv):
             self.norm = self._modules[after.target]
@@ -204,16 +222,19 @@ class _Chain:
         """Put one call in the place of all nodes: where the residual is known, otherwise at the convolution."""
         conv, last = self.nodes[0], self.nodes[-1]
         place = next(node for node in self.nodes if self.residual is None or self._precedes(self.residual, node))
-        operands = (conv.args[0],) if self.residual is None else (conv.args[0], self.residual)
+        padding = None if self.padding is None else conv.args[0]
+        before = conv.args if padding is None else padding.args
+        operands = before[:1] if self.residual is None and len(before) == 1 else (before[0], self.residual, *before[1:])
         with graph.inserting_before(place):
             call = graph.call_module(name, operands)
         self._order[call] = self._order[place]
         last.replace_all_uses_with(call)
-        for node in reversed(self.nodes):
+        for node in reversed(self.nodes if padding is None else [padding, *self.nodes]):
             graph.erase_node(node)
         module = self._modules[conv.target]
         kind = FusedLinear if isinstance(module, SwappedLinear) else FusedConvolution
-        return kind(module, self.norm, self.activation, tuple(self._rest))
+        pads = None if self.padding is None else Padding(self.padding)
+        return kind(module, self.norm, self.activation, tuple(self._rest), pads)
 
     def _precedes(self, node: fx.Node, other: fx.Node) -> bool:
         return self._order[node] < self._order[other]
@@ -282,6 +303,28 @@ def _is_convolution(module: nn.Module) -> bool:
         return False
     bias = module._parameters.get("bias")
     return packing.is_kept_up(module._parameters.get("weight")) and bias is module.bias and packing.is_kept_up(bias)
+
+
+def _may_be_padded(conv: Any) -> bool:
+    return isinstance(conv, SwappedConv) and not isinstance(conv, SwappedConvTranspose) and conv.padding_mode == "zeros"
+
+
+def _padding_of(conv: fx.Node, modules: dict[str, nn.Module]) -> Callable[..., Any] | None:
+    """What is called right before a convolution, for nobody else, and may pad its input: F.pad, a module that pads with
+    zeros, or a function that could not be traced."""
+    node = conv.args[0]
+    if not isinstance(node, fx.Node) or len(node.users) != 1 or node.next is not conv:
+        return None
+    if node.op == "call_module":
+        module = modules.get(node.target)  # None: a convolution that is fused already
+        return module if type(module) in _PADS and _is_plain_call(node, modules) else None
+    if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
+        return None
+    if node.target is F.pad:
+        symbolic = any(isinstance(value, fx.Node) for value in node.kwargs.values())
+        return None if symbolic else partial(F.pad, **node.kwargs)
+    is_own = inspect.isfunction(node.target) and not (node.target.__module__ or "torch").startswith("torch.")
+    return node.target if is_own and not node.kwargs else None
 
 
 def _folds(module: nn.Module, conv: Any) -> bool:
