@@ -43,10 +43,12 @@ def settle(model: nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.ndim == 1:
             parameter += SPREAD * torch.randn(parameter.shape)
-    normalizations = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    normalizations = {m: m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
     for normalization in normalizations:
         normalization.reset_running_stats()
         normalization.momentum = None  # the mean of all batches, which is one
     if normalizations:
         count, size = SETTLING
         model.train()(torch.randn(count, 3, size, size))
+    for normalization, momentum in normalizations.items():
+        normalization.momentum = momentum

@@ -265,8 +265,6 @@ class SwappedBatchNorm(SwappedOperator):
             return f"the input has {input.ndim} dimensions"
         if torch.is_autocast_enabled("cpu"):
             return f"autocast to {torch.get_autocast_dtype('cpu')}"
-        if self.momentum is None:
-            return "its running statistics are means of all batches"
         statistics = self.running_mean, self.running_var
         if (statistics[0] is None) != (statistics[1] is None):
             return "it has but one of its running statistics"
@@ -286,9 +284,15 @@ class SwappedBatchNorm(SwappedOperator):
         return y
 
     def fastconv_follow(self, statistics: Tensor, count: int) -> None:
-        """Move the running statistics towards those of a batch of so many values a channel."""
-        self.running_mean.lerp_(statistics[0], self.momentum)
-        self.running_var.lerp_(statistics[1] * (count / (count - 1)), self.momentum)
+        """Move the running statistics towards those of a batch of so many values a channel: without a momentum, to the
+        mean of all batches."""
+        share = self.momentum
+        if share is None:
+            if self.num_batches_tracked is None:
+                return
+            share = 1 / self.num_batches_tracked.to(statistics.dtype)
+        self.running_mean.lerp_(statistics[0], share)
+        self.running_var.lerp_(statistics[1] * (count / (count - 1)), share)
 
 
 def _stride(module: Any, ndim: int) -> tuple[int, ...]:
