@@ -22,11 +22,11 @@ def optimize(model: nn.Module, inplace: bool = False, *, fuse: bool = True) -> n
 
     In evaluation mode each weight is packed at its first call, and again after it was written to. What PyTorch does not
     count as a write, one to ``weight.data`` or through ``weight.numpy()``, takes `refresh`. With `fuse`, the largest
-    modules whose forward torch.fx can trace run fused in evaluation mode when nothing needs a gradient: zeros
-    padded before a convolution, a normalization, a sum and an activation after it become part of it, and but for the normalization after a
-    linear layer; the weights themselves are left alone.
-    A fused forward first runs beside the module's own, and is used from then on if both agree. While a model is being
-    optimized no other thread may call modules, since torch.fx watches the calls of all.
+    modules whose forward torch.fx can trace run fused in evaluation mode when nothing needs a gradient: a convolution
+    takes in zeros padded right before it, and a batch normalization, a sum and an activation after it, and a linear
+    layer the last two; the weights themselves are left alone. A fused forward first runs beside the module's own, and
+    is used from then on if both agree. While a model is being optimized no other thread may call modules, since
+    torch.fx watches the calls of all.
 
     fastconv has a number of threads of its own: `fastconv.set_num_threads`. Pickles of a whole optimized model need
     fastconv where they are read; `restore` the model before, or save its `state_dict`.
