@@ -89,6 +89,7 @@ class Calls:
         self.add("batch_norm", x=x, training=False, **features)
         self.add("add", x=x, residual=self.activation(c, size, 1), activation="tanh")
         self.add("local_response_norm", x=x, size=3)
+        self.add("layer_norm", x=x, normalized_shape=x.shape[2:], weight=self.draw(*x.shape[2:]), bias=None)
         self.add("concatenate", arrays=[x, self.activation(c, size, 1)], axis=1)
         self.add("split", x=x, sizes=(1, x.shape[1] - 1), axis=1)
         self.add("dropout", x=x, p=0.3, rng=np.random.default_rng(0))

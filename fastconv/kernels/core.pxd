@@ -358,6 +358,10 @@ cdef extern from "table.h" nogil:
         void (*products)(const char *grad_y, const char *src, Py_ssize_t rows, Py_ssize_t columns, int per_row,
                          const char *mean, double *sum, double *product) noexcept nogil
         void (*affine)(const fastconv_affine *block) noexcept nogil
+        void (*layer_norm)(char *dst, const char *src, const char *weight, const char *bias, double eps,
+                           ptrdiff_t n) noexcept nogil
+        void (*layer_norm_backward)(char *dst, const char *grad_y, const char *src, const char *weight, double eps,
+                                    char *grad_weight, char *grad_bias, ptrdiff_t n) noexcept nogil
         void (*sgd)(double lr, double momentum, double gain, double weight_decay, int nesterov, char *weight,
                     const char *gradient, char *velocity, Py_ssize_t n) noexcept nogil
         void (*adam)(double rate, double beta1, double beta2, double correction, double eps, double weight_decay,

@@ -5,7 +5,7 @@
     deform.py      DeformConv2d
     pool.py        MaxPool, AvgPool, LPPool, their adaptive and global forms, MaxUnpool
     dense.py       Linear
-    norm.py        BatchNorm1d-3d, LocalResponseNorm, Dropout
+    norm.py        BatchNorm1d-3d, LayerNorm, LocalResponseNorm, Dropout
     activation.py  ReLU, ReLU6, LeakyReLU, ELU, Sigmoid, Tanh, GELU, SiLU, Hardswish, Softmax, LogSoftmax
     shape.py       Flatten, the pads, Identity
     fold.py        Unfold, Fold
@@ -45,7 +45,7 @@ from fastconv.layers.dense import Linear
 from fastconv.layers.fold import Fold, Unfold
 from fastconv.layers.fuse import Fused, fuse
 from fastconv.layers.loss import CrossEntropyLoss, MSELoss
-from fastconv.layers.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, Dropout, LocalResponseNorm
+from fastconv.layers.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, Dropout, LayerNorm, LocalResponseNorm
 from fastconv.layers.pool import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -123,6 +123,7 @@ __all__ = [
     "LPPool2d",
     "LPPool3d",
     "Layer",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
     "LocalResponseNorm",

@@ -1,4 +1,4 @@
-"""Batch normalization, local response normalization and dropout, as layers."""
+"""Batch, layer and local response normalization and dropout, as layers."""
 
 from __future__ import annotations
 
@@ -148,6 +148,60 @@ class BatchNorm3d(BatchNormNd):
     """Batch normalization of volumes, x (N, C, D, H, W); arguments as for `BatchNormNd`."""
 
     ranks = (5,)
+
+
+class LayerNorm(Layer):
+    """The last axes brought to mean 0 and variance 1, then scaled and shifted element by element.
+
+    y = (x - mean) / sqrt(var + eps) * weight + bias, x (..., *normalized_shape) -> y of the same shape. Parameters:
+    weight, bias (normalized_shape).
+
+    Parameters
+    ----------
+    normalized_shape
+        The sizes of the last axes, an integer or a tuple: C of x (N, *L, C) normalises each pixel.
+    eps
+        Keeps the division finite. Default 1e-5.
+    elementwise_affine, bias
+        Whether there are a weight and a bias, and whether, with the weight, there is the bias. Default True.
+    dtype
+        float32 (default) or float64.
+
+    Source: Ba, Kiros, Hinton, "Layer Normalization", 2016, section 3.
+    """
+
+    weight: Array | None
+    bias: Array | None
+
+    def __init__(
+        self,
+        normalized_shape: int | tuple[int, ...],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        *,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        sizes = normalized_shape if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
+        self.normalized_shape = tuple(as_int(size, "normalized_shape", minimum=1) for size in sizes)
+        self.eps, self.elementwise_affine = eps, elementwise_affine
+        self.add_parameter("weight", np.ones(self.normalized_shape, dtype) if elementwise_affine else None)
+        self.add_parameter("bias", np.zeros(self.normalized_shape, dtype) if elementwise_affine and bias else None)
+
+    def forward(self, x: Array) -> Array:
+        self.save(x)
+        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+    def backward(self, grad_y: Array) -> Array:
+        (x,) = self.restore()
+        grad_x, grad_weight, grad_bias = F.layer_norm_backward(
+            grad_y, x, self.normalized_shape, self.weight, self.bias, self.eps
+        )
+        self.accumulate(weight=grad_weight, bias=grad_bias)
+        return grad_x
+
+    def extra_repr(self) -> str:
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
 
 
 class LocalResponseNorm(Layer):

@@ -94,6 +94,8 @@ from fastconv.reference.normalization import (
     batch_norm_backward,
     dropout,
     dropout_backward,
+    layer_norm,
+    layer_norm_backward,
     local_response_norm,
     local_response_norm_backward,
 )
@@ -189,6 +191,8 @@ __all__ = [
     "global_max_pool_backward",
     "hardswish",
     "hardswish_backward",
+    "layer_norm",
+    "layer_norm_backward",
     "leaky_relu",
     "leaky_relu_backward",
     "linear",

@@ -68,6 +68,31 @@ def _channel_sum(a: Array, before: int, after: int) -> Array:
     return np.asarray(sum(padded[:, j : j + a.shape[1]] for j in range(before + after + 1)))
 
 
+def layer_norm(
+    x: Array, normalized_shape: int | tuple[int, ...], weight: Array | None = None, bias: Array | None = None,
+    eps: float = 1e-5,
+) -> Array:  # fmt: skip
+    """y = (x - mean) / sqrt(var + eps) * weight + bias over the last axes, of normalized_shape."""
+    axes = tuple(range(-np.size(normalized_shape), 0))
+    normal = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + eps)
+    return normal * (1 if weight is None else weight) + (0 if bias is None else bias)
+
+
+def layer_norm_backward(
+    grad_y: Array, x: Array, normalized_shape: int | tuple[int, ...], weight: Array | None = None,
+    bias: Array | None = None, eps: float = 1e-5,
+) -> Gradients:  # fmt: skip
+    """Gradients of `layer_norm` by x, weight and bias; None for a weight or bias that is None."""
+    axes = tuple(range(-np.size(normalized_shape), 0))
+    others = tuple(range(x.ndim - len(axes)))
+    scale = 1 / np.sqrt(x.var(axes, keepdims=True) + eps)
+    normal = (x - x.mean(axes, keepdims=True)) * scale
+    g = grad_y if weight is None else grad_y * weight
+    grad_x = scale * (g - g.mean(axes, keepdims=True) - normal * (g * normal).mean(axes, keepdims=True))
+    grad_weight = None if weight is None else (grad_y * normal).sum(others)
+    return grad_x, grad_weight, None if bias is None else grad_y.sum(others)
+
+
 def local_response_norm(
     x: Array, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0, *, data_format: str = FIRST
 ) -> Array:

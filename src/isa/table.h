@@ -350,7 +350,8 @@ typedef struct {
   /* dst[i] = f(src[i]) for one of the activations above, dst may be src. alpha: slope of leaky_relu, factor of elu. */
   void (*activate)(int kind, double alpha, char *dst, const char *src, ptrdiff_t n);
 
-  /* dst[i] = grad_y[i] * f'; saved is y for relu, sigmoid and tanh, x for leaky_relu and elu. dst may be either. */
+  /* dst[i] = grad_y[i] * f'; saved is y for relu, relu6, sigmoid and tanh, x for all others. dst may be
+   * either. */
   void (*activate_backward)(int kind, double alpha, char *dst, const char *grad_y, const char *saved, ptrdiff_t n);
 
   /* dst[i] = src[i] * scale where the byte mask[i] is not 0, else 0; dst may be src. */
@@ -373,6 +374,15 @@ typedef struct {
                    const char *mean, double *sum, double *product);
 
   void (*affine)(const fastconv_affine *block);
+
+  /* A row of n >= 1: dst = (src - mean) / sqrt(var + eps) * weight + bias; weight and bias may be NULL. dst may be src.
+   */
+  void (*layer_norm)(char *dst, const char *src, const char *weight, const char *bias, double eps, ptrdiff_t n);
+
+  /* dst is the gradient by src, and may be grad_y or src; those by weight and bias are added to what is there, or left
+   * out where NULL. */
+  void (*layer_norm_backward)(char *dst, const char *grad_y, const char *src, const char *weight, double eps,
+                              char *grad_weight, char *grad_bias, ptrdiff_t n);
 
   /* Steps of optim.py's SGD and Adam on n elements, see rowwise.pyx. */
   void (*sgd)(double lr, double momentum, double gain, double weight_decay, int nesterov, char *weight,

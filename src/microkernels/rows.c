@@ -1,4 +1,4 @@
-/* Rows of values: activations, softmax, batch normalisation, steps of optimizers. */
+/* Rows of values: activations, softmax, batch and layer normalisation, steps of optimizers. */
 #ifndef REAL_BITS
 #define FAMILY "rows.c"
 #include "dtypes.h"
@@ -6,9 +6,11 @@
 #include "simd.h"
 
 #include "exponential.h"
+#include "lanes.h"
 
 #include "activation.h"
 #include "descend.h"
+#include "layer_norm.h"
 #include "normalize.h"
 #include "softmax.h"
 
@@ -22,6 +24,8 @@ FILL(rows) {
   table->moments = NAME(moments);
   table->products = NAME(products);
   table->affine = NAME(affine);
+  table->layer_norm = NAME(layer_norm);
+  table->layer_norm_backward = NAME(layer_norm_backward);
   table->sgd = NAME(sgd);
   table->adam = NAME(adam);
 }

@@ -4,24 +4,6 @@
  * alone, and one with +inf or NaN, comes out as NaN: inf - inf meets exp.
  */
 
-/* The first n lanes of v, the others of rest. */
-INLINE vec NAME(first_lanes)(vec v, ptrdiff_t n, vec rest) {
-  vec lane;
-  UNROLL for (int i = 0; i < VLEN; i++) lane[i] = i;
-  return NAME(select)(lane < NAME(splat)((real)n), v, rest);
-}
-
-/* Every lane the sum (the largest) of all, neighbours first; no trip through memory as a scalar result would take. */
-INLINE vec NAME(sum_everywhere)(vec v) {
-  UNROLL for (int width = VLEN; width > 1; width /= 2) v = NAME(even_lanes)(v, v) + NAME(odd_lanes)(v, v);
-  return v;
-}
-INLINE vec NAME(largest_everywhere)(vec v) {
-  UNROLL for (int width = VLEN; width > 1; width /= 2) v =
-      NAME(at_least)(NAME(even_lanes)(v, v), NAME(odd_lanes)(v, v));
-  return v;
-}
-
 INLINE vec NAME(largest)(const real *x, ptrdiff_t n) {
   vec peak = NAME(splat)(-(real)__builtin_inf());
   ptrdiff_t i = 0;

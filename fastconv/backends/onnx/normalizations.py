@@ -84,17 +84,17 @@ def _layer_norm(node: Node, constants: Constants) -> Kernel:
     @floating
     def run(x: Array, scale: Array | None = None, shift: Array | None = None) -> Any:
         axes = tuple(range(axis % x.ndim, x.ndim))
-        y = _standard(x, x.shape[: axes[0]], eps)
-        if scale is not None:  # else passes have put it into the product that follows
-            y *= scale
-        if shift is not None:
-            y += shift
+        shape = x.shape[axes[0] :]
+        weight, bias = (
+            None if p is None else np.broadcast_to(p, shape) for p in (scale, shift)
+        )  # passes may take them
+        y = F.layer_norm(x, shape, weight, bias, eps) if x.size else np.empty_like(x)
         if outputs == 1:
             return y
         mean, var = (np.asarray(f(x, axis=axes, keepdims=True)) for f in (np.mean, np.var))
         return (y, mean, np.asarray(1 / np.sqrt(var + x.dtype.type(eps))))[:outputs]
 
-    return Kernel(run, BATCH)
+    return Kernel(run, "layer norm")
 
 
 def _standard(x: Array, rows: tuple[int, ...], eps: float) -> Array:
