@@ -19,6 +19,7 @@ from fastconv.functional.activation import curve
 from fastconv.geometry import as_bool, as_float, as_int, check_array, is_channels_last
 from fastconv.kernels import normalize, rowwise
 from fastconv.kernels.memory import empty
+from fastconv.kernels.response_norm import response_norm
 
 __all__ = [
     "batch_norm",
@@ -218,8 +219,9 @@ def local_response_norm(
     """
     channel = _check_lrn(x, size, alpha, beta, k, data_format)
     out = output_array(out, x.shape, x.dtype, x)
-    _lrn_scale(x, channel, size, alpha, k, out=out)
-    return np.multiply(_power(out, -beta, out=out), x, out=out)
+    if x.size:
+        response_norm(None, contiguous(x), *_images(x, channel), size, alpha, beta, k, out)
+    return out
 
 
 def local_response_norm_backward(
@@ -258,15 +260,9 @@ def local_response_norm_backward(
     channel = _check_lrn(x, size, alpha, beta, k, data_format)
     check_gradient(grad_y, x.shape, "x", x=x)
     out = output_array(out, x.shape, x.dtype, grad_y, x)
-    scale = _lrn_scale(x, channel, size, alpha, k, out=np.empty_like(out))
-    direct = _power(scale, -beta, out=np.empty_like(out))
-    np.multiply(direct, grad_y, out=direct)
-    np.divide(direct, scale, out=scale)
-    np.multiply(scale, x, out=scale)
-    _window_sum(scale, channel, (size - 1) // 2, size // 2, out=out)
-    np.multiply(out, -2 * beta * alpha / size, out=out)
-    np.multiply(out, x, out=out)
-    return np.add(out, direct, out=out)
+    if x.size:
+        response_norm(contiguous(grad_y), contiguous(x), *_images(x, channel), size, alpha, beta, k, out)
+    return out
 
 
 def dropout(
@@ -418,33 +414,6 @@ def _blocks(x: Array, channel: int) -> tuple[Array, bool]:
     return x.reshape(*x.shape[:2], -1), True
 
 
-def _lrn_scale(x: Array, channel: int, size: int, alpha: float, k: float, *, out: Array) -> Array:
-    """s = k + alpha / size * window sum of x^2."""
-    _window_sum(np.square(x), channel, size // 2, (size - 1) // 2, out=out)
-    np.multiply(out, alpha / size, out=out)
-    return np.add(out, k, out=out)
-
-
-def _power(base: Array, exponent: float, *, out: Array) -> Array:
-    """base ** exponent; AlexNet's -3/4 by square roots, three times as fast as a power. base may be out."""
-    if exponent != -0.75:
-        return np.power(base, exponent, out=out)
-    root = np.sqrt(base)
-    np.sqrt(root, out=out)
-    np.multiply(out, root, out=out)
-    return np.reciprocal(out, out=out)
-
-
-def _window_sum(a: Array, channel: int, back: int, ahead: int, *, out: Array) -> Array:
-    """out[c] = a[c - back] + ... + a[c + ahead] along one axis, over the channels that exist.
-
-    Shifted additions rather than differences of running sums: no cancellation.
-    """
-    np.copyto(out, a)
-    moved_out, moved_a = np.moveaxis(out, channel, 0), np.moveaxis(a, channel, 0)
-    channels = len(moved_a)
-    for shift in range(1, min(back, channels - 1) + 1):
-        moved_out[shift:] += moved_a[:-shift]
-    for shift in range(1, min(ahead, channels - 1) + 1):
-        moved_out[:-shift] += moved_a[shift:]
-    return out
+def _images(x: Array, channel: int) -> tuple[int, int, bool]:
+    """How many images and channels there are, and whether channels lie last."""
+    return x.shape[0], x.shape[channel], channel == x.ndim - 1

@@ -98,6 +98,10 @@ cdef extern from "table.h" nogil:
         Py_ssize_t length
         Py_ssize_t room
 
+    ctypedef struct fastconv_response:
+        double alpha, beta, k
+        ptrdiff_t count, stride
+
     ctypedef struct fastconv_affine:
         char *dst
         const char *x
@@ -358,6 +362,12 @@ cdef extern from "table.h" nogil:
         void (*products)(const char *grad_y, const char *src, Py_ssize_t rows, Py_ssize_t columns, int per_row,
                          const char *mean, double *sum, double *product) noexcept nogil
         void (*affine)(const fastconv_affine *block) noexcept nogil
+        void (*response_norm)(char *dst, const char *src, const char *window, const fastconv_response *response,
+                              ptrdiff_t n) noexcept nogil
+        void (*response_terms)(char *direct, char *term, const char *grad_y, const char *src, const char *window,
+                               const fastconv_response *response, ptrdiff_t n) noexcept nogil
+        void (*response_sum)(char *dst, const char *src, const char *terms, const fastconv_response *response,
+                             ptrdiff_t n) noexcept nogil
         void (*layer_norm)(char *dst, const char *src, const char *weight, const char *bias, double eps,
                            ptrdiff_t n) noexcept nogil
         void (*layer_norm_backward)(char *dst, const char *grad_y, const char *src, const char *weight, double eps,

@@ -101,6 +101,12 @@ typedef struct {
   int per_row;
 } fastconv_affine;
 
+/* s = k + alpha * sum of the squares of `count` runs, `stride` elements from one to the next. */
+typedef struct {
+  double alpha, beta, k;
+  ptrdiff_t count, stride;
+} fastconv_response;
+
 /* How a pool sees one axis: output o sees the inputs first[o] + t * step, t < count[o], those outside left out.
  *
  * stride > 0   with those outside, windows start at o * stride - before and have `taps` inputs
@@ -383,6 +389,16 @@ typedef struct {
    * out where NULL. */
   void (*layer_norm_backward)(char *dst, const char *grad_y, const char *src, const char *weight, double eps,
                               char *grad_weight, char *grad_bias, ptrdiff_t n);
+
+  /* dst[i] = src[i] * s[i]^-beta for i < n, s being that of the runs from `window` on. */
+  void (*response_norm)(char *dst, const char *src, const char *window, const fastconv_response *response, ptrdiff_t n);
+
+  /* Its derivative in two steps: direct[i] = grad_y[i] * s[i]^-beta and term[i] = direct[i] * src[i] / s[i]; then
+   * dst[i] -= 2 alpha beta src[i] * sum of the terms of the channels that see this one, which are runs from `terms` on.
+   */
+  void (*response_terms)(char *direct, char *term, const char *grad_y, const char *src, const char *window,
+                         const fastconv_response *response, ptrdiff_t n);
+  void (*response_sum)(char *dst, const char *src, const char *terms, const fastconv_response *response, ptrdiff_t n);
 
   /* Steps of optim.py's SGD and Adam on n elements, see rowwise.pyx. */
   void (*sgd)(double lr, double momentum, double gain, double weight_decay, int nesterov, char *weight,

@@ -1,4 +1,4 @@
-/* Sums and maxima over the lanes of a vector, the last of which may not count. */
+/* Sums and maxima over the lanes of a vector, the last of which may not count, and what libm does lane by lane. */
 
 /* The first n lanes of v, the others of rest. */
 INLINE vec NAME(first_lanes)(vec v, ptrdiff_t n, vec rest) {
@@ -16,4 +16,19 @@ INLINE vec NAME(largest_everywhere)(vec v) {
   UNROLL for (int width = VLEN; width > 1; width /= 2) v =
       NAME(at_least)(NAME(even_lanes)(v, v), NAME(odd_lanes)(v, v));
   return v;
+}
+
+INLINE vec NAME(roots)(vec v) {
+  real lanes[VLEN];
+  NAME(store)(lanes, v);
+  for (int i = 0; i < VLEN; i++) lanes[i] = REAL_BITS == 32 ? sqrtf((float)lanes[i]) : sqrt(lanes[i]);
+  return NAME(load)(lanes);
+}
+
+OUTLINE vec NAME(lanes_to_power)(vec v, double power) {
+  real lanes[VLEN];
+  NAME(store)(lanes, v);
+  for (int i = 0; i < VLEN; i++)
+    lanes[i] = REAL_BITS == 32 ? powf((float)lanes[i], (float)power) : pow(lanes[i], power);
+  return NAME(load)(lanes);
 }

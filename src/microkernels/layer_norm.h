@@ -8,11 +8,6 @@
 #define ROW(P, OTHERWISE) \
   (i + VLEN <= n ? NAME(load)((P) + i) : NAME(first_lanes)(NAME(load_tail)((P) + i, n - i), n - i, OTHERWISE))
 
-INLINE void NAME(store_row)(real *dst, ptrdiff_t i, ptrdiff_t n, vec v) {
-  if (i + VLEN <= n) NAME(store)(dst + i, v);
-  else NAME(store_tail)(dst + i, v, n - i);
-}
-
 /* The mean in every lane, and 1 / sqrt(var + eps). */
 INLINE vec NAME(row_mean)(const real *x, ptrdiff_t n, double eps, vec *slope) {
   const vec zero = {0};
@@ -37,7 +32,7 @@ static void NAME(layer_norm)(char *dst, const char *src, const char *weight, con
     vec v = (ROW(x, zero) - mean) * slope;
     if (w) v *= ROW(w, zero);
     if (b) v += ROW(b, zero);
-    NAME(store_row)((real *)dst, i, n, v);
+    NAME(store_some)((real *)dst + i, v, n - i);
   }
 }
 
@@ -53,13 +48,13 @@ static void NAME(layer_norm_backward)(char *dst, const char *grad_y, const char 
     const vec gradient = ROW(gy, zero), h = (ROW(x, mean) - mean) * slope, g = w ? gradient * ROW(w, zero) : gradient;
     sum += g;
     product += g * h;
-    if (gw) NAME(store_row)(gw, i, n, ROW(gw, zero) + gradient * h);
-    if (gb) NAME(store_row)(gb, i, n, ROW(gb, zero) + gradient);
+    if (gw) NAME(store_some)(gw + i, ROW(gw, zero) + gradient * h, n - i);
+    if (gb) NAME(store_some)(gb + i, ROW(gb, zero) + gradient, n - i);
   }
   const vec shift = NAME(sum_everywhere)(sum) / (real)n, tilt = NAME(sum_everywhere)(product) / (real)n;
   for (ptrdiff_t i = 0; i < n; i += VLEN) {
     const vec h = (ROW(x, mean) - mean) * slope, g = w ? ROW(gy, zero) * ROW(w, zero) : ROW(gy, zero);
-    NAME(store_row)((real *)dst, i, n, (g - shift - h * tilt) * slope);
+    NAME(store_some)((real *)dst + i, (g - shift - h * tilt) * slope, n - i);
   }
 }
 

@@ -5,6 +5,7 @@
 #else
 #include "simd.h"
 
+#include "lanes.h"
 #include "pool_window.h"
 
 #include "pool_stripes.h"

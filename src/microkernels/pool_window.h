@@ -126,21 +126,6 @@ INLINE vec NAME(pool_join_rows)(const int kind, const int rows, const vec *v) {
 
 INLINE real NAME(pool_neutral)(const int kind) { return kind == FASTCONV_POOL_MAX ? -(real)INFINITY : 0; }
 
-OUTLINE vec NAME(lanes_to_power)(vec v, double power) {
-  real lanes[VLEN];
-  NAME(store)(lanes, v);
-  for (int i = 0; i < VLEN; i++)
-    lanes[i] = REAL_BITS == 32 ? powf((float)lanes[i], (float)power) : pow(lanes[i], power);
-  return NAME(load)(lanes);
-}
-
-OUTLINE vec NAME(square_roots)(vec v) {
-  real lanes[VLEN];
-  NAME(store)(lanes, v);
-  for (int i = 0; i < VLEN; i++) lanes[i] = REAL_BITS == 32 ? sqrtf((float)lanes[i]) : sqrt(lanes[i]);
-  return NAME(load)(lanes);
-}
-
 /* An element as it is joined. */
 INLINE vec NAME(pool_term)(const int kind, const fastconv_pool *p, vec v) {
   if (kind == FASTCONV_POOL_SQUARE) return v * v;
@@ -150,8 +135,8 @@ INLINE vec NAME(pool_term)(const int kind, const fastconv_pool *p, vec v) {
 OUTLINE vec NAME(pool_norm)(const fastconv_pool *p, vec v, vec divisor, const real *slope, ptrdiff_t n) {
   const int square = p->kind == FASTCONV_POOL_SQUARE;
   v *= NAME(splat)((real)p->whole) / divisor;
-  if (!slope) return square ? NAME(square_roots)(v) : NAME(lanes_to_power)(v, 1 / p->power);
-  const vec factor = square ? 1 / NAME(square_roots)(v) : NAME(lanes_to_power)(v, 1 / p->power - 1);
+  if (!slope) return square ? NAME(roots)(v) : NAME(lanes_to_power)(v, 1 / p->power);
+  const vec factor = square ? 1 / NAME(roots)(v) : NAME(lanes_to_power)(v, 1 / p->power - 1);
   return NAME(select)(v == 0, (vec){0}, NAME(load_some)(slope, n) * factor);
 }
 

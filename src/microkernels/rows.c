@@ -1,4 +1,4 @@
-/* Rows of values: activations, softmax, batch and layer normalisation, steps of optimizers. */
+/* Rows of values: activations, softmax, batch, layer and local response normalisation, steps of optimizers. */
 #ifndef REAL_BITS
 #define FAMILY "rows.c"
 #include "dtypes.h"
@@ -12,6 +12,7 @@
 #include "descend.h"
 #include "layer_norm.h"
 #include "normalize.h"
+#include "response.h"
 #include "softmax.h"
 
 FILL(rows) {
@@ -26,6 +27,9 @@ FILL(rows) {
   table->affine = NAME(affine);
   table->layer_norm = NAME(layer_norm);
   table->layer_norm_backward = NAME(layer_norm_backward);
+  table->response_norm = NAME(response_norm);
+  table->response_terms = NAME(response_terms);
+  table->response_sum = NAME(response_sum);
   table->sgd = NAME(sgd);
   table->adam = NAME(adam);
 }
