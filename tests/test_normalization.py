@@ -304,6 +304,19 @@ def test_local_response_norm_against_torch(shape, size, parameter, data_format, 
     close(grad_x, expected, dtype, 40)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("data_format", LAYOUTS)
+@pytest.mark.parametrize("shape", [(2, 7, 40, 51), (3, 300, 9, 9), (1, 33, 70, 1)])
+def test_local_response_norm_on_every_isa_and_number_of_threads(shape, data_format, dtype):
+    """Blocks of columns or pixels, the last of which is none of whole vectors."""
+    x, grad_y = (in_layout(2 * draw(*shape, dtype=dtype, seed=i), data_format) for i in range(2))
+    wide, options = (grad_y.astype(np.float64), x.astype(np.float64), 5, 0.5), {"data_format": data_format}
+    for y in each_isa_and_team(lambda: ff.local_response_norm(x, 5, 0.5, **options)):
+        close(y, reference.local_response_norm(*wide[1:], **options), dtype, 20)
+    for grad_x in each_isa_and_team(lambda: ff.local_response_norm_backward(grad_y, x, 5, 0.5, **options)):
+        close(grad_x, reference.local_response_norm_backward(*wide, **options), dtype, 40)
+
+
 def test_local_response_norm_looks_back_half_its_size():
     x = np.zeros((1, 5, 1))
     x[0, 2] = 1

@@ -31,7 +31,7 @@ from fastconv.kernels.core cimport (
 cnp.import_array()
 
 cdef enum:
-    COLUMNS = 512              # of a block forward: some rows of them stay in L1
+    COLUMNS = 1024             # of a block forward: some rows of them stay in L1
     TERMS = 16384              # elements of the gradient's terms, which stay in L2
     PIXELS = 64                # that a thread takes at a time
     WORK = 16                  # a power of s costs about as much as so many multiply-adds
