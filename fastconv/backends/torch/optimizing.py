@@ -15,10 +15,10 @@ def optimize(model: nn.Module, inplace: bool = False, *, fuse: bool = True) -> n
     """Let a model's convolutions, pools and linear layers run on fastconv, with the same results but for rounding.
 
     Taken are the modules Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d, MaxPool, AvgPool, LPPool,
-    AdaptiveMaxPool, AdaptiveAvgPool, Linear and, in training mode, BatchNorm1d to BatchNorm3d, in float32 or float64 on
-    the CPU; everything else, and every other call of theirs, stays PyTorch's (`report` tells). Modules stay instances
-    of their classes, with the same parameters, buffers, hooks and keys; the model can be trained, copied, pickled,
-    compiled and exported as before.
+    AdaptiveMaxPool, AdaptiveAvgPool, Linear and, in training mode but not in channels_last, where PyTorch's own is as
+    fast, BatchNorm1d to BatchNorm3d, in float32 or float64 on the CPU; everything else, and every other call of theirs,
+    stays PyTorch's (`report` tells). Modules stay instances of their classes, with the same parameters, buffers, hooks
+    and keys; the model can be trained, copied, pickled, compiled and exported as before.
 
     In evaluation mode each weight is packed at its first call, and again after it was written to. What PyTorch does not
     count as a write, one to ``weight.data`` or through ``weight.numpy()``, takes `refresh`. With `fuse`, the largest
