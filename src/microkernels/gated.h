@@ -5,8 +5,8 @@
  * the relative error of erf, 9.5e-8, on |x| <= 5.5; beyond, the gate is within 2e-8 of 0 or 1. In double it is libm's
  * erfc, lane by lane.
  *
- * Largest error found, in units in the last place of x: gelu 1.3, gelu_tanh and silu 2.5, hardswish 1
- * (tests/test_gated.py).
+ * Largest error found, in units in the last place of x: gelu 2.5, in double 1.5, the others 1.9 (820,000 arguments,
+ * mostly between -12 and 12, against the next wider format; tests/test_gated.py repeats it on fewer).
  */
 #define ROOT_HALF 0.70710678118654752440
 #define NORMAL_PEAK 0.39894228040143267794 /* 1 / sqrt(2 pi) */
