@@ -2,12 +2,17 @@
 
 cimport numpy as cnp
 
-from fastconv.kernels.core cimport CACHE_LINE
+from fastconv.kernels.core cimport CACHE_LINE, fastconv_kernels, kernels
 
 
 cdef inline char *data(cnp.ndarray array) noexcept nogil:
     """Where the array's memory starts; NULL for None."""
     return NULL if array is None else <char *> cnp.PyArray_DATA(array)
+
+
+cdef inline const fastconv_kernels *kernels_of(cnp.ndarray array) noexcept:
+    """The microkernels of the current ISA for the array's dtype."""
+    return kernels(cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT64)
 
 
 cdef inline cnp.ndarray contiguous(cnp.ndarray array):

@@ -9,7 +9,7 @@ from cython.parallel cimport parallel, prange
 from libc.string cimport memset
 cimport numpy as cnp
 
-from fastconv.kernels.arrays cimport data
+from fastconv.kernels.arrays cimport data, kernels_of
 from fastconv.kernels.core cimport (
     acquire,
     ceil_div,
@@ -17,7 +17,6 @@ from fastconv.kernels.core cimport (
     fegetenv,
     fenv_t,
     fesetenv,
-    kernels,
     release,
     team,
 )
@@ -29,13 +28,9 @@ cdef enum:
     PARTS = 64                 # of the rows at most, each with sums of its own
 
 
-cdef inline const fastconv_kernels *table(cnp.ndarray array) noexcept:
-    return kernels(cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT64)
-
-
 def layer_norm(cnp.ndarray x, Py_ssize_t n, cnp.ndarray weight, cnp.ndarray bias, double eps, cnp.ndarray out):
     """out = (x - mean) / sqrt(var + eps) * weight + bias for rows of n."""
-    cdef const fastconv_kernels *k = table(x)
+    cdef const fastconv_kernels *k = kernels_of(x)
     cdef Py_ssize_t size = n * k.storage_bytes, rows = cnp.PyArray_SIZE(x) // n, block = max(1, BLOCK // n), b, row
     cdef char *dst = data(out)
     cdef const char *src = data(x)
@@ -54,7 +49,7 @@ def layer_norm(cnp.ndarray x, Py_ssize_t n, cnp.ndarray weight, cnp.ndarray bias
 def layer_norm_backward(cnp.ndarray grad_y, cnp.ndarray x, Py_ssize_t n, cnp.ndarray weight, double eps,
                         cnp.ndarray grad_x, cnp.ndarray grad_weight, cnp.ndarray grad_bias):
     """grad_x; and grad_weight and grad_bias, unless None, which are zeros before."""
-    cdef const fastconv_kernels *k = table(x)
+    cdef const fastconv_kernels *k = kernels_of(x)
     cdef Py_ssize_t size = n * k.storage_bytes, rows = cnp.PyArray_SIZE(x) // n, parts = min(rows, PARTS), part, row
     cdef Py_ssize_t sums = (grad_weight is not None) + (grad_bias is not None)
     cdef char *dst = data(grad_x)

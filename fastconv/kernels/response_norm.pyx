@@ -13,7 +13,7 @@ from cython.parallel cimport parallel, prange, threadid
 from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
-from fastconv.kernels.arrays cimport data
+from fastconv.kernels.arrays cimport data, kernels_of
 from fastconv.kernels.core cimport (
     acquire,
     ceil_div,
@@ -22,7 +22,6 @@ from fastconv.kernels.core cimport (
     fegetenv,
     fenv_t,
     fesetenv,
-    kernels,
     release,
     round_up,
     team,
@@ -106,7 +105,7 @@ def response_norm(cnp.ndarray grad_y, cnp.ndarray x, Py_ssize_t images, Py_ssize
     cdef char *scratch
     cdef int threads = team(<double> total * (size + WORK))
     cdef fenv_t environment
-    p.kernels = kernels(cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT64)
+    p.kernels = kernels_of(x)
     p.channels, p.itemsize, p.size = channels, p.kernels.storage_bytes, total // (images * channels)
     p.back, p.ahead = min(size // 2, channels - 1), min((size - 1) // 2, channels - 1)
     p.grad_y, p.x, p.out = data(grad_y), data(x), data(out)

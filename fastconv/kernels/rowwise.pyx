@@ -8,7 +8,7 @@ from cython.parallel cimport parallel, prange
 from libc.math cimport INFINITY
 cimport numpy as cnp
 
-from fastconv.kernels.arrays cimport data
+from fastconv.kernels.arrays cimport data, kernels_of
 from fastconv.kernels.core cimport (
     FASTCONV_ELU,
     FASTCONV_GELU,
@@ -24,7 +24,6 @@ from fastconv.kernels.core cimport (
     fegetenv,
     fenv_t,
     fesetenv,
-    kernels,
     team,
 )
 
@@ -40,10 +39,6 @@ cdef enum:
     EXP_WORK = 8       # an exp costs about as much as moving so many elements
 
 
-cdef inline const fastconv_kernels *table(cnp.ndarray array) noexcept:
-    return kernels(cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT64)
-
-
 cdef inline double cost(int kind) noexcept:
     if kind in (FASTCONV_RELU, FASTCONV_RELU6, FASTCONV_LEAKY_RELU, FASTCONV_HARDSWISH):
         return 1
@@ -52,7 +47,7 @@ cdef inline double cost(int kind) noexcept:
 
 def activate(int kind, double alpha, cnp.ndarray x, cnp.ndarray out):
     """out = f(x)."""
-    cdef const fastconv_kernels *k = table(x)
+    cdef const fastconv_kernels *k = kernels_of(x)
     cdef Py_ssize_t n = cnp.PyArray_SIZE(x), size = k.storage_bytes, start
     cdef char *dst = data(out)
     cdef const char *src = data(x)
@@ -71,7 +66,7 @@ def activate(int kind, double alpha, cnp.ndarray x, cnp.ndarray out):
 
 def activate_backward(int kind, double alpha, cnp.ndarray grad_y, cnp.ndarray saved, cnp.ndarray out):
     """out = grad_y * f', from y for relu, relu6, sigmoid and tanh, from x for all others."""
-    cdef const fastconv_kernels *k = table(saved)
+    cdef const fastconv_kernels *k = kernels_of(saved)
     cdef Py_ssize_t n = cnp.PyArray_SIZE(saved), size = k.storage_bytes, start
     cdef char *dst = data(out)
     cdef const char *g = data(grad_y)
@@ -92,7 +87,7 @@ def activate_backward(int kind, double alpha, cnp.ndarray grad_y, cnp.ndarray sa
 
 def add(int kind, double alpha, cnp.ndarray x, cnp.ndarray residual, cnp.ndarray out):
     """out = f(x + residual), kind -1 being the identity."""
-    cdef const fastconv_kernels *k = table(x)
+    cdef const fastconv_kernels *k = kernels_of(x)
     cdef Py_ssize_t n = cnp.PyArray_SIZE(x), size = k.storage_bytes, start
     cdef char *dst = data(out)
     cdef const char *a = data(x)
@@ -116,7 +111,7 @@ cdef void add_block(const fastconv_kernels *k, int kind, double alpha, char *dst
 
 def masked(double scale, cnp.ndarray x, cnp.ndarray mask, cnp.ndarray out):
     """out = x * scale where the bool mask is True, else 0."""
-    cdef const fastconv_kernels *k = table(x)
+    cdef const fastconv_kernels *k = kernels_of(x)
     cdef Py_ssize_t n = cnp.PyArray_SIZE(x), size = k.storage_bytes, start
     cdef char *dst = data(out)
     cdef const char *src = data(x)
@@ -132,7 +127,7 @@ def masked(double scale, cnp.ndarray x, cnp.ndarray mask, cnp.ndarray out):
 
 def softmax(bint logarithm, double scale, cnp.ndarray x, cnp.ndarray out):
     """out = scale * softmax of each row of x[rows][n], or its logarithm."""
-    cdef const fastconv_kernels *k = table(x)
+    cdef const fastconv_kernels *k = kernels_of(x)
     cdef Py_ssize_t rows = cnp.PyArray_DIM(x, 0), n = cnp.PyArray_DIM(x, 1), size = n * k.storage_bytes, row
     cdef char *dst = data(out)
     cdef const char *src = data(x)
@@ -147,7 +142,7 @@ def softmax(bint logarithm, double scale, cnp.ndarray x, cnp.ndarray out):
 
 def softmax_backward(bint logarithm, cnp.ndarray grad_y, cnp.ndarray y, cnp.ndarray out):
     """out = the gradient of softmax, or of its logarithm, from its result y[rows][n]."""
-    cdef const fastconv_kernels *k = table(y)
+    cdef const fastconv_kernels *k = kernels_of(y)
     cdef Py_ssize_t rows = cnp.PyArray_DIM(y, 0), n = cnp.PyArray_DIM(y, 1), size = n * k.storage_bytes, row
     cdef char *dst = data(out)
     cdef const char *g = data(grad_y)
@@ -163,7 +158,7 @@ def softmax_backward(bint logarithm, cnp.ndarray grad_y, cnp.ndarray y, cnp.ndar
 
 def cross_entropy(cnp.ndarray logits, cnp.ndarray target, cnp.ndarray out):
     """out[row] = log sum exp(logits[row]) - logits[row][target[row]] in double; target holds checked intp."""
-    cdef const fastconv_kernels *k = table(logits)
+    cdef const fastconv_kernels *k = kernels_of(logits)
     cdef Py_ssize_t rows = cnp.PyArray_DIM(logits, 0), n = cnp.PyArray_DIM(logits, 1), size = n * k.storage_bytes, row
     cdef const char *src = data(logits)
     cdef const Py_ssize_t *classes = <const Py_ssize_t *> data(target)
@@ -179,7 +174,7 @@ def cross_entropy(cnp.ndarray logits, cnp.ndarray target, cnp.ndarray out):
 
 def cross_entropy_backward(cnp.ndarray logits, cnp.ndarray target, double scale, cnp.ndarray out):
     """out[row] = scale * (softmax(logits[row]) - [c = target[row]]); target holds checked intp."""
-    cdef const fastconv_kernels *k = table(logits)
+    cdef const fastconv_kernels *k = kernels_of(logits)
     cdef Py_ssize_t rows = cnp.PyArray_DIM(logits, 0), n = cnp.PyArray_DIM(logits, 1), size = n * k.storage_bytes, row
     cdef const char *src = data(logits)
     cdef const Py_ssize_t *classes = <const Py_ssize_t *> data(target)
@@ -211,7 +206,7 @@ cdef void subtract(const fastconv_kernels *k, char *row, Py_ssize_t i, double va
 def sgd(double lr, double momentum, double gain, double weight_decay, bint nesterov, cnp.ndarray weight,
         cnp.ndarray gradient, cnp.ndarray velocity):
     """A step of `fastconv.optim.SGD` in place: v = momentum * v + gain * g; velocity None is for no momentum."""
-    cdef const fastconv_kernels *k = table(weight)
+    cdef const fastconv_kernels *k = kernels_of(weight)
     cdef Py_ssize_t n = cnp.PyArray_SIZE(weight), size = k.storage_bytes, start
     cdef char *w = data(weight)
     cdef const char *g = data(gradient)
@@ -229,7 +224,7 @@ def sgd(double lr, double momentum, double gain, double weight_decay, bint neste
 def adam(double rate, double beta1, double beta2, double correction, double eps, double weight_decay,
          cnp.ndarray weight, cnp.ndarray gradient, cnp.ndarray mean, cnp.ndarray square):
     """A step of `fastconv.optim.Adam` in place: w -= rate * m / (sqrt(v) * correction + eps)."""
-    cdef const fastconv_kernels *k = table(weight)
+    cdef const fastconv_kernels *k = kernels_of(weight)
     cdef Py_ssize_t n = cnp.PyArray_SIZE(weight), size = k.storage_bytes, start
     cdef char *w = data(weight)
     cdef const char *g = data(gradient)
