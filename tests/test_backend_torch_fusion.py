@@ -13,14 +13,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch_models import Block, assert_close, images, network, shaken
+from torch_fused import TERMS, assert_runs_fused, fused, optimized
+from torch_models import Block, assert_close, images, network
 
 import fastconv.backends.torch as backend
 from fastconv.backends.torch import regions
 
 pytestmark = pytest.mark.isa_independent
-
-TERMS = 2**12  # more than any sum below has, times what a few layers amplify
 
 
 class Chain(nn.Module):
@@ -34,35 +33,6 @@ class Chain(nn.Module):
 
     def forward(self, x):
         return self.after(self, self.conv(x), x)
-
-
-def optimized(model):
-    """(model, its optimized copy), both in evaluation mode."""
-    torch.manual_seed(0)
-    model = shaken(model).eval()
-    return model, backend.optimize(model)
-
-
-def fused(model, name="conv"):
-    """What a convolution does besides, by a report."""
-    return next(module.fused for module in backend.report(model).modules if module.name == name)
-
-
-def assert_runs_fused(model, x, steps):
-    """The same results, by so many fused convolutions."""
-    plain, ours = optimized(model)
-    region, *_ = regions.regions(ours)
-    with torch.no_grad():
-        for sample in (x, x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x):
-            expected = plain(sample.clone())
-            for _ in range(2):
-                actual = ours(sample.clone())
-                assert_close(actual, expected, TERMS)
-                assert actual.stride() == expected.stride()
-    assert region.fastconv_region.refused is None
-    assert region.fastconv_region.agrees
-    assert len(region.fastconv_region.steps) == steps
-    return ours
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -111,61 +81,6 @@ def test_what_a_convolution_does_besides(after, does):
     assert not list(regions.regions(ours))
     with torch.no_grad():
         assert_close(ours(x), plain(x), TERMS)
-
-
-def same_padding(x, conv):
-    """As ports of TensorFlow's models pad: no trace knows the sizes."""
-    pads = []
-    for size, stride, kernel in zip(x.shape[:1:-1], conv.stride[::-1], conv.kernel_size[::-1], strict=True):
-        total = max(kernel - (int(size) % stride or stride), 0)
-        pads += [total // 2, total - total // 2]
-    return F.pad(x, pads, "constant", 0.0)
-
-
-def doubled_padding(x, conv):
-    """Wants the padded tensor itself."""
-    return same_padding(x, conv) * 2
-
-
-class PaddedConv(nn.Module):
-    """x -> `before`, a function of (module, x) -> conv -> norm -> ReLU."""
-
-    def __init__(self, before, **options):
-        super().__init__()
-        self.conv, self.norm, self.before = nn.Conv2d(4, 4, 3, **options), nn.BatchNorm2d(4), before
-        self.zeros, self.cut, self.halves = (
-            nn.ZeroPad2d((1, 0, 2, 3)),
-            nn.ZeroPad2d((1, -1, 0, 0)),
-            nn.ConstantPad2d(1, 0.5),
-        )
-
-    def forward(self, x):
-        return F.relu(self.norm(self.conv(self.before(self, x))))
-
-
-@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"padding": 1}, {"padding": "same"}], ids=str)
-@pytest.mark.parametrize(
-    ("before", "is_read"),
-    [
-        (lambda m, x: same_padding(x, m.conv), True),
-        (lambda m, x: doubled_padding(x, m.conv), False),
-        (lambda m, x: m.zeros(x), True),
-        (lambda m, x: m.cut(x), False),
-        (lambda m, x: m.halves(x), False),
-        (lambda m, x: F.pad(x, (1, 2)), True),
-        (lambda m, x: F.pad(x, (1, 2, 0, 1), mode="constant", value=0.0), True),
-        (lambda m, x: F.pad(x, (1, 1, 1, 1), mode="reflect"), False),
-    ],
-)
-def test_a_convolution_pads_as_it_reads(before, is_read, options, monkeypatch):
-    """Where zeros are padded right before it: PyTorch makes no padded tensor then."""
-    ours = assert_runs_fused(PaddedConv(before, **options), images(2, 4, 7, 6), 1)
-    assert fused(ours)[-2:] == ("norm", "relu")
-    made, pad = [], torch._C._nn.pad
-    monkeypatch.setattr(torch._C._nn, "pad", lambda *args, **kwargs: made.append(args) or pad(*args, **kwargs))
-    with torch.no_grad():
-        ours(images(2, 4, 7, 6))
-    assert bool(made) != is_read
 
 
 @pytest.mark.parametrize(
