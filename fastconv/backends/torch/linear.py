@@ -14,7 +14,8 @@ from fastconv.backends.torch import packing
 from fastconv.backends.torch.arrays import Tensor
 from fastconv.backends.torch.convolution import convolution
 
-LEAST_WORK = 2**18  # multiply-adds of a product that is worth the way
+# Multiply-adds of a product that is worth the way: so many took 0.8 of PyTorch's time on Zen 5, a quarter of them 1.2.
+LEAST_WORK = 2**18
 
 # As `convolution` takes it, of x (1, C_in, rows) that lies as (1, rows, C_in).
 _GEOMETRY = ((1,), (0, 0), (1,), False, (0,), 1, "zeros", True)
