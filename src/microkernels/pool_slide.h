@@ -1,6 +1,7 @@
 /* Pools of channels_last whose windows are 2 or 3 neighbouring columns wide, 1 or 2 apart, and few rows high: a window
  * slides along its rows over some vectors of channels, whose columns, rows joined, stay in registers while a later
- * output sees them. Windows that reach beyond the row's ends are left to pool_pixels.h.
+ * output sees them. A maximum that lacks one column or row at an end takes the one beside it twice; other windows that
+ * reach beyond the row's ends are left to pool_pixels.h.
  */
 
 #define POOL_SLIDE_PIXELS 4 /* that are asked for ahead at least */
@@ -13,9 +14,10 @@ INLINE int NAME(pool_slides)(const fastconv_pool *p, const fastconv_pool_rows *p
   return part->channels >= VLEN && pool_most(&p->axis[0]) * pool_most(&p->axis[1]) <= POOL_GROUP;
 }
 
-typedef struct {              /* whole windows of a row, and the vectors of channels that are joined side by side */
-  const real *at[POOL_GROUP]; /* the rows, from the first window's first column on */
+typedef struct {              /* windows of a row, and the vectors of channels that are joined side by side */
+  const real *at[POOL_GROUP]; /* the rows, from the first column that a window sees on */
   ptrdiff_t outputs, channels;
+  int lacks[2];        /* of a maximum: whether the first window lacks its first column, the last one its last */
   const real *scale;   /* of a mean: divisors of the columns' outputs, each times its line's divisor */
   const real *line[2]; /* divisors of the lines: of all of them, and one each */
   real *y;
@@ -35,31 +37,42 @@ INLINE void NAME(pool_slide_column)(const int kind, const int rows, const int li
   UNROLL for (int l = 0; l < lines; l++) column[l] = NAME(pool_join_rows)(kind, rows, v + l);
 }
 
+/* The next outputs of nv vectors of channels, whose first fresh column is element j of the rows; columns are moved on.
+ * The last window's last column may be lacking. */
+INLINE void NAME(pool_slide_outputs)(const int kind, const int rows, const int lines, const int stride, const int taps,
+                                     const int nv, const int lacking, const NAME(pool_track) * t, ptrdiff_t o,
+                                     ptrdiff_t j, ptrdiff_t ahead, vec (*column)[3][POOL_SLIDE_LINES]) {
+  const int kept = taps - stride, fresh = lines > 1 ? lines * stride : NAME(pool_fresh)(rows, stride);
+  UNROLL for (int i = 0; i < nv; i++) {
+    vec(*at)[POOL_SLIDE_LINES] = column[i];
+    UNROLL for (int k = kept; k < taps - lacking; k++)
+        NAME(pool_slide_column)(kind, rows, lines, fresh, t, j + (k - kept) * t->channels + i * VLEN, ahead, at[k]);
+    UNROLL for (int l = 0; l < lines; l++) {
+      vec v = taps - lacking == 3   ? NAME(pool_join_three)(kind, at[0][l], at[1][l], at[2][l])
+              : taps - lacking == 2 ? NAME(pool_join)(kind, at[0][l], at[1][l])
+                                    : at[0][l];
+      if (kind == FASTCONV_POOL_MEAN) v /= NAME(splat)(t->scale[o] * (*t->line[0] * t->line[1][l]));
+      real *to = t->y + o * t->channels + l * t->below + i * VLEN;
+      PREFETCH_WRITE(to + ahead);
+      NAME(store)(to, v);
+      UNROLL for (int k = 0; k < kept; k++) at[k][l] = at[k + stride][l];
+    }
+  }
+}
+
 INLINE void NAME(pool_slide_row)(const int kind, const int rows, const int lines, const int stride, const int taps,
                                  const int nv, const NAME(pool_track) * t) {
   const ptrdiff_t channels = t->channels, least = POOL_SLIDE_PIXELS * channels;
   const ptrdiff_t ahead = least > POOL_PIXELS_AHEAD ? least : POOL_PIXELS_AHEAD;
-  const int kept = taps - stride, fresh = lines > 1 ? lines * stride : NAME(pool_fresh)(rows, stride);
+  const ptrdiff_t kept = taps - stride, lacks = t->lacks[0], whole = t->outputs - t->lacks[1];
   vec column[POOL_PIXEL][3][POOL_SLIDE_LINES];
-  UNROLL for (int k = 0; k < kept; k++) UNROLL for (int i = 0; i < nv; i++)
-      NAME(pool_slide_column)(kind, rows, lines, fresh, t, k * channels + i * VLEN, ahead, column[i][k]);
-  ptrdiff_t j = kept * channels;
-  real *y = t->y;
-  for (ptrdiff_t o = 0; o < t->outputs; o++, j += stride * channels, y += channels)
-    UNROLL for (int i = 0; i < nv; i++) {
-      vec(*at)[POOL_SLIDE_LINES] = column[i];
-      UNROLL for (int k = kept; k < taps; k++)
-          NAME(pool_slide_column)(kind, rows, lines, fresh, t, j + (k - kept) * channels + i * VLEN, ahead, at[k]);
-      UNROLL for (int l = 0; l < lines; l++) {
-        vec v = taps == 2 ? NAME(pool_join)(kind, at[0][l], at[1][l])
-                          : NAME(pool_join_three)(kind, at[0][l], at[1][l], at[2][l]);
-        if (kind == FASTCONV_POOL_MEAN) v /= NAME(splat)(t->scale[o] * (*t->line[0] * t->line[1][l]));
-        real *to = y + l * t->below + i * VLEN;
-        PREFETCH_WRITE(to + ahead);
-        NAME(store)(to, v);
-        UNROLL for (int k = 0; k < kept; k++) at[k][l] = at[k + stride][l];
-      }
-    }
+  UNROLL for (int k = 0; k < kept; k++) UNROLL for (int i = 0; i < nv; i++) NAME(pool_slide_column)(
+      kind, rows, lines, rows + lines - 1, t, (k > lacks ? k - lacks : 0) * channels + i * VLEN, ahead, column[i][k]);
+  ptrdiff_t j = (kept - lacks) * channels;
+  for (ptrdiff_t o = 0; o < whole; o++, j += stride * channels)
+    NAME(pool_slide_outputs)(kind, rows, lines, stride, taps, nv, 0, t, o, j, ahead, column);
+  if (kind == FASTCONV_POOL_MAX && t->lacks[1])
+    NAME(pool_slide_outputs)(kind, rows, lines, stride, taps, nv, 1, t, whole, j, ahead, column);
 }
 
 /* Whole vectors of channels from the first on; returns how many elements they are. */
@@ -136,29 +149,51 @@ INLINE ptrdiff_t NAME(pool_slide_block)(const fastconv_pool *p, const fastconv_p
   return pays && w->in * part->channels > POOL_BUFFER ? POOL_PIXEL * VLEN : part->channels;
 }
 
+/* Whether maxima over neighbouring rows slide in pairs of lines, of which the first and the last of a plane take a row
+ * twice. */
+INLINE int NAME(pool_slides_twice)(const fastconv_pool *p) {
+  return p->kind == FASTCONV_POOL_MAX && NAME(pool_sees_neighbours)(&p->axis[1]);
+}
+
 /* How many lines of outputs slide at once: windows of three rows, a row apart, read four rows for two lines. */
 INLINE ptrdiff_t NAME(pool_slide_lines)(const fastconv_pool *p, pool_place at, const NAME(pool_window) * window,
                                         ptrdiff_t most) {
   const fastconv_windows *h = &p->axis[1], *w = &p->axis[2];
-  if (w->stride != 1 || w->taps != 3 || h->stride != 1 || h->step != 1) return 1;
-  if (window->planes != 1 || window->rows != 3 || most < POOL_SLIDE_LINES) return 1;
-  return NAME(pool_alike)(p, at, POOL_SLIDE_LINES);
+  if (w->stride != 1 || w->taps != 3 || h->stride != 1 || h->step != 1 || most < POOL_SLIDE_LINES) return 1;
+  if (window->planes != 1) return 1;
+  if (NAME(pool_slides_twice)(p)) return at.h + POOL_SLIDE_LINES <= h->out ? POOL_SLIDE_LINES : 1;
+  return window->rows == 3 ? NAME(pool_alike)(p, at, POOL_SLIDE_LINES) : 1;
 }
 
-/* Windows first .. stop - 1 of one line or more, which are whole, over whole vectors of n channels from c on, the first
- * output of the line being y's; returns how many channels that were. */
-static ptrdiff_t NAME(pool_sliding)(const fastconv_pool *p, const NAME(pool_window) * window, ptrdiff_t lines,
-                                    ptrdiff_t first, ptrdiff_t stop, real *y, ptrdiff_t c, ptrdiff_t n) {
-  const fastconv_windows *w = &p->axis[2];
+/* The rows of `lines` windows from a place on, of which the first is given. */
+INLINE void NAME(pool_slide_look)(const fastconv_pool *p, pool_place at, const NAME(pool_window) * window,
+                                  ptrdiff_t lines, ptrdiff_t offset, NAME(pool_track) * track) {
   const pool_pitch pitch = pool_pitch_of(p);
-  const ptrdiff_t rows = window->planes * window->rows, channels = p->channels;
+  const ptrdiff_t rows = window->planes * window->rows, top = at.h > 0, last = p->axis[1].in - 1 - at.h + top;
+  if (lines > 1 && NAME(pool_slides_twice)(p))
+    for (ptrdiff_t r = 0; r < 2 + lines; r++) {
+      const ptrdiff_t row = r - 1 + top;
+      track->at[r] = window->at + (row < 0 ? 0 : row > last ? last : row) * pitch.h * p->channels + offset;
+    }
+  else
+    for (ptrdiff_t r = 0; r < rows + lines - 1; r++)
+      track->at[r] = window->at + NAME(pool_row)(window, pitch, r) * p->channels + offset;
+}
+
+/* Windows first .. stop - 1 of one line or more, over whole vectors of n channels from c on, the first output of the
+ * line being y's; returns how many channels that were. */
+static ptrdiff_t NAME(pool_sliding)(const fastconv_pool *p, pool_place at, const NAME(pool_window) * window,
+                                    ptrdiff_t lines, ptrdiff_t first, ptrdiff_t stop, real *y, ptrdiff_t c,
+                                    ptrdiff_t n) {
+  const fastconv_windows *w = &p->axis[2];
+  const ptrdiff_t channels = p->channels;
   NAME(pool_track) track = {.outputs = stop - first, .channels = channels, .y = y + first * channels};
+  track.lacks[0] = w->count[first] < w->taps, track.lacks[1] = w->count[stop - 1] < w->taps;
   track.below = w->out * channels;
   track.scale = (const real *)w->scale + first;
   track.line[0] = window->scale[0], track.line[1] = window->scale[1];
-  for (ptrdiff_t r = 0; r < rows + lines - 1; r++)
-    track.at[r] = window->at + (NAME(pool_row)(window, pitch, r) + w->first[first]) * channels + c;
-  return NAME(pool_slide)(p, rows, lines, &track, n);
+  NAME(pool_slide_look)(p, at, window, lines, w->first[first] * channels + c, &track);
+  return NAME(pool_slide)(p, window->planes * window->rows, lines, &track, n);
 }
 
 /* Outputs o .. stop - 1 of a line for n channels from c on, whose first is y's. */
@@ -168,6 +203,19 @@ INLINE void NAME(pool_slide_rest)(const fastconv_pool *p, const NAME(pool_window
   if (o < stop && n > 0) NAME(pool_pixels)(p, window, &rest, c, n);
 }
 
+/* The windows of a row that slide: those that are whole, and those of a maximum that lack one column which another
+ * window of theirs keeps for them. */
+INLINE void NAME(pool_slide_windows)(const fastconv_pool *p, ptrdiff_t *first, ptrdiff_t *stop) {
+  const fastconv_windows *w = &p->axis[2];
+  const int twice = p->kind == FASTCONV_POOL_MAX && w->taps > w->stride;
+  ptrdiff_t low = 0, high = w->out;
+  while (low < high && w->count[low] < w->taps) low++;
+  while (high > low && w->count[high - 1] < w->taps) high--;
+  const int whole = twice && high > low;
+  *first = whole && low == 1 && w->count[0] == w->taps - 1 ? 0 : low;
+  *stop = whole && high == w->out - 1 && w->count[high] == w->taps - 1 ? w->out : high;
+}
+
 /* Rows begin .. end - 1 for n channels from c on. */
 static void NAME(pool_slide_band)(const fastconv_pool *p, const fastconv_pool_rows *part, ptrdiff_t begin,
                                   ptrdiff_t end, ptrdiff_t c, ptrdiff_t n) {
@@ -175,15 +223,14 @@ static void NAME(pool_slide_band)(const fastconv_pool *p, const fastconv_pool_ro
   const ptrdiff_t line = w->out * p->channels;
   real *y = (real *)part->y + (begin - part->begin) * line + c;
   pool_place at = pool_place_of(p, begin);
-  ptrdiff_t first = 0, stop = w->out, slid = begin, done = 0;
-  while (first < stop && w->count[first] < w->taps) first++;
-  while (stop > first && w->count[stop - 1] < w->taps) stop--;
+  ptrdiff_t first, stop, slid = begin, done = 0;
+  NAME(pool_slide_windows)(p, &first, &stop);
   for (ptrdiff_t row = begin; row < end; row++, y += line) {
     const NAME(pool_window) window = NAME(pool_look)(p, (const real *)part->x, at);
     const ptrdiff_t whole = window.planes > 0 && window.rows > 0 ? stop : first;
     if (row == slid) {
       const ptrdiff_t lines = NAME(pool_slide_lines)(p, at, &window, end - row);
-      if (whole > first) done = NAME(pool_sliding)(p, &window, lines, first, whole, y, c, n);
+      if (whole > first) done = NAME(pool_sliding)(p, at, &window, lines, first, whole, y, c, n);
       slid += lines;
     }
     NAME(pool_slide_rest)(p, &window, 0, first, y, c, n);
@@ -195,7 +242,7 @@ static void NAME(pool_slide_band)(const fastconv_pool *p, const fastconv_pool_ro
 
 static void NAME(pool_slides_down)(const fastconv_pool *p, const fastconv_pool_rows *part) {
   const ptrdiff_t block = NAME(pool_slide_block)(p, part), stop = part->channel + part->channels;
-  const ptrdiff_t fit = POOL_BAND / (p->axis[2].in * part->channels), band = fit > 2 ? fit : 2;
+  const ptrdiff_t fit = POOL_BAND / (p->axis[2].in * part->channels), band = fit > 2 ? fit / 2 * 2 : 2;
   for (ptrdiff_t row = part->begin; row < part->end; row += band) {
     const ptrdiff_t end = row + band < part->end ? row + band : part->end;
     for (ptrdiff_t c = part->channel; c < stop; c += block)
