@@ -91,6 +91,8 @@ class Calls:
         self.add("local_response_norm", x=x, size=3)
         self.add("layer_norm", x=x, normalized_shape=x.shape[2:], weight=self.draw(*x.shape[2:]), bias=None)
         self.add("concatenate", arrays=[x, self.activation(c, size, 1)], axis=1)
+        self.add("to_channels_last", x=x)
+        self.add("to_channels_first", x=x)
         self.add("split", x=x, sizes=(1, x.shape[1] - 1), axis=1)
         self.add("dropout", x=x, p=0.3, rng=np.random.default_rng(0))
         for name in ("relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh", "gelu", "silu", "hardswish"):

@@ -11,6 +11,7 @@ from fastconv.functional.fold import *
 from fastconv.functional.gated import *
 from fastconv.functional.global_pool import *
 from fastconv.functional.layer_norm import *
+from fastconv.functional.layout import *
 from fastconv.functional.linear import *
 from fastconv.functional.loss import *
 from fastconv.functional.lp_pool import *

@@ -79,6 +79,7 @@ from fastconv.reference.fold import (
     unfold,
     unfold_backward,
 )
+from fastconv.reference.layout import to_channels_first, to_channels_last
 from fastconv.reference.linear import (
     linear,
     linear_backward,
@@ -236,6 +237,8 @@ __all__ = [
     "split",
     "tanh",
     "tanh_backward",
+    "to_channels_first",
+    "to_channels_last",
     "unfold",
     "unfold_backward",
 ]
