@@ -135,7 +135,7 @@ class _Fusion:
         constants = self.graph.constants
         if node.op == "Affine":
             scale, shift = (constants[name].astype(np.float64) for name in node.inputs[1:3])
-            rank = self.graph.ranks.get(before.outputs[0])
+            rank = self.graph.rank(before.outputs[0])
             whole = len(node.inputs) == 3 and ACTIVATION not in node.attributes and (before.op != "Linear" or rank == 2)
             return (scale, shift) if whole and scale.shape == (channels,) else None
         if node.op not in ("Add", "Sub", "Mul", "Div") or node.get("broadcast", 0):
@@ -152,7 +152,7 @@ class _Fusion:
 
     def _by_channel(self, array: Any, before: Node, channels: int) -> Array | None:
         """A constant as a number or one number a channel, if broadcasting with `before`'s output makes that of it."""
-        rank = 1 if before.op == "Linear" else self.graph.ranks.get(before.outputs[0])
+        rank = 1 if before.op == "Linear" else self.graph.rank(before.outputs[0])
         if rank is None or not is_float(array) or array.ndim > rank:
             return None
         shape = (1,) * (rank - array.ndim) + array.shape

@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from fastconv.backends.errors import ModelError
+from fastconv.backends.onnx.inference import Sizes
 
 Array = NDArray[Any]
 
@@ -72,7 +73,8 @@ class Graph:
     nodes: list[Node]
     constants: dict[str, Any]
     opsets: dict[str, int]
-    ranks: dict[str, int] = field(default_factory=dict)  # as far as the model declares them
+    sizes: dict[str, Sizes] = field(default_factory=dict)  # of values, as far as they are known before a run
+    names: set[str] = field(default_factory=set)  # in use, once a new one was asked for
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -83,12 +85,31 @@ class Graph:
         """How often each value is read, by nodes and as an output of the model."""
         return Counter([name for node in self.nodes for name in node.reads] + list(self.output_names))
 
-    def add_constant(self, like: str, array: Array) -> str:
-        """Name of a new constant, made from that of another one."""
+    def rank(self, name: str) -> int | None:
+        """The number of axes of a value, None where it is not known."""
+        sizes = self.sizes.get(name)
+        return None if sizes is None else len(sizes)
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape of a value that has the same in every run, None of others."""
+        sizes = self.sizes.get(name)
+        return None if sizes is None or None in sizes else tuple(n for n in sizes if n is not None)
+
+    def new_name(self, like: str) -> str:
+        """A name that no value has, made from that of another one."""
+        if not self.names:
+            made = (name for node in self.nodes for name in node.outputs)
+            self.names = {*self.constants, *(value.name for value in self.inputs), *made}
         name, number = like, 0
-        while name in self.constants:
+        while name in self.names:
             number += 1
             name = f"{like}'{number}"
+        self.names.add(name)
+        return name
+
+    def add_constant(self, like: str, array: Array) -> str:
+        """Name of a new constant, made from that of another one."""
+        name = self.new_name(like)
         self.constants[name] = array
         return name
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastconv import functional as F
+from fastconv.geometry.arrays import DTYPES
 from fastconv.kernels.memory import empty
 
 Array = NDArray[Any]
@@ -47,6 +49,15 @@ def new(shape: Shape, dtype: np.dtype[Any], *like: Array) -> Array:
 
 def lying_last(x: Array) -> Array:
     """A copy of x whose channels lie last."""
+    if x.dtype in DTYPES and x.ndim > 2:
+        return as_first(F.to_channels_last(x), True)
     y = empty((x.shape[0], *x.shape[2:], x.shape[1]), x.dtype)
     np.copyto(y, np.moveaxis(x, 1, -1))
     return as_first(y, True)
+
+
+def lying_first(x: Array) -> Array:
+    """A C-contiguous array: x itself if it is one, else a copy."""
+    if x.dtype in DTYPES and lies_last(x):
+        return F.to_channels_first(as_lies(x, True))
+    return np.ascontiguousarray(x).reshape(x.shape)

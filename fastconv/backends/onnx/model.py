@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 
 from fastconv.backends.errors import ModelError
 from fastconv.backends.onnx.graph import Graph, copied, nodes_of
+from fastconv.backends.onnx.inference import known_sizes
 
 Source = Any  # str | os.PathLike[str] | bytes | onnx.ModelProto
 
@@ -37,7 +38,7 @@ def read(source: Source) -> Graph:
     newest = onnx.defs.onnx_opset_version()
     if opsets.get("", 1) > newest:
         raise ModelError(f"{name}: its opset is {opsets['']}, the onnx package installed knows those up to {newest}")
-    graph = _graph(name, model.graph, opsets)
+    graph = _graph(name, model, opsets)
     _check_names(graph)
     return graph
 
@@ -66,14 +67,14 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _graph(name: str, graph: Any, opsets: dict[str, int]) -> Graph:
+def _graph(name: str, model: Any, opsets: dict[str, int]) -> Graph:
+    graph = model.graph
     constants = {tensor.name: _tensor(name, tensor.name, tensor) for tensor in graph.initializer}
     for tensor in graph.sparse_initializer:
         constants[tensor.values.name] = _dense(name, tensor)
     inputs = tuple(copied(value) for value in graph.input if value.name not in constants)
-    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in (*graph.input, *graph.value_info)
-             if value.type.tensor_type.HasField("shape")}  # fmt: skip
-    return Graph(inputs, tuple(map(copied, graph.output)), list(nodes_of(graph.node, opsets)), constants, opsets, ranks)
+    outputs, nodes = tuple(map(copied, graph.output)), list(nodes_of(graph.node, opsets))
+    return Graph(inputs, outputs, nodes, constants, opsets, known_sizes(model))
 
 
 def _tensor(name: str, shown: str, tensor: Any) -> Any:

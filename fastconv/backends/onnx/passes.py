@@ -1,9 +1,10 @@
 """What is done to a graph once, so that running it is less: each pass takes a graph and changes it.
 
 fold_constants  nodes whose inputs are all known are run
-skip_no_ops     Identity, and Dropout outside of training
+skip_no_ops     Identity, Resize to the same size, and Dropout outside of training
 specialize      BatchNormalization, Gemm and MatMul with constant parameters become Affine and Linear
 fuse            what follows a convolution or product goes into its weight, bias, residual or activation
+move_products   products over many pixels go before what makes them many, and into one another
 """
 
 from __future__ import annotations
@@ -17,15 +18,12 @@ from fastconv.backends.onnx.fusion import fuse
 from fastconv.backends.onnx.graph import Array, Graph, Node, is_float
 from fastconv.backends.onnx.kernels import widened
 from fastconv.backends.onnx.normalizations import is_training
+from fastconv.backends.onnx.products import move_products
 from fastconv.backends.onnx.program import Step
+from fastconv.backends.onnx.resize import is_interpolation
 
 RANDOM = ("Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
           "RandomUniformLike")  # fmt: skip
-# One input of these has the rank of the output: the first, or the largest of all.
-SAME_RANK = ("BatchNormalization", "Relu", "LeakyRelu", "Elu", "Sigmoid", "Tanh", "Clip", "MaxPool", "AveragePool",
-             "LpPool", "GlobalAveragePool", "GlobalMaxPool", "LRN", "Dropout", "Identity", "Transpose", "Concat",
-             "Softmax", "HardSigmoid", "HardSwish", "Gelu", "Erf", "Conv", "ConvTranspose", "Pad", "Slice")  # fmt: skip
-BROADCAST = ("Add", "Sub", "Mul", "Div", "Sum", "Max", "Min", "PRelu")
 
 
 def optimize(graph: Graph) -> None:
@@ -39,17 +37,23 @@ def optimize(graph: Graph) -> None:
     graph.drop_unused()
     fold_constants(graph)
     skip_no_ops(graph)
-    find_ranks(graph)
     specialize(graph)
     merge_scales(graph)
     fuse(graph)
+    move_products(graph)
     graph.drop_unused()
 
 
 def fold_constants(graph: Graph) -> None:
-    """Run every node whose inputs are constants, but those with subgraphs; their outputs become constants."""
+    """Run every node whose inputs are constants, but those with subgraphs; their outputs become constants.
+
+    So does the shape of a value that has always the same.
+    """
     kept = []
     for node in graph.nodes:
+        if node.op == "Shape" and not node.domain and (shape := graph.shape(node.inputs[0])) is not None:
+            graph.constants[node.outputs[0]] = np.array(shape[node.get("start", 0) : node.get("end", None)], np.int64)
+            continue
         if node.op in RANDOM or has_graph(node) or any(name not in graph.constants for name in node.reads):
             kept.append(node)
             continue
@@ -69,7 +73,7 @@ def skip_no_ops(graph: Graph) -> None:
         node = node.but(inputs=tuple(instead.get(name, name) for name in node.inputs))
         y = node.outputs[0]
         if (
-            _hands_on(node)
+            _hands_on(node, graph)
             and not any(uses[name] for name in node.outputs[1:])
             and not (y in graph.output_names or y in captured)
         ):
@@ -79,26 +83,14 @@ def skip_no_ops(graph: Graph) -> None:
     graph.nodes = kept
 
 
-def _hands_on(node: Node) -> bool:
-    return not node.domain and (node.op == "Identity" or (node.op == "Dropout" and not node.input(2)))
-
-
-def find_ranks(graph: Graph) -> None:
-    """Follow the number of axes of values from where it is known."""
-    ranks = graph.ranks
-    ranks.update((name, np.ndim(array)) for name, array in graph.constants.items() if isinstance(array, np.ndarray))
-    for node in graph.nodes:
-        known = [ranks.get(name) for name in node.inputs if name]
-        if node.domain or not known:
-            continue
-        if node.op in ("Conv", "ConvTranspose"):
-            ranks[node.outputs[0]] = known[1] or known[0] or 0
-        elif node.op == "Gemm":
-            ranks[node.outputs[0]] = 2
-        elif node.op in SAME_RANK and known[0] is not None:
-            ranks[node.outputs[0]] = known[0]
-        elif node.op in BROADCAST and None not in known:
-            ranks[node.outputs[0]] = max(rank for rank in known if rank is not None)
+def _hands_on(node: Node, graph: Graph) -> bool:
+    if node.domain:
+        return False
+    if node.op == "Resize":
+        shape = graph.shape(node.inputs[0])
+        by_sizes = bool(node.input(3)) and node.input(3) in graph.constants
+        return by_sizes and is_interpolation(node) and shape is not None and shape == graph.shape(node.outputs[0])
+    return node.op == "Identity" or (node.op == "Dropout" and not node.input(2))
 
 
 def specialize(graph: Graph) -> None:

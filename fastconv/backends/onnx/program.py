@@ -17,6 +17,7 @@ from fastconv.backends.errors import ModelError
 from fastconv.backends.onnx.fallback import kernel_of
 from fastconv.backends.onnx.graph import Graph, Node
 from fastconv.backends.onnx.kernels import Kernel
+from fastconv.backends.onnx.layout import lying_first
 
 Values = dict[str, Any]
 Observer = Callable[["Step", list[Any], tuple[Any, ...], float], None]
@@ -94,7 +95,7 @@ class Program:
         """An output as the caller may have it: C-contiguous, and no view of inputs or constants."""
         if not isinstance(value, np.ndarray):
             return value
-        return np.ascontiguousarray(value).reshape(value.shape) if name in self._own else value.copy(order="C")
+        return lying_first(value) if name in self._own else value.copy(order="C")
 
 
 def _fresh(graph: Graph, kernels: list[Kernel]) -> frozenset[str]:

@@ -1,7 +1,7 @@
 """Resize and Upsample, axis by axis: an output is a weighted sum of one (nearest), two (linear) or four (cubic) inputs.
 
 What stretches over several axes as a whole (antialias, cropping, an aspect ratio that is kept) is left to the reference
-evaluator.
+evaluator. Passes add a fifth input to Resize, which is added to what it makes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from fastconv import functional as F
 from fastconv.backends.onnx.graph import Node, is_float
 from fastconv.backends.onnx.kernels import Array, Constants, Kernel, operator, widened
-from fastconv.backends.onnx.layout import as_first, as_lies, lies_last
+from fastconv.backends.onnx.layout import as_first, as_lies, format_of, lies_last
 from fastconv.geometry.arrays import DTYPES
 
 MODES = {"nearest": 1, "linear": 2, "cubic": 4}
@@ -94,14 +94,20 @@ def _resize(node: Node, constants: Constants) -> Kernel | None:
         if len(scales if sizes is None else sizes) != len(places):
             raise ValueError(f"scales or sizes must be {len(places)} numbers, one an axis")
         last = lies_last(x)
-        lying = as_lies(widened(x) if is_float(x) else x, last)
-        y = lying
+        y = as_lies(widened(x) if is_float(x) else x, last)
+        added = None if len(others) < 4 else others[3]
+        steps: list[tuple[int, tuple[Array, Array]]] = []
         for number, axis in enumerate(places):
             size = x.shape[axis]
             scale = float(scales[number]) if sizes is None else sizes[number] / size
             out = int(np.floor(size * scale)) if sizes is None else int(sizes[number])
             if out != size or scale != 1:
-                y = _along(y, _lying_axis(axis, x.ndim) if last else axis, *manner.taps(size, out, scale))
+                steps.append((_lying_axis(axis, x.ndim) if last else axis, manner.taps(size, out, scale)))
+        spreads = _spreads(y)
+        for number, (axis, taps) in enumerate(steps, 1):
+            residual = as_lies(added, last) if added is not None and number == len(steps) else None
+            y = _along(y, axis, *taps, residual, spreads)
+            spreads = spreads or (manner.mode == "cubic" and _spreads(y))  # others make nothing larger
         return as_first(y.astype(x.dtype, copy=False), last)
 
     return Kernel(run, how, fresh=False)  # nothing is copied where no size changes
@@ -138,28 +144,41 @@ def _request(node: Node, others: tuple[Any, ...], given: Any) -> tuple[Any, Any]
     return scales, None
 
 
-def _along(x: Array, axis: int, places: Array, weights: Array) -> Array:
-    """The weighted sums along one axis."""
+def _spreads(x: Array) -> bool:
+    """Whether products with a matrix of zeros might make more values infinite or NaN than there should be."""
+    return x.dtype not in DTYPES or not np.isfinite(np.sum(x))
+
+
+def _along(x: Array, axis: int, places: Array, weights: Array, added: Array | None, spreads: bool) -> Array:
+    """The weighted sums along one axis, and what is added to them."""
+    if len(places) > 1 and x.shape[axis] <= DENSE and x.size and not spreads:
+        return _product(x, axis, places, weights, added)
     if len(places) == 1:
-        return np.take(x, places[0], axis)
+        y = np.take(x, places[0], axis)
+        return y if added is None else y + added
     dtype = x.dtype if is_float(x) else np.dtype(np.float64)
-    if x.shape[axis] <= DENSE and x.dtype in DTYPES and x.size and np.isfinite(x).all():
-        return _product(x, axis, places, weights)
     along = (-1, *(1,) * (x.ndim - 1 - axis))
     factors = (weight.astype(dtype).reshape(along) for weight in weights)
     terms = (np.take(x, place, axis) * factor for place, factor in zip(places, factors, strict=True))
-    return reduce(np.add, terms)
+    return reduce(np.add, terms if added is None else (*terms, added))
 
 
-def _product(x: Array, axis: int, places: Array, weights: Array) -> Array:
-    """The same by a matrix, most of which is 0: what is not finite would be spread along the axis.
+def _product(x: Array, axis: int, places: Array, weights: Array, added: Array | None) -> Array:
+    """The same by a matrix, most of which is 0.
 
     The axis's elements are the channels of a convolution of one tap, and what lies behind it its pixels.
     """
-    size, out = x.shape[axis], places.shape[1]
-    matrix = np.zeros((out, size), x.dtype)
-    np.add.at(matrix, (np.arange(out), places), weights.astype(x.dtype))
+    size, out, last = x.shape[axis], places.shape[1], axis == x.ndim - 1
+    matrix = np.zeros((out, size, 1), x.dtype)
+    np.add.at(matrix[..., 0], (np.arange(out), places), weights.astype(x.dtype))
     shape = (*x.shape[:axis], out, *x.shape[axis + 1 :])
-    if axis == x.ndim - 1:
-        return F.conv1d(x.reshape(1, -1, size), matrix[..., None], data_format="channels_last").reshape(shape)
-    return F.conv1d(x.reshape(math.prod(x.shape[:axis]), size, -1), matrix[..., None]).reshape(shape)
+    rows = (1, -1, size) if last else (math.prod(x.shape[:axis]), size, -1)
+    to = (1, -1, out) if last else (rows[0], out, -1)
+    residual = None if added is None else np.ascontiguousarray(added).reshape(to)
+    y = F.conv1d(x.reshape(rows), matrix, residual=residual, data_format=format_of(last))
+    return y.reshape(shape)
+
+
+def is_interpolation(node: Node) -> bool:
+    """Whether outputs are weighted sums, axis by axis, whose weights add up to 1."""
+    return _manner(node) is not None
