@@ -7,7 +7,6 @@ import inspect
 import operator
 import pickle
 import random
-import re
 
 import pytest
 import torch
@@ -375,55 +374,6 @@ def test_what_cannot_be_traced_stays_a_call(size):
     assert list(regions.regions(ours)) == [ours, ours.branch.part]
     assert ours.branch.part.fastconv_region.agrees == (size > 5)
     assert fused(ours) == ("norm", "add", "relu")
-
-
-class Optional(Chain):
-    """Its arguments, but for the first, as models of transformers have them: handed on with their defaults."""
-
-    def forward(self, x, scale=None, *, twice=False):
-        y = F.relu(self.conv(x))
-        y = y if scale is None else y * scale
-        return 2 * y if twice else y
-
-
-@pytest.mark.parametrize(
-    ("arguments", "options"),
-    [((None,), {}), ((), {"scale": None}), ((None,), {"twice": False}), ((), {"twice": False})],
-)
-def test_defaults_may_be_spelled_out(arguments, options):
-    plain, ours = optimized(Optional(None))
-    x = images(2, 4, 6, 5)
-    with torch.no_grad():
-        for _ in range(2):
-            assert_close(ours(x, *arguments, **options), plain(x, *arguments, **options), TERMS)
-        assert ours.fastconv_region.agrees
-        assert_close(ours(*arguments, x=x, **options) if not arguments else ours(x), plain(x), TERMS)
-    assert fused(ours) == ("relu",)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "options"),
-    [((), {"twice": True}), ((3,), {}), ((0,), {"twice": False}), ((), {"twice": 0}), ((), {"scale": torch.ones(5)})],
-)
-def test_other_values_are_not_what_was_traced(arguments, options):
-    plain, ours = optimized(Optional(None))
-    x = images(2, 4, 6, 5)
-    with torch.no_grad():
-        assert_close(ours(x, *arguments, **options), plain(x, *arguments, **options), TERMS)
-    assert not ours.fastconv_region.agrees
-
-
-@pytest.mark.parametrize(
-    ("arguments", "options"), [((None, False), {}), ((None,), {"scale": None}), ((), {"x": None}), ((), {"thrice": 1})]
-)
-def test_wrong_calls_are_told_as_by_the_module(arguments, options):
-    plain, ours = optimized(Optional(None))
-    x = images(2, 4, 6, 5)
-    with torch.no_grad():
-        with pytest.raises(TypeError) as expected:
-            plain(x, *arguments, **options)
-        with pytest.raises(TypeError, match=re.escape(str(expected.value))):
-            ours(x, *arguments, **options)
 
 
 @dataclasses.dataclass

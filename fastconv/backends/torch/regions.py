@@ -9,25 +9,22 @@ that Python code may depend on, and is not used again if they differ.
 from __future__ import annotations
 
 import inspect
-import operator
-import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from functools import wraps
-from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 from torch.nn.modules import module as hooks
 from torch.utils import _pytree as pytree
 
 from fastconv.backends.torch.arrays import Tensor
 from fastconv.backends.torch.calls import is_plain
-from fastconv.backends.torch.fusion import IN_PLACE_OPERATORS, FusedConvolution, fuse, has_hooks
+from fastconv.backends.torch.fusion import FusedConvolution, fuse, has_hooks
 from fastconv.backends.torch.modules import Swapped, SwappedConv, own_class, swap, unswap
+from fastconv.backends.torch.tracing import compiled, listed_in, required, traced
 
-ATTEMPTS = 32  # at tracing a forward, each with one call more left alone
 AGREE = 2**13  # eps of the largest value: some for each layer of a deep network; other code is off by far more
 
 
@@ -43,10 +40,13 @@ class Region(Swapped):
             if torch.compiler.is_compiling():
                 return own.forward(self, *args, **kwargs)
             region = self.fastconv_region
-            tensors = None if region is None else region.accepted(self, args, kwargs)
-            if tensors is None:
-                return own.forward(self, *args, **kwargs)
-            return region(tensors) if region.agrees else region.first(tensors, own.forward, self, *args, **kwargs)
+            taken = None if region is None else region.accepted(self, args, kwargs)
+            if region is None or taken is None:
+                result = own.forward(self, *args, **kwargs)
+                if region is not None and not self.training and region.is_called_otherwise(args, kwargs):
+                    _find_within(self)
+                return result
+            return region(taken) if region.agrees else region.first(taken, own.forward, self, *args, **kwargs)
 
         return super().fastconv_members(own) | {"forward": forward}
 
@@ -62,8 +62,16 @@ def find(module: nn.Module) -> None:
     if not any(isinstance(part, SwappedConv) for part in module.modules()):
         return
     region = fused(module)
-    whole = region is not None and (not region.steps or _is_made_of(module, region))
-    for child in region.left if region is not None and whole else module.children():
+    if region is None or (region.steps and not _is_made_of(module, region)):
+        _find_within(module)
+        return
+    for child in region.left:
+        find(child)
+
+
+def _find_within(module: nn.Module) -> None:
+    """Make regions of parts of a module that is itself none."""
+    for child in module.children():
         find(child)
 
 
@@ -96,6 +104,7 @@ class Fused:
     ----------
     root : the module
     names : of the arguments that its forward requires; it was traced with the defaults of all others
+    listed : those of them that are lists, of as many tensors as in the call that was compared
     code : (scope, *arguments) -> the result
     steps : fused convolutions, by the names under which the code finds them in its scope
     called : names of the modules that the code calls as they are
@@ -112,9 +121,10 @@ class Fused:
     refused: str | None = None
 
     def __init__(
-        self, root: nn.Module, names: tuple[str, ...], code: Callable[..., Any], steps: dict[str, FusedConvolution],
-        called: set[str],
+        self, root: nn.Module, names: tuple[str, ...], listed: set[str], code: Callable[..., Any],
+        steps: dict[str, FusedConvolution], called: set[str],
     ) -> None:  # fmt: skip
+        self._lengths: dict[str, int | None] = dict.fromkeys(listed)
         self.names, self.steps, self._code, self._scope = names, steps, code, _Scope(root, steps)
         parameters = list(inspect.signature(own_class(root).forward).parameters.values())[1:]
         self._positions = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
@@ -129,19 +139,41 @@ class Fused:
     def __reduce__(self) -> Any:
         return type(None), ()  # a copy of the module has other modules, so it is traced anew
 
-    def __call__(self, tensors: tuple[Tensor, ...]) -> Any:
-        return self._code(self._scope, *tensors)
+    def __call__(self, arguments: tuple[Any, ...]) -> Any:
+        return self._code(self._scope, *arguments)
 
-    def accepted(self, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, ...] | None:
+    def accepted(self, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
         """The arguments of a call that the code may take, in order; None for any other call."""
-        tensors = None if self.refused is not None else self._required(args, kwargs)
+        arguments = None if self.refused is not None else self._required(args, kwargs)
+        tensors = None if arguments is None else self._tensors(arguments)
         if tensors is None or not all(isinstance(tensor, Tensor) for tensor in tensors) or not is_plain(*tensors):
             return None
         if torch.is_autocast_enabled("cpu") or hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
             return None
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in root.parameters()):
             return None
-        return tensors if self._is_as_traced() else None
+        return arguments if self._is_as_traced() else None
+
+    def is_called_otherwise(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a call, which was no error, has just shown that the code is not what callers want."""
+        if self.refused is None and self._required(args, kwargs) is None:
+            self.refused = "it is called with other arguments"
+            return True
+        return False
+
+    def _tensors(self, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """What must be tensors: arguments, and the items of lists; None if a list has not the length it had."""
+        if not self._lengths:
+            return arguments
+        tensors: list[Any] = []
+        for name, argument in zip(self.names, arguments, strict=True):
+            if name not in self._lengths:
+                tensors.append(argument)
+            elif isinstance(argument, (list, tuple)) and self._lengths[name] in (None, len(argument)):
+                tensors += argument
+            else:
+                return None
+        return tuple(tensors)
 
     def _required(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
         """The required arguments of a call; None if it is wrong or gives another argument anything but its default."""
@@ -164,16 +196,17 @@ class Fused:
                 return False
         return True
 
-    def first(self, tensors: tuple[Tensor, ...], forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def first(self, arguments: tuple[Any, ...], forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What the module's own forward gives; the code runs beside it, on the same numbers and random ones."""
-        if not any(tensor.numel() for tensor in tensors):
+        if not any(tensor.numel() for tensor in self._tensors(arguments) or ()):
             return forward(*args, **kwargs)  # from which nothing can be seen
-        copies, before = tuple(tensor.clone() for tensor in tensors), torch.get_rng_state()
+        copies, before = pytree.tree_map(torch.clone, arguments), torch.get_rng_state()
         expected = forward(*args, **kwargs)
         after = torch.get_rng_state()
         torch.set_rng_state(before)
         try:
-            self.agrees = agree((expected, tensors), (self(copies), copies))
+            self.agrees = agree((expected, arguments), (self(copies), copies))
+            self._lengths = {name: len(arguments[self.names.index(name)]) for name in self._lengths}
             if not self.agrees:
                 self.refused = "its traced forward gives other results"
         except Exception as error:
@@ -205,144 +238,15 @@ def _agrees(expected: Any, actual: Any) -> bool:
 
 def fused(root: nn.Module) -> Fused | None:
     """A module's forward, traced and fused; None if it cannot be traced."""
-    names = _required(own_class(root).forward)
+    names = required(own_class(root).forward)
     if names is None or "forward" in vars(root) or isinstance(root, torch.jit.ScriptModule):
         return None
-    graph = _traced(root, names)
+    graph = traced(root, names)
     if graph is None:
         return None
     steps = fuse(graph, dict(root.named_modules()))
     called = {node.target for node in graph.nodes if node.op == "call_module"} - set(steps)
-    return Fused(root, names, _compiled(graph), steps, called)
-
-
-def _traced(root: nn.Module, names: tuple[str, ...]) -> fx.Graph | None:
-    """The graph of a forward, in which modules and functions that cannot be traced are calls."""
-    functions: list[Callable[..., Any]] = []
-    leaves: set[nn.Module] = set()
-    for _ in range(ATTEMPTS):
-        before = [(module, dict(vars(module)), _registered(module)) for module in root.modules()]
-        graph, trouble = None, None
-        try:
-            for module, _, _ in before:
-                module.training = False
-            graph = _Tracer(names, functions, leaves).trace(root)
-        except Exception as error:  # whatever code raises when it meets symbols
-            trouble = _untraceable(error, {module for module, _, _ in before} - leaves, functions)
-        if _restored(before):
-            return None
-        if graph is not None or trouble is None or trouble is root:
-            return graph
-        if isinstance(trouble, nn.Module):
-            leaves.add(trouble)
-        else:
-            functions.append(trouble)
-    return None
-
-
-def _untraceable(error: Exception, modules: set[nn.Module], known: list[Callable[..., Any]]) -> Any:
-    """The function that raised an error, if a module's forward called one of its own file's, or else that module."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    for place in reversed(range(len(frames))):
-        module = frames[place].f_locals.get("self")
-        if not isinstance(module, nn.Module) or module not in modules:
-            continue
-        for caller, callee in pairwise(frames[place:]):
-            function = caller.f_globals.get(callee.f_code.co_name)
-            of_torch = caller.f_globals.get("__name__", "").partition(".")[0] == "torch"
-            if inspect.isfunction(function) and function.__code__ is callee.f_code and not of_torch:
-                return module if function in known else function
-        return module
-    return None
-
-
-def _registered(module: nn.Module) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """What a module calls its own, with copies."""
-    return [(of, dict(of)) for of in (module._parameters, module._buffers, module._modules)]
-
-
-def _restored(before: list[tuple[nn.Module, dict[str, Any], list[Any]]]) -> bool:
-    """Undo what code that was traced did to attributes, and tell whether it did anything.
-
-    It may have counted its calls, kept a symbol, or made a tensor, perhaps of random numbers, that the trace keeps.
-    """
-    wrote = False
-    for module, attributes, registered in before:
-        module.training = attributes["training"]
-        for now, then in (*registered, (vars(module), attributes)):
-            if now.keys() != then.keys() or any(now[name] is not value for name, value in then.items()):
-                now.clear()
-                now.update(then)
-                wrote = True
-    return wrote
-
-
-class _Symbol(fx.Proxy):
-    """A symbol that knows ``x += y`` and the like for writes to x."""
-
-
-def _writes(name: str) -> Callable[[Any, Any], Any]:
-    target = getattr(operator, name)
-    return lambda symbol, other: symbol.tracer.create_proxy("call_function", target, (symbol, other), {})
-
-
-for _name in IN_PLACE_OPERATORS:
-    setattr(_Symbol, f"__{_name}__", _writes(_name))
-
-
-class _Tracer(fx.Tracer):
-    """Traces a forward with symbols for what it requires and defaults for the rest.
-
-    Modules with hooks, and others that are given as leaves, stay calls, and so do the given functions.
-    """
-
-    proxy_buffer_attributes = True  # or writes to buffers would be made, not traced
-
-    def __init__(self, names: tuple[str, ...], functions: list[Callable[..., Any]], leaves: set[nn.Module]) -> None:
-        super().__init__(autowrap_functions=tuple(functions))
-        self._names, self._leaves = names, leaves
-
-    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
-        symbols = [self.create_proxy("placeholder", name, (), {}) for name in self._names]
-        return own_class(self.root).forward, [self.root, *symbols]
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Symbol(node, self)
-
-    def create_arg(self, a: Any) -> Any:
-        if isinstance(a, nn.Module):  # an argument of a function that stays a call
-            return self.create_node("get_attr", self.path_of_module(a), (), {})
-        if isinstance(a, dict) and is_dataclass(a) and not isinstance(a, type):  # of which torch.fx makes a plain dict
-            parts = {part.name: self.create_arg(getattr(a, part.name)) for part in fields(a)}
-            return self.create_node("call_function", type(a), (), parts)
-        return super().create_arg(a)
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        kept = m in self._leaves or isinstance(m, (Swapped, torch.jit.ScriptModule)) or has_hooks(m)
-        return kept or super().is_leaf_module(m, module_qualified_name)
-
-
-def _required(forward: Callable[..., Any]) -> tuple[str, ...] | None:
-    """Names of the arguments without a default; None if they cannot all be given by position."""
-    names = []
-    for parameter in list(inspect.signature(forward).parameters.values())[1:]:
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            return None
-        if parameter.default is parameter.empty:
-            if parameter.kind is parameter.KEYWORD_ONLY:
-                return None
-            names.append(parameter.name)
-    return tuple(names) or None
-
-
-def _compiled(graph: fx.Graph) -> Callable[..., Any]:
-    """The function (scope, *arguments) that a graph describes."""
-    graph.lint()
-    code = graph.python_code("self")
-    namespace = dict(code.globals)
-    exec(compile(code.src, "<fused by fastconv>", "exec"), namespace)
-    forward: Callable[..., Any] = namespace["forward"]
-    return forward
+    return Fused(root, names, listed_in(graph), compiled(graph), steps, called)
 
 
 class _Scope:
