@@ -26,15 +26,35 @@ INLINE void NAME(gemm_step)(NAME(gemm_sums) sum, const real *const *a, ptrdiff_t
   }
 }
 
-INLINE void NAME(gemm_sum)(NAME(gemm_sums) sum, const fastconv_gemm_tile *t, const int mr, const int nv) {
+/* Asks for half of the places of a row of sums, and of its residual: c is met only after the sums, by then it has come.
+ * All rows at once would keep the lines of b waiting that the next steps need. */
+INLINE void NAME(gemm_bring)(const fastconv_gemm_tile *t, const ptrdiff_t half, const int nv, const int stream) {
+  const char *const *residual = t->epilogue ? t->epilogue->residual : NULL;
+  const ptrdiff_t at = t->c_offset + half % 2 * VEC_BYTES;
+  if (!stream) UNROLL for (int j = 0; j < nv; j += 2) PREFETCH_WRITE(t->c[half / 2] + at + j * VEC_BYTES);
+  if (residual) UNROLL for (int j = 0; j < nv; j += 2) PREFETCH(residual[half / 2] + at + j * VEC_BYTES);
+}
+
+/* All of them, if there are too few turns for that; returns how many halves were asked for. */
+INLINE ptrdiff_t NAME(gemm_bring_first)(const fastconv_gemm_tile *t, const ptrdiff_t turns, const int mr, const int nv,
+                                        const int stream) {
+  if (turns >= 2 * mr) return 0;
+  UNROLL for (int half = 0; half < 2 * mr; half++) NAME(gemm_bring)(t, half, nv, stream);
+  return 2 * mr;
+}
+
+INLINE void NAME(gemm_sum)(NAME(gemm_sums) sum, const fastconv_gemm_tile *t, const int mr, const int nv,
+                           const int stream) {
   const char *prefetch = t->prefetch;
   const ptrdiff_t whole = t->k - t->k % GEMM_STEPS;
+  ptrdiff_t half = NAME(gemm_bring_first)(t, t->entries * whole / GEMM_STEPS, mr, nv, stream);
   for (ptrdiff_t e = 0; e < t->entries; e++) {
     const real *a[GEMM_MR];
     UNROLL for (int i = 0; i < mr; i++) a[i] = (const real *)(t->a[e * FASTCONV_MAX_ROWS + i] + t->a_offset);
     const real *b = (const real *)(t->b + t->b_offsets[e]);
     ptrdiff_t k = 0;
     for (; k < whole; k += GEMM_STEPS) {
+      if (half < 2 * mr) NAME(gemm_bring)(t, half++, nv, stream);
       PREFETCH_L2(prefetch);
       PREFETCH_L2(prefetch + GEMM_STEPS / 2 * t->prefetch_step);
       UNROLL for (int step = 0; step < GEMM_STEPS; step++, b += t->ldb) NAME(gemm_step)(sum, a, k + step, b, mr, nv);
@@ -51,11 +71,14 @@ INLINE void NAME(gemm_line)(NAME(gemm_sums) sum, const real *a, const char *b, c
 }
 
 /* The same for lines of b that lie anywhere, and a packed [k][rows]. */
-INLINE void NAME(gemm_sum_lines)(NAME(gemm_sums) sum, const fastconv_gemm_tile *t, const int mr, const int nv) {
+INLINE void NAME(gemm_sum_lines)(NAME(gemm_sums) sum, const fastconv_gemm_tile *t, const int mr, const int nv,
+                                 const int stream) {
   const char *prefetch = t->prefetch, *b = t->b;
   const real *a = (const real *)(t->a[0] + t->a_offset);
   const ptrdiff_t *line = t->b_offsets, *const end = line + t->k, *const whole = end - t->k % GEMM_STEPS;
+  ptrdiff_t half = NAME(gemm_bring_first)(t, t->k / GEMM_STEPS, mr, nv, stream);
   for (; line < whole; line += GEMM_STEPS) {
+    if (half < 2 * mr) NAME(gemm_bring)(t, half++, nv, stream);
     PREFETCH_L2(prefetch);
     PREFETCH_L2(prefetch + GEMM_STEPS / 2 * t->prefetch_step);
     UNROLL for (int step = 0; step < GEMM_STEPS; step++, a += mr) NAME(gemm_line)(sum, a, b + line[step], mr, nv);
@@ -99,11 +122,6 @@ INLINE void NAME(gemm_finish)(NAME(gemm_sums) sum, const fastconv_gemm_tile *t, 
   }
 }
 
-INLINE void NAME(gemm_bring_residual)(const fastconv_gemm_tile *t, const int mr, const int nv) {
-  UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++)
-      PREFETCH(t->epilogue->residual[i] + t->c_offset + j * VEC_BYTES);
-}
-
 INLINE int NAME(gemm_is_aligned)(const fastconv_gemm_tile *t, const int mr) {
   uintptr_t places = 0;
   UNROLL for (int i = 0; i < mr; i++) places |= (uintptr_t)(t->c[i] + t->c_offset);
@@ -118,12 +136,8 @@ INLINE void NAME(gemm_tile)(const fastconv_gemm_tile *t, const int mr, const int
   const int stream = !masked && t->epilogue && t->epilogue->stream && NAME(gemm_is_aligned)(t, mr);
   NAME(gemm_sums) sum;
   UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) sum[i][j] = (vec){0};
-  if (!stream) /* c is met only after the sums, by then it has come */
-    UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++)
-        PREFETCH_WRITE(t->c[i] + t->c_offset + j * VEC_BYTES);
-  if (t->epilogue && t->epilogue->residual) NAME(gemm_bring_residual)(t, mr, nv);
-  if (lines) NAME(gemm_sum_lines)(sum, t, mr, nv);
-  else NAME(gemm_sum)(sum, t, mr, nv);
+  if (lines) NAME(gemm_sum_lines)(sum, t, mr, nv, stream);
+  else NAME(gemm_sum)(sum, t, mr, nv, stream);
   if (t->accumulate)
     UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) sum[i][j] +=
         NAME(load_columns)((const real *)(t->c[i] + t->c_offset), j, nv, tail);
