@@ -53,6 +53,11 @@ def as_array(x: Tensor, channels_last: bool) -> Array:
     return x.contiguous(memory_format=_FORMATS[x.ndim]).numpy(force=True).transpose(TO_LAST[x.ndim])
 
 
+def shape_of(x: Tensor, channels_last: bool) -> Size:
+    """The shape that `as_array` gives it."""
+    return tuple(x.shape[axis] for axis in TO_LAST[x.ndim]) if channels_last else tuple(x.shape)
+
+
 def as_tensor(array: Array, channels_last: bool) -> Tensor:
     """A tensor (N, C, *size) on the memory of an array (N, C, *size) or (N, *size, C)."""
     if channels_last:

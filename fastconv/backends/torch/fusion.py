@@ -18,12 +18,13 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from fastconv.backends.torch import packing
-from fastconv.backends.torch.arrays import Tensor, as_array, as_tensor
+from fastconv.backends.torch.arrays import Tensor, as_array, as_tensor, shape_of
 from fastconv.backends.torch.calls import is_profiled, reason_against
 from fastconv.backends.torch.convolution import operator_of, options_of
 from fastconv.backends.torch.linear import planned_linear, reason_against_product
 from fastconv.backends.torch.modules import SwappedConv, SwappedConvTranspose, SwappedLinear, is_swapped, own_class
 from fastconv.backends.torch.padding import Padded, Padding
+from fastconv.functional.planned import PlannedConv
 
 _NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # in evaluation mode
@@ -71,8 +72,11 @@ class FusedConvolution:
 
     def __call__(self, x: Tensor, residual: Tensor | None = None, *others: Any) -> Any:
         """y of the padding's arguments, x and others."""
+        return self.of_padded(x if self.padding is None else self.padding(x, *others), residual)
+
+    def of_padded(self, padded: Any, residual: Tensor | None) -> Any:
+        """y of what the padding gives."""
         with torch.profiler.record_function("fastconv::fused_convolution") if is_profiled() else nullcontext():
-            padded = x if self.padding is None else self.padding(x, *others)
             try:
                 y = self._fused(padded, residual)
             except (TypeError, ValueError):  # what does not fit is told by the module that it does not fit
@@ -83,6 +87,16 @@ class FusedConvolution:
 
     def _fused(self, padded: Tensor | Padded, residual: Tensor | None) -> Tensor | None:
         """y, or None if fastconv does not take this call."""
+        found = self.planned(padded, residual)
+        if found is None:
+            return None
+        (plan, last), x = found, padded.x if isinstance(padded, Padded) else padded
+        if residual is None:
+            return as_tensor(plan(as_array(x, last)), last)
+        return as_tensor(plan(as_array(x, last), residual=as_array(residual, last)), last)
+
+    def planned(self, padded: Tensor | Padded, residual: Tensor | None) -> tuple[PlannedConv, bool] | None:
+        """The plan of a call, and whether its arrays are channels_last; None if fastconv does not take it."""
         x = padded.x if isinstance(padded, Padded) else padded
         if any(tensor is not None and tensor.is_inference() for tensor in self._sources()):
             return None  # which count no writes
@@ -90,21 +104,15 @@ class FusedConvolution:
         ndim = weight.ndim - 2
         if reason_against(x, weight, bias) is not None or x.ndim != ndim + 2:
             return None
-        if residual is not None and reason_against(residual, weight) is not None:
+        if residual is not None and (reason_against(residual, weight) is not None or residual.ndim != x.ndim):
             return None
-        channels_last = self.conv.fastconv_is_channels_last(x)
-        geometry = self.conv.fastconv_geometry(x, channels_last)
+        last = self.conv.fastconv_is_channels_last(x)
+        geometry = self.conv.fastconv_geometry(x, last)
         if isinstance(padded, Padded):
             geometry = (geometry[0], padded.beside(geometry[1]), *geometry[2:])
         options = options_of(geometry) | {"activation": self.activation}
-        array = as_array(x, channels_last)
-        plan = packing.plan(array.shape, weight, bias, operator_of(ndim, geometry), options)
-        if residual is None:
-            return as_tensor(plan(array), channels_last)
-        addend = as_array(residual, channels_last) if residual.ndim == x.ndim else None
-        if addend is None or addend.shape != plan.y_shape:
-            return None
-        return as_tensor(plan(array, residual=addend), channels_last)
+        plan = packing.plan(shape_of(x, last), weight, bias, operator_of(ndim, geometry), options)
+        return None if residual is not None and shape_of(residual, last) != plan.y_shape else (plan, last)
 
     def _one_by_one(self, x: Tensor, residual: Tensor | None) -> Any:
         """The same by the steps that were fused."""

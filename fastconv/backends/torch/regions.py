@@ -23,6 +23,7 @@ from fastconv.backends.torch.arrays import Tensor
 from fastconv.backends.torch.calls import is_plain
 from fastconv.backends.torch.fusion import FusedConvolution, fuse, has_hooks
 from fastconv.backends.torch.modules import Swapped, SwappedConv, own_class, swap, unswap
+from fastconv.backends.torch.quick import Watch, quick_steps
 from fastconv.backends.torch.tracing import compiled, listed_in, required, traced
 
 AGREE = 2**13  # eps of the largest value: some for each layer of a deep network; other code is off by far more
@@ -125,7 +126,9 @@ class Fused:
         steps: dict[str, FusedConvolution], called: set[str],
     ) -> None:  # fmt: skip
         self._lengths: dict[str, int | None] = dict.fromkeys(listed)
-        self.names, self.steps, self._code, self._scope = names, steps, code, _Scope(root, steps)
+        self.names, self.steps, self._code = names, steps, code
+        self._root, self._scope = root, _Scope(root, steps)
+        self._quick: tuple[Watch, _Scope] | None = None
         parameters = list(inspect.signature(own_class(root).forward).parameters.values())[1:]
         self._positions = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
         self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
@@ -140,7 +143,14 @@ class Fused:
         return type(None), ()  # a copy of the module has other modules, so it is traced anew
 
     def __call__(self, arguments: tuple[Any, ...]) -> Any:
-        return self._code(self._scope, *arguments)
+        return self._code(self._quick_scope() if self.agrees else self._scope, *arguments)
+
+    def _quick_scope(self) -> _Scope:
+        """What the code sees while nothing has changed that its steps were planned with."""
+        if self._quick is None or not self._quick[0].is_current():
+            self._quick = Watch(self.steps.values()), _Scope(self._root, quick_steps(self.steps))
+        watch, scope = self._quick
+        return scope if watch.is_complete else self._scope
 
     def accepted(self, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
         """The arguments of a call that the code may take, in order; None for any other call."""
@@ -252,7 +262,7 @@ def fused(root: nn.Module) -> Fused | None:
 class _Scope:
     """What the code of a graph sees as its module: the fused steps, and all that the traced module has."""
 
-    def __init__(self, root: nn.Module, steps: dict[str, FusedConvolution]) -> None:
+    def __init__(self, root: nn.Module, steps: dict[str, Any]) -> None:
         self.__dict__.update(steps)
         self.__dict__["root"] = root
 
