@@ -8,6 +8,7 @@ transformers do, then copies nothing.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,19 +22,29 @@ Array = NDArray[Any]
 Shape = tuple[int, ...]
 
 
+@cache  # np.moveaxis finds them anew each time, for longer than a small kernel takes
+def _to_last(ndim: int) -> Shape:
+    return 0, *range(2, ndim), 1
+
+
+@cache
+def _to_first(ndim: int) -> Shape:
+    return 0, ndim - 1, *range(1, ndim - 1)
+
+
 def lies_last(x: Array) -> bool:
     """Whether the channels of x (N, C, *size) lie last, without gaps, and not first as well."""
-    return x.ndim > 2 and not x.flags.c_contiguous and np.moveaxis(x, 1, -1).flags.c_contiguous
+    return x.ndim > 2 and not x.flags.c_contiguous and x.transpose(_to_last(x.ndim)).flags.c_contiguous
 
 
 def as_lies(x: Array, last: bool) -> Array:
     """x (N, C, *size) as (N, *size, C) if its channels lie last."""
-    return np.moveaxis(x, 1, -1) if last else x
+    return x.transpose(_to_last(x.ndim)) if last else x
 
 
 def as_first(y: Array, last: bool) -> Array:
     """The inverse: a view as (N, C, *size)."""
-    return np.moveaxis(y, -1, 1) if last else y
+    return y.transpose(_to_first(y.ndim)) if last else y
 
 
 def format_of(last: bool) -> str:

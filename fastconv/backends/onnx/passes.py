@@ -19,8 +19,8 @@ from fastconv.backends.onnx.graph import Array, Graph, Node, is_float
 from fastconv.backends.onnx.kernels import widened
 from fastconv.backends.onnx.normalizations import is_training
 from fastconv.backends.onnx.products import move_products
-from fastconv.backends.onnx.program import Step
 from fastconv.backends.onnx.resize import is_interpolation
+from fastconv.backends.onnx.step import Step
 
 RANDOM = ("Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
           "RandomUniformLike")  # fmt: skip

@@ -6,54 +6,17 @@ moment, and pointwise operators write into an input that nobody reads again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from time import perf_counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from fastconv.backends.errors import ModelError
 from fastconv.backends.onnx.fallback import kernel_of
-from fastconv.backends.onnx.graph import Graph, Node
+from fastconv.backends.onnx.graph import Graph
+from fastconv.backends.onnx.images import ImageWise
 from fastconv.backends.onnx.kernels import Kernel
 from fastconv.backends.onnx.layout import lying_first
-
-Values = dict[str, Any]
-Observer = Callable[["Step", list[Any], tuple[Any, ...], float], None]
-
-FAULTS = (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError, AttributeError, AssertionError)
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """A node's kernel, the values it is given, and what is not read after it."""
-
-    node: Node
-    kernel: Kernel
-    reads: tuple[str, ...]
-    options: dict[str, Any]
-    frees: tuple[str, ...]
-
-    def __call__(self, values: Values) -> tuple[Any, ...]:
-        """Run it and return its outputs.
-
-        Raises
-        ------
-        ModelError
-            That names the node and the shapes of its inputs.
-        """
-        inputs = [values[name] if name else None for name in self.reads]
-        try:
-            results = self.kernel.run(*inputs, **self.options)
-        except FAULTS as error:
-            raise self._error(inputs, error) from error
-        return results if isinstance(results, tuple) else (results,)
-
-    def _error(self, inputs: list[Any], error: Exception) -> ModelError:
-        shown = (f"{name} {x.dtype}{list(x.shape)}" for name, x in zip(self.reads, inputs, strict=True)
-                 if isinstance(x, np.ndarray))  # fmt: skip
-        return self.node.error(f"{error or type(error).__name__}; its inputs: {', '.join(shown) or 'none'}")
+from fastconv.backends.onnx.step import Observer, Step, Values, run_steps
 
 
 class Program:
@@ -66,6 +29,7 @@ class Program:
         kept = {*(name for step in self.steps for name in step.reads), *self.outputs}
         self.constants = {name: value for name, value in graph.constants.items() if name in kept}
         self._own = _fresh(graph, kernels)
+        self._image_wise = ImageWise(graph, self.steps)
 
     def run(self, feeds: Mapping[str, Any], observer: Observer | None = None) -> list[Any]:
         """The outputs for these inputs; an observer is told of each step, its inputs, outputs and seconds.
@@ -74,22 +38,9 @@ class Program:
         """
         values: Values = {**self.constants, **feeds}
         with np.errstate(all="ignore"):
-            self._run(values, observer)
+            first = self._image_wise.run(values, observer)
+            run_steps(self.steps[first:], values, observer)
         return [self._handed_out(name, values[name]) for name in self.outputs]
-
-    def _run(self, values: Values, observer: Observer | None) -> None:
-        """Fill in the outputs."""
-        for step in self.steps:
-            if observer is None:
-                results = step(values)
-            else:
-                inputs = [values[name] if name else None for name in step.reads]
-                start = perf_counter()
-                results = step(values)
-                observer(step, inputs, results, perf_counter() - start)
-            values.update((name, y) for name, y in zip(step.node.outputs, results, strict=False) if name)
-            for name in step.frees:
-                values.pop(name, None)
 
     def _handed_out(self, name: str, value: Any) -> Any:
         """An output as the caller may have it: C-contiguous, and no view of inputs or constants."""

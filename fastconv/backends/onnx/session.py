@@ -14,7 +14,8 @@ from fastconv.backends.errors import ModelError
 from fastconv.backends.onnx.layout import lying_last
 from fastconv.backends.onnx.model import Source, read
 from fastconv.backends.onnx.passes import optimize
-from fastconv.backends.onnx.program import Program, Step
+from fastconv.backends.onnx.program import Program
+from fastconv.backends.onnx.step import Step
 from fastconv.geometry import is_channels_last
 
 Feeds = Mapping[str, Any]
@@ -44,7 +45,7 @@ class Timing:
     ----------
     name : the node's operator and name; the convolution's for a fused one
     operator : the operators that it computes, joined by "+"
-    shape : of its first output
+    shape : of its first output; of one image's where that is run for each by itself
     seconds : the least of all runs
     plan : what ran: an algorithm and packing of fastconv, another of its kernels, NumPy, or onnx's reference evaluator
     """
@@ -138,17 +139,21 @@ class Session:
             As in `run`.
         """
         feeds = self._checked(input_feed)
-        timings: list[Timing] = []
-        outputs = self._program.run(feeds, lambda *observed: timings.append(_timing(*observed)))
-        seconds = np.full(len(timings), np.inf)
-        whole = np.inf
+        timings: dict[Step, Timing] = {}
+
+        def describe(step: Step, *observed: Any) -> None:
+            if step not in timings:  # which is run for each image by itself
+                timings[step] = _timing(step, *observed)
+
+        outputs = self._program.run(feeds, describe)
+        least, whole = dict.fromkeys(timings, np.inf), np.inf
         for _ in range(max(1, runs)):
-            of_steps: list[float] = []
+            seconds = dict.fromkeys(timings, 0.0)
             start = perf_counter()
-            self._program.run(feeds, lambda *observed, to=of_steps: to.append(observed[-1]))
+            self._program.run(feeds, lambda step, *observed, to=seconds: to.update({step: to[step] + observed[-1]}))
             whole = min(whole, perf_counter() - start)
-            seconds = np.minimum(seconds, of_steps)
-        timed = [replace(timing, seconds=least) for timing, least in zip(timings, seconds.tolist(), strict=True)]
+            least = {step: min(time, seconds[step]) for step, time in least.items()}
+        timed = [replace(timing, seconds=least[step]) for step, timing in timings.items()]
         return Profile(outputs, timed, whole)
 
     def _positions(self, names: Any) -> list[int]:
