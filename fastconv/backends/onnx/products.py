@@ -57,7 +57,7 @@ def _is_product(node: Node, graph: Graph) -> bool:
 def _split(before: _Makers, node: Node) -> list[Node] | None:
     """A convolution over a Concat, as one over what is not enlarged and one before each enlargement."""
     graph = before.graph
-    concat = before.alone(node.inputs[0], "Concat")
+    concat = before.alone(node.input(0), "Concat")
     if concat is None or not _is_product(node, graph) or node.input(3) or not _joins_channels(concat, graph):
         return None
     weight = graph.constants[node.inputs[1]]
@@ -131,7 +131,7 @@ def _plain(graph: Graph, node: Node, concat: Node, names: list[str], weight: Arr
 def _merged(before: _Makers, node: Node) -> list[Node] | None:
     """A convolution with the product of its weight and that of a Linear, whose columns were turned into channels."""
     graph = before.graph
-    reshape = before.alone(node.inputs[0], "Reshape")
+    reshape = before.alone(node.input(0), "Reshape")
     transpose = before.alone(reshape.inputs[0], "Transpose") if reshape else None
     linear = before.alone(transpose.inputs[0], "Linear") if transpose else None
     if reshape is None or transpose is None or linear is None or not _is_product(node, graph):
