@@ -264,7 +264,7 @@ class _Chain:
         conv, own = self.nodes[0], {*self.nodes, node}
         if not self._precedes(residual, conv) and self._is_chain(residual):
             return False
-        if any(_may_write(between, self._modules) for between in _between(conv, node) if between not in own):
+        if any(may_write(between, self._modules) for between in between(conv, node) if between not in own):
             return False  # to what is read at another time than in the module
         self.residual = residual
         return True
@@ -362,14 +362,14 @@ def _activation(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str, Call
     return None
 
 
-def _between(first: fx.Node, last: fx.Node) -> Iterable[fx.Node]:
+def between(first: fx.Node, last: fx.Node) -> Iterable[fx.Node]:
     node = first.next
     while node is not last:
         yield node
         node = node.next
 
 
-def _may_write(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+def may_write(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     """Whether a node may write to a tensor that it did not make."""
     if node.op == "call_module":
         module = modules.get(node.target)

@@ -16,7 +16,7 @@ from torch import nn
 from fastconv.backends.torch import packing
 from fastconv.backends.torch.arrays import TO_LAST, Tensor, as_tensor
 from fastconv.backends.torch.calls import is_profiled
-from fastconv.backends.torch.fusion import FusedConvolution, FusedLinear
+from fastconv.backends.torch.fusion import FusedConvolution
 from fastconv.backends.torch.padding import Padded
 from fastconv.functional.planned import SHAPES_KEPT, PlannedConv
 from fastconv.kernels.core import isa_index
@@ -115,4 +115,4 @@ def _parts(step: FusedConvolution) -> Iterator[nn.Module]:
 
 def quick_steps(steps: dict[str, FusedConvolution]) -> dict[str, Callable[..., Any]]:
     """The steps, those that can be as quick ones."""
-    return {name: step if isinstance(step, FusedLinear) else QuickStep(step) for name, step in steps.items()}
+    return {name: QuickStep(step) if type(step) is FusedConvolution else step for name, step in steps.items()}

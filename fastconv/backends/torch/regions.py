@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 from fastconv.backends.torch.arrays import Tensor
 from fastconv.backends.torch.calls import is_plain
 from fastconv.backends.torch.fusion import FusedConvolution, fuse, has_hooks
+from fastconv.backends.torch.joined import join
 from fastconv.backends.torch.modules import Swapped, SwappedConv, own_class, swap, unswap
 from fastconv.backends.torch.quick import Watch, quick_steps
 from fastconv.backends.torch.tracing import compiled, listed_in, required, traced
@@ -254,7 +255,9 @@ def fused(root: nn.Module) -> Fused | None:
     graph = traced(root, names)
     if graph is None:
         return None
-    steps = fuse(graph, dict(root.named_modules()))
+    modules = dict(root.named_modules())
+    steps = fuse(graph, modules)
+    join(graph, modules, steps)
     called = {node.target for node in graph.nodes if node.op == "call_module"} - set(steps)
     return Fused(root, names, listed_in(graph), compiled(graph), steps, called)
 
