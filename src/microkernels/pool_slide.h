@@ -40,19 +40,20 @@ INLINE void NAME(pool_slide_column)(const int kind, const int rows, const int li
 /* The next outputs of nv vectors of channels, whose first fresh column is element j of the rows; columns are moved on.
  * The last window's last column may be lacking. */
 INLINE void NAME(pool_slide_outputs)(const int kind, const int rows, const int lines, const int stride, const int taps,
-                                     const int nv, const int lacking, const NAME(pool_track) * t, ptrdiff_t o,
-                                     ptrdiff_t j, ptrdiff_t ahead, vec (*column)[3][POOL_SLIDE_LINES]) {
+                                     const int nv, const int lacking, const NAME(pool_track) * t, ptrdiff_t channels,
+                                     ptrdiff_t o, ptrdiff_t j, real *y, ptrdiff_t ahead,
+                                     vec (*column)[3][POOL_SLIDE_LINES]) {
   const int kept = taps - stride, fresh = lines > 1 ? lines * stride : NAME(pool_fresh)(rows, stride);
   UNROLL for (int i = 0; i < nv; i++) {
     vec(*at)[POOL_SLIDE_LINES] = column[i];
     UNROLL for (int k = kept; k < taps - lacking; k++)
-        NAME(pool_slide_column)(kind, rows, lines, fresh, t, j + (k - kept) * t->channels + i * VLEN, ahead, at[k]);
+        NAME(pool_slide_column)(kind, rows, lines, fresh, t, j + (k - kept) * channels + i * VLEN, ahead, at[k]);
     UNROLL for (int l = 0; l < lines; l++) {
       vec v = taps - lacking == 3   ? NAME(pool_join_three)(kind, at[0][l], at[1][l], at[2][l])
               : taps - lacking == 2 ? NAME(pool_join)(kind, at[0][l], at[1][l])
                                     : at[0][l];
       if (kind == FASTCONV_POOL_MEAN) v /= NAME(splat)(t->scale[o] * (*t->line[0] * t->line[1][l]));
-      real *to = t->y + o * t->channels + l * t->below + i * VLEN;
+      real *to = y + l * t->below + i * VLEN;
       PREFETCH_WRITE(to + ahead);
       NAME(store)(to, v);
       UNROLL for (int k = 0; k < kept; k++) at[k][l] = at[k + stride][l];
@@ -65,14 +66,16 @@ INLINE void NAME(pool_slide_row)(const int kind, const int rows, const int lines
   const ptrdiff_t channels = t->channels, least = POOL_SLIDE_PIXELS * channels;
   const ptrdiff_t ahead = least > POOL_PIXELS_AHEAD ? least : POOL_PIXELS_AHEAD;
   const ptrdiff_t kept = taps - stride, lacks = t->lacks[0], whole = t->outputs - t->lacks[1];
+  const int fresh = lines > 1 ? lines * stride : NAME(pool_fresh)(rows, stride);
   vec column[POOL_PIXEL][3][POOL_SLIDE_LINES];
   UNROLL for (int k = 0; k < kept; k++) UNROLL for (int i = 0; i < nv; i++) NAME(pool_slide_column)(
-      kind, rows, lines, rows + lines - 1, t, (k > lacks ? k - lacks : 0) * channels + i * VLEN, ahead, column[i][k]);
+      kind, rows, lines, fresh, t, (k > lacks ? k - lacks : 0) * channels + i * VLEN, ahead, column[i][k]);
   ptrdiff_t j = (kept - lacks) * channels;
-  for (ptrdiff_t o = 0; o < whole; o++, j += stride * channels)
-    NAME(pool_slide_outputs)(kind, rows, lines, stride, taps, nv, 0, t, o, j, ahead, column);
+  real *y = t->y;
+  for (ptrdiff_t o = 0; o < whole; o++, j += stride * channels, y += channels)
+    NAME(pool_slide_outputs)(kind, rows, lines, stride, taps, nv, 0, t, channels, o, j, y, ahead, column);
   if (kind == FASTCONV_POOL_MAX && t->lacks[1])
-    NAME(pool_slide_outputs)(kind, rows, lines, stride, taps, nv, 1, t, whole, j, ahead, column);
+    NAME(pool_slide_outputs)(kind, rows, lines, stride, taps, nv, 1, t, channels, whole, j, y, ahead, column);
 }
 
 /* Whole vectors of channels from the first on; returns how many elements they are. */
