@@ -134,6 +134,16 @@ def test_options_are_noticed(planned):
 
 
 @torch.no_grad()
+def test_options_of_a_transposed_convolution_are_noticed(planned):
+    plain, ours = optimized(nn.Sequential(nn.ConvTranspose2d(4, 4, 3, stride=2), nn.ReLU()))
+    x = images(2, 4, 5, 4)
+    for more in ((0, 0), (1, 0), (0, 1)):
+        plain[0].output_padding = ours[0].output_padding = more
+        for _ in range(3):
+            assert_close(ours(x), plain(x), TERMS)
+
+
+@torch.no_grad()
 def test_settings_are_noticed(warm, planned):
     plain, ours, x = warm
     with algorithm("direct"):

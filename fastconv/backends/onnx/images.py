@@ -18,7 +18,8 @@ from fastconv.backends.onnx.windows import windows_of
 from fastconv.kernels.memory import empty
 
 # What one image gives does not hang on the others, and the first axis of all values is that of images.
-PER_IMAGE = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool",
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+PER_IMAGE = (*CONVOLUTIONS, "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool",
              "GlobalMaxPool", "GlobalLpPool")  # fmt: skip
 SUMS = ("Add", "Sum")
 ELEMENTWISE = (*SUMS, "Affine", "LRN", "Relu", "LeakyRelu", "Elu", "Sigmoid", "Tanh", "Clip", "HardSigmoid",
@@ -128,13 +129,16 @@ def _cost(graph: Graph, node: Node, of_images: dict[str, Sizes]) -> Cost | None:
         return None
     if node.op not in (*PER_IMAGE, *ELEMENTWISE) or (node.op in SUMS and len(inputs) != len(node.inputs)):
         return None
-    y, weight = _size(graph, node, of_images), graph.constants.get(node.input(1))
+    weight = graph.constants.get(node.input(1)) if node.op in CONVOLUTIONS else None
+    if node.op in CONVOLUTIONS and weight is None:
+        return None
+    y = _size(graph, node, of_images)
     if y is None or len({len(of_images[name]) for name in inputs} | {len(y)}) != 1:
         return None
     sizes = [prod(of_images[name]) for name in inputs]
     of_images[node.outputs[0]] = y
     made = sizes[0] if node.op == "ConvTranspose" else prod(y)
-    terms = prod(weight.shape[1:]) if node.op in ("Conv", "ConvTranspose") and weight is not None else 0
+    terms = 0 if weight is None else prod(weight.shape[1:])
     return Cost(2.0 * terms * made, sum(sizes) + prod(y))
 
 

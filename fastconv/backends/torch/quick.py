@@ -23,7 +23,7 @@ from fastconv.kernels.core import isa_index
 from fastconv.planner import PlanCache
 from fastconv.runtime import resolve_algorithm
 
-_OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode", "kernel_size", "eps")
+_OPTIONS = ("stride", "padding", "output_padding", "dilation", "groups", "padding_mode", "kernel_size", "eps")
 
 
 class QuickStep:
