@@ -30,7 +30,6 @@ BYTE_IN_CACHE, BYTE_IN_MEMORY, BEGINNING = 5.0, 12.5, 7.5e6
 CACHE = 16 << 20  # bytes that one step may read and write for them to lie in a cache
 WORTH = 0.1  # of the time that is expected without
 
-
 Sizes = tuple[int, ...]
 
 
@@ -87,8 +86,7 @@ class ImageWise:
         """How many steps to take so, of elements of this size."""
         key = images, size
         if key not in self._counts:
-            best, saved, whole = 0, 0.0, 0.0
-            most = 0.0
+            best, most, saved, whole = 0, 0.0, 0.0, 0.0
             for count, cost in enumerate(self._costs, 1):
                 whole += cost.whole(images, size)
                 saved += cost.whole(images, size) - cost.apart(images, size)

@@ -77,6 +77,11 @@ def widened(x: Any) -> Any:
     return x.astype(np.float32) if is_float(x) and x.dtype.itemsize == 2 else x
 
 
+def wide(array: Array) -> Array:
+    """In float64, in which passes compute weights."""
+    return array.astype(np.float64)
+
+
 def narrowed(y: Array, dtype: np.dtype[Any]) -> Array:
     """float32 as `dtype`; anything else, such as indices, as it is."""
     return y.astype(dtype) if y.dtype == np.float32 else y

@@ -16,7 +16,7 @@ import numpy as np
 from fastconv.backends.onnx.fallback import has_graph, kernel_of
 from fastconv.backends.onnx.fusion import fuse
 from fastconv.backends.onnx.graph import Array, Graph, Node, is_float
-from fastconv.backends.onnx.kernels import widened
+from fastconv.backends.onnx.kernels import wide, widened
 from fastconv.backends.onnx.normalizations import is_training
 from fastconv.backends.onnx.products import move_products
 from fastconv.backends.onnx.resize import is_interpolation
@@ -156,16 +156,12 @@ def _merged(before: Node, node: Node, graph: Graph) -> Node | None:
         return None
     inputs: tuple[str, ...] = (
         node.inputs[0],
-        graph.add_constant(node.inputs[1], _rounded(weight * _wide(scale), weight)),
+        graph.add_constant(node.inputs[1], _rounded(weight * wide(scale), weight)),
     )
     if is_float(shift):
-        bias = _wide(weight) @ _wide(shift) + (_wide(graph.constants[node.inputs[2]]) if node.input(2) else 0)
+        bias = wide(weight) @ wide(shift) + (wide(graph.constants[node.inputs[2]]) if node.input(2) else 0)
         inputs = (*inputs, graph.add_constant(node.input(2) or before.inputs[2], _rounded(bias, weight)))
     return node.but(inputs=(*inputs, *node.inputs[len(inputs) :]))
-
-
-def _wide(array: Array) -> Array:
-    return array.astype(np.float64)
 
 
 def _rounded(array: Array, like: Array) -> Array:

@@ -16,7 +16,7 @@ import numpy as np
 
 from fastconv.backends.onnx.convolutions import is_packable
 from fastconv.backends.onnx.graph import Array, Graph, Node
-from fastconv.backends.onnx.kernels import widened
+from fastconv.backends.onnx.kernels import wide, widened
 from fastconv.backends.onnx.resize import is_interpolation
 
 TRANSPOSED = (0, 2, 1)
@@ -142,7 +142,7 @@ def _merged(before: _Makers, node: Node) -> list[Node] | None:
         return None
     if not _is_bare(linear) or second.shape[0] * first.shape[1] > first.size + second.size:
         return None
-    weight = (_wide(second).reshape(second.shape[:2]) @ _wide(first)).astype(widened(second).dtype)
+    weight = (wide(second).reshape(second.shape[:2]) @ wide(first)).astype(widened(second).dtype)
     sizes = np.array((shape[0], first.shape[1], *shape[2:]), np.int64)
     turned, x = graph.new_name(transpose.outputs[0]), graph.new_name(reshape.outputs[0])
     inputs = (
@@ -169,11 +169,7 @@ def _bias(graph: Graph, linear: Node, node: Node) -> str:
     own = graph.constants[node.inputs[2]] if node.input(2) else None
     if not linear.input(2):
         return node.input(2)
-    bias = _wide(weight).reshape(weight.shape[:2]) @ _wide(graph.constants[linear.inputs[2]])
+    bias = wide(weight).reshape(weight.shape[:2]) @ wide(graph.constants[linear.inputs[2]])
     if own is not None:
-        bias += _wide(own)
+        bias += wide(own)
     return graph.add_constant(linear.inputs[2], bias.astype(widened(weight).dtype))
-
-
-def _wide(array: Array) -> Array:
-    return array.astype(np.float64)

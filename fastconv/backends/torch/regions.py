@@ -45,7 +45,7 @@ class Region(Swapped):
             taken = None if region is None else region.accepted(self, args, kwargs)
             if region is None or taken is None:
                 result = own.forward(self, *args, **kwargs)
-                if region is not None and not self.training and region.is_called_otherwise(args, kwargs):
+                if region is not None and not self.training and region.gives_way(args, kwargs):
                     _find_within(self)
                 return result
             return region(taken) if region.agrees else region.first(taken, own.forward, self, *args, **kwargs)
@@ -165,8 +165,8 @@ class Fused:
             return None
         return arguments if self._is_as_traced() else None
 
-    def is_called_otherwise(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether a call, which was no error, has just shown that the code is not what callers want."""
+    def gives_way(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Refuse to be used again, and tell so, if a call, which was no error, has other arguments than were traced."""
         if self.refused is None and self._required(args, kwargs) is None:
             self.refused = "it is called with other arguments"
             return True
