@@ -61,6 +61,7 @@ POOLS: dict[str, Callable[[int], Pool]] = {
     "channels=VLEN-1": lambda v: Pool((2, v - 1, 6, 7), 3, 2, 1),
     "channels=4VLEN+VLEN+2": lambda v: Pool((1, 5 * v + 2, 5, 5), 2, 1),
     "global": lambda v: Pool((3, v + 3, 5, 7), (5, 7)),
+    "global-many": lambda v: Pool((3, 2 * v - 1, v + 1), (v + 1,)),
     "wide": lambda v: Pool((1, 3, 6, 5 * v + 3), (2, v + 1), (3, v + 2)),
     "wide-few-outputs": lambda v: Pool((2, 3, 6, 4 * v), (3, v), (3, v)),
     **_fixed(

@@ -150,7 +150,9 @@ def test_square_root_of_squares_in_a_team(name, dtype, layout, isa, threads):
 
 
 @each(dtype=DTYPES, layout=LAYOUTS)
-@pytest.mark.parametrize("name", ["outputs=VLEN+1", "global", "2d-ceil", "2d-row", "3d-overlapping", "1d-long-wide"])
+@pytest.mark.parametrize(
+    "name", ["outputs=VLEN+1", "global", "global-many", "2d-ceil", "2d-row", "3d-overlapping", "1d-long-wide"]
+)
 @pytest.mark.parametrize("power", [1, 2.5, 3, -1])
 def test_other_powers(name, power, dtype, layout, isa):
     check_lp(undilated(case_of(name, dtype)), power, dtype, layout)
@@ -222,7 +224,7 @@ def check_adaptive(name: str, dtype: str, layout: str) -> None:
 
 @each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize(
-    "shape", [(2, 19, 7), (3, 5, 7, 7), (2, 3, 4, 5, 6), (0, 3, 4, 4), (1, 2, 70, 81), (1, 1, 1, 1)]
+    "shape", [(2, 19, 7), (3, 13, 7, 7), (2, 9, 4, 4), (2, 3, 4, 5, 6), (0, 3, 4, 4), (1, 2, 70, 81), (1, 1, 1, 1)]
 )
 def test_global(shape, dtype, layout, isa):
     x = laid_out(rough(shape), layout, dtype)

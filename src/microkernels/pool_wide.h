@@ -10,6 +10,14 @@ INLINE int NAME(pool_is_wide)(const fastconv_pool *p, int indices) {
   return !indices && (w->stride == 0 || w->stride > 2) && (w->taps >= 5 || w->out <= VLEN);
 }
 
+/* Element j on of a run, whose other lanes beyond n are neutral. */
+INLINE vec NAME(pool_reduce_tail)(const int kind, const fastconv_pool *p, const real *x, ptrdiff_t n) {
+  const vec neutral = NAME(splat)(NAME(pool_neutral)(kind));
+  if (kind != FASTCONV_POOL_POWER) return NAME(pool_term)(kind, p, NAME(load_or)(x, n, NAME(pool_neutral)(kind)));
+  const vec last = NAME(pool_term)(kind, p, NAME(load_tail)(x, n)); /* whose neutral element becomes none */
+  return NAME(select)(NAME(lane_numbers)() < NAME(splat_index)(n), last, neutral);
+}
+
 INLINE vec NAME(pool_reduce)(const int kind, const fastconv_pool *p, const real *x, ptrdiff_t n) {
   const vec neutral = NAME(splat)(NAME(pool_neutral)(kind));
   vec sum = neutral;
@@ -24,10 +32,7 @@ INLINE vec NAME(pool_reduce)(const int kind, const fastconv_pool *p, const real 
   }
   for (; j + VLEN <= n; j += VLEN) sum = NAME(pool_join)(kind, sum, NAME(pool_term)(kind, p, NAME(load)(x + j)));
   if (j == n) return sum;
-  if (kind != FASTCONV_POOL_POWER) /* which is not neutral, of what is */
-    return NAME(pool_join)(kind, sum, NAME(pool_term)(kind, p, NAME(load_or)(x + j, n - j, NAME(pool_neutral)(kind))));
-  const vec last = NAME(pool_term)(kind, p, NAME(load_tail)(x + j, n - j));
-  return NAME(pool_join)(kind, sum, NAME(select)(NAME(lane_numbers)() < NAME(splat_index)(n - j), last, neutral));
+  return NAME(pool_join)(kind, sum, NAME(pool_reduce_tail)(kind, p, x + j, n - j));
 }
 
 /* The lanes of VLEN windows joined, one result a lane: pairs of neighbours, of two windows at a time. */
@@ -67,6 +72,21 @@ INLINE void NAME(pool_push)(const int kind, const fastconv_pool *p, const fastco
   if (++w->n == VLEN) NAME(pool_flush)(kind, p, part, w);
 }
 
+/* VLEN windows of n elements, `in` apart, side by side: of short ones each alone would wait for its own sum. */
+INLINE vec NAME(pool_reduce_many)(const int kind, const fastconv_pool *p, const real *x, ptrdiff_t in, ptrdiff_t n) {
+  vec sums[VLEN];
+  ptrdiff_t j = 0;
+  UNROLL for (int i = 0; i < VLEN; i++) sums[i] = NAME(splat)(NAME(pool_neutral)(kind));
+  for (; j + VLEN <= n; j += VLEN) UNROLL for (int i = 0; i < VLEN; i++) {
+      PREFETCH(x + i * in + j + 2 * VLEN * in);
+      sums[i] = NAME(pool_join)(kind, sums[i], NAME(pool_term)(kind, p, NAME(load)(x + i * in + j)));
+    }
+  if (j < n)
+    UNROLL for (int i = 0; i < VLEN; i++) sums[i] =
+        NAME(pool_join)(kind, sums[i], NAME(pool_reduce_tail)(kind, p, x + i * in + j, n - j));
+  return NAME(pool_join_lanes)(kind, sums);
+}
+
 /* Such planes: global pools of any dimension, and those of one. */
 INLINE void NAME(pool_wide_lines)(const int kind, const fastconv_pool *p, const fastconv_pool_rows *part,
                                   NAME(pool_pending) * pending) {
@@ -75,9 +95,16 @@ INLINE void NAME(pool_wide_lines)(const int kind, const fastconv_pool *p, const 
              others = *(const real *)p->axis[0].scale * *(const real *)p->axis[1].scale;
   const real *line = (const real *)part->x + part->begin * w->in;
   const ptrdiff_t first = w->first[0], n = w->count[0], in = w->in;
-  for (ptrdiff_t row = part->begin; row < part->end && w->out == 1; row++, line += in)
+  ptrdiff_t row = part->begin;
+  for (; row + VLEN <= part->end && w->out == 1 && n < 8 * VLEN; row += VLEN, line += VLEN * in) {
+    const vec v = NAME(pool_reduce_many)(kind, p, line + first, in, n);
+    const real *slope = part->slope ? (const real *)part->slope + pending->done : NULL;
+    NAME(store)((real *)part->y + pending->done, NAME(pool_finish)(p, v, NAME(splat)(others * scale[0]), slope, VLEN));
+    pending->done += VLEN;
+  }
+  for (; row < part->end && w->out == 1; row++, line += in)
     NAME(pool_push)(kind, p, part, pending, NAME(pool_reduce)(kind, p, line + first, n), others * scale[0]);
-  for (ptrdiff_t row = part->begin; row < part->end && w->out > 1; row++, line += in)
+  for (; row < part->end && w->out > 1; row++, line += in)
     for (ptrdiff_t o = 0; o < w->out; o++) {
       const vec sum = NAME(pool_reduce)(kind, p, line + w->first[o], w->count[o]);
       NAME(pool_push)(kind, p, part, pending, sum, others * scale[o]);
