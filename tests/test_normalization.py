@@ -127,6 +127,14 @@ def test_batch_norm_with_an_activation_and_a_residual(shape, training, activatio
     for first, second in zip(gradients, again, strict=True):
         assert training is False or np.array_equal(first, second)
 
+    if activation in ff.activation.TOLD_BY_RESULT:
+        of_sum = getattr(ff, f"{activation}_backward")(grad_y, y)
+        plain = options | {"activation": None}
+        expected = *ff.batch_norm_backward(of_sum, x, weight, bias, **statistics, **plain, statistics=kept), of_sum
+        fused = ff.batch_norm_backward(grad_y, x, weight, bias, **statistics, **options, statistics=kept, y=y)
+        for first, second in zip(fused, expected, strict=True):
+            np.testing.assert_array_equal(first, second)
+
 
 def copies(arrays):
     return {name: array.copy() for name, array in arrays.items()}
@@ -282,6 +290,13 @@ def test_batch_norm_backward_errors():
     for statistics in (np.zeros(3), np.zeros((2, 4)), np.zeros((2, 3), np.float32)):
         with pytest.raises(ValueError, match=r"statistics must have shape \(2, 3\) and dtype float64"):
             ff.batch_norm_backward(X, X, None, None, **options, statistics=statistics)
+    with pytest.raises(ValueError, match=r"y must have shape \(2, 3, 4\)"):
+        ff.batch_norm_backward(X, X, None, None, **options, y=X[:1])
+    with pytest.raises(TypeError, match="y must have the dtype of x"):
+        ff.batch_norm_backward(X, X, None, None, **options, y=X.astype(np.float32))
+    with pytest.raises(ValueError, match="one whose derivative y tells .*activation='gelu'"):
+        ff.batch_norm_backward(X, X, None, None, **options, y=X, activation="gelu")
+    assert ff.batch_norm_backward(X, X, None, None, **options, y=X)[3] is X
 
 
 @each(dtype=DTYPES, data_format=LAYOUTS)

@@ -43,6 +43,7 @@ CURVES: dict[str | None, tuple[int, float]] = {
     "hardswish": (rowwise.HARDSWISH, 0.0),
 }
 ACTIVATIONS = tuple(name for name in CURVES if name)
+TOLD_BY_RESULT = ("relu", "relu6", "leaky_relu", "sigmoid", "tanh")  # those whose kernel takes y for its gradient
 
 
 def curve(activation: str | None) -> tuple[int, float]:

@@ -15,8 +15,8 @@ from fastconv.functional._output import (
     output_array,
     residual_output,
 )
-from fastconv.functional.activation import curve
-from fastconv.geometry import as_bool, as_float, as_int, check_array, is_channels_last
+from fastconv.functional.activation import TOLD_BY_RESULT, curve
+from fastconv.geometry import as_bool, as_float, as_int, check_array, check_same_dtype, is_channels_last
 from fastconv.kernels import normalize, rowwise
 from fastconv.kernels.memory import empty
 from fastconv.kernels.response_norm import response_norm
@@ -126,9 +126,10 @@ def batch_norm_backward(
     eps: float = 1e-5,
     activation: str | None = None,
     statistics: Array | None = None,
+    y: Array | None = None,
     data_format: str = "channels_first",
-) -> tuple[Array, Array | None, Array | None]:
-    """Gradients of `batch_norm` (without residual).
+) -> tuple[Array | None, ...]:
+    """Gradients of `batch_norm`.
 
     With ``h = (x - mean) / sqrt(var + eps)``, ``g = grad_y * activation'(h * weight + bias)`` and sums over every axis
     but the channels (n values each): ``grad_bias = sum g``, ``grad_weight = sum g * h``, and
@@ -138,22 +139,25 @@ def batch_norm_backward(
     Parameters
     ----------
     grad_y : array like x
-        After a residual was added, the gradient by the activation's input, which is also the residual's gradient.
     x, weight, bias, running_mean, running_var, training, eps, activation, data_format
         As given to `batch_norm`. In training the running statistics are neither read nor written.
     statistics : array (2, C) float64, default None
         What `batch_norm` returned of x in training; None computes them again.
+    y : array like x, default None
+        What `batch_norm` returned, if a residual was added: x alone does not tell the activation's derivative then. y
+        tells it of None, "relu", "relu6", "leaky_relu", "sigmoid" and "tanh".
 
     Returns
     -------
-    (grad_x, grad_weight, grad_bias)
-        Shapes of x, (C,) and (C,); None for a weight or bias that is None.
+    (grad_x, grad_weight, grad_bias) or, with y, (grad_x, grad_weight, grad_bias, grad_residual)
+        Shapes of x, (C,), (C,) and x; None for a weight or bias that is None. grad_residual is g, so that without an
+        activation it is grad_y itself.
 
     Raises
     ------
     TypeError, ValueError
-        As `batch_norm`; also if grad_y differs from x, or statistics from what `batch_norm` returned, in shape or
-        dtype.
+        As `batch_norm`; also if grad_y or y differs from x, or statistics from what `batch_norm` returned, in shape or
+        dtype, or y does not tell the activation's derivative.
     """
     channel = _check_batch(x, data_format)
     check_gradient(grad_y, x.shape, "x", x=x)
@@ -164,6 +168,10 @@ def batch_norm_backward(
     kind, alpha = curve(activation)
     if statistics is not None:
         statistics = _as_statistics(statistics, x.shape[channel])
+    grad_residual = None
+    if y is not None:
+        _check_result(y, x, activation)
+        y, grad_residual = contiguous(y), grad_y if activation is None else empty(x.shape, x.dtype)
     grad_x = empty(x.shape, x.dtype)
     grad_weight, grad_bias = (None if a is None else np.zeros(len(a), x.dtype) for a in (weight, bias))
     if x.size:
@@ -171,9 +179,10 @@ def batch_norm_backward(
         grads, _ = _blocks(grad_y, channel)
         normalize.batch_norm_backward(
             grads, blocks, per_row, running_mean, running_var, weight, bias, training, eps, kind, alpha, statistics,
-            grad_x, grad_weight, grad_bias,
+            y, grad_x, grad_weight, grad_bias, grad_residual,
         )  # fmt: skip
-    return grad_x, grad_weight, grad_bias
+    gradients = grad_x, grad_weight, grad_bias
+    return gradients if y is None else (*gradients, grad_residual)
 
 
 def local_response_norm(
@@ -404,6 +413,16 @@ def _check_lrn(x: Array, size: int, alpha: float, beta: float, k: float, data_fo
     for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
         as_float(value, name)
     return channel
+
+
+def _check_result(y: Any, x: Array, activation: str | None) -> None:
+    """Raise unless y is an array like x that tells the activation's derivative."""
+    check_array(y, "y")
+    check_same_dtype(x=x, y=y)
+    check_like(y, "y", x.shape, "x")
+    if activation not in (None, *TOLD_BY_RESULT):
+        told = ", ".join(TOLD_BY_RESULT)
+        raise ValueError(f"activation must be None or one whose derivative y tells ({told}), got {activation=}")
 
 
 def _blocks(x: Array, channel: int) -> tuple[Array, bool]:

@@ -33,7 +33,9 @@ def batch_norm_backward(
     activation: int,
     alpha: float,
     statistics: Array | None,
+    y: Array | None,
     grad_x: Array,
     grad_weight: Array | None,
     grad_bias: Array | None,
+    grad_residual: Array | None,
 ) -> None: ...

@@ -6,7 +6,9 @@ threads.
 
 Every pass walks over blocks that stay in L1, so that what comes after the normalisation (a residual, an activation)
 and what backward does before its sums (the activation's gradient, whose argument is computed again from x) costs no
-memory traffic: forward reads x twice and writes y, backward reads grad_y and x twice and writes grad_x.
+memory traffic: forward reads x twice and writes y, backward reads grad_y and x twice and writes grad_x. After a residual
+was added x alone tells no argument: y tells the derivative, and the activation's gradient, which is the residual's, is
+kept.
 Arrays are C-contiguous, aligned, of one dtype, and checked by the caller.
 """
 
@@ -68,7 +70,9 @@ cdef struct Channels:      # a call's values of every channel: sums in double, m
     double *var
     Map forward
     Map backward
-    char *scratch          # [threads][BLOCK_BYTES]: gradients by the argument of the activation
+    const char *y          # of a sum with a residual, or NULL
+    char *of_sum           # its gradient by the argument of the activation
+    char *scratch          # [threads][BLOCK_BYTES]: such gradients of x alone
 
 cdef struct Block:         # rows and columns side by side in memory
     Py_ssize_t at          # bytes
@@ -137,6 +141,7 @@ cdef Channels reserve(const Problem *p) except *:
     """One block of workspace, released by release(<char *> channels.first)."""
     cdef Channels c
     cdef Py_ssize_t row = p.channels * sizeof(double)
+    c.y = NULL
     c.first = <double *> acquire((2 * p.parts + 10) * row + p.threads * BLOCK_BYTES, 1)
     c.second = c.first + p.parts * p.channels
     c.mean = c.second + p.parts * p.channels
@@ -198,10 +203,14 @@ cdef inline void apply(const Problem *p, const Map *map, Block b, const char *x,
 
 cdef inline const char *gradient(const Problem *p, const Channels *c, Block b, const char *grad_y, const char *x,
                                  char *scratch) noexcept nogil:
-    """The block of the gradient by the activation's argument: grad_y's own without an activation, else scratch."""
+    """The block of the gradient by the activation's argument: grad_y's own without an activation, else in of_sum or
+    scratch."""
     cdef Py_ssize_t n = b.rows * b.columns
     if p.activation < 0:
         return grad_y + b.at
+    if c.y != NULL:
+        p.kernels.activate_backward(p.activation, p.alpha, c.of_sum + b.at, grad_y + b.at, c.y + b.at, n)
+        return c.of_sum + b.at
     apply(p, &c.forward, b, x + b.at, NULL, scratch)
     if p.activation in (FASTCONV_SIGMOID, FASTCONV_TANH):  # whose derivatives are told by their results
         p.kernels.activate(p.activation, p.alpha, scratch, scratch, n)
@@ -388,9 +397,12 @@ def batch_norm(cnp.ndarray x, bint per_row, cnp.ndarray running_mean, cnp.ndarra
 
 def batch_norm_backward(cnp.ndarray grad_y, cnp.ndarray x, bint per_row, cnp.ndarray running_mean,
                         cnp.ndarray running_var, cnp.ndarray weight, cnp.ndarray bias, bint training, double eps,
-                        int activation, double alpha, cnp.ndarray statistics, cnp.ndarray grad_x,
-                        cnp.ndarray grad_weight, cnp.ndarray grad_bias):
-    """Fills grad_x, and grad_weight and grad_bias unless they are None; statistics may be None, also in training."""
+                        int activation, double alpha, cnp.ndarray statistics, cnp.ndarray y, cnp.ndarray grad_x,
+                        cnp.ndarray grad_weight, cnp.ndarray grad_bias, cnp.ndarray grad_residual):
+    """Fills grad_x, and grad_weight and grad_bias unless they are None; statistics may be None, also in training.
+
+    y, if it is given with an activation, tells its derivative, and grad_residual is filled, too.
+    """
     cdef Problem p = problem(x, per_row, activation, alpha)
     cdef Channels c = reserve(&p)
     cdef const char *src = data(x)
@@ -407,8 +419,12 @@ def batch_norm_backward(cnp.ndarray grad_y, cnp.ndarray x, bint per_row, cnp.nda
             with nogil:
                 moments(&p, &c, src)
         set_forward(&p, &c, weight, bias, eps)
+        if y is not None and activation >= 0:
+            c.y, c.of_sum = data(y), data(grad_residual)
         with nogil:
             products(&p, &c, g, src)
+        if c.y != NULL:
+            g, p.activation = c.of_sum, -1
         for i in range(p.channels):
             normal = 1 / sqrt(c.var[i] + eps)
             factor = get(weight, i, 1) * normal

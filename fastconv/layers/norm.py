@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike
 
 from fastconv import functional as F
 from fastconv import init
+from fastconv.functional.activation import TOLD_BY_RESULT
 from fastconv.geometry import as_int, is_channels_last
 from fastconv.layers.activation import activation_backward, activation_layer, check_activation
 from fastconv.layers.base import Array, Layer
@@ -99,14 +100,15 @@ class BatchNormNd(Layer):
     def backward(self, grad_y: Array) -> Any:
         """Return the gradient of x or, after a forward with a residual, (gradient of x, gradient of the residual)."""
         x, statistics, activation, summed, y = self.restore()
-        if summed:
+        if summed and activation not in TOLD_BY_RESULT:
             grad_y, activation = activation_backward(grad_y, y, activation), None
-        grad_x, grad_weight, grad_bias = F.batch_norm_backward(
+        grad_x, grad_weight, grad_bias, *rest = F.batch_norm_backward(
             grad_y, x, self.weight, self.bias, running_mean=self.running_mean, running_var=self.running_var,
-            training=True, eps=self.eps, activation=activation, statistics=statistics, data_format=self.data_format,
+            training=True, eps=self.eps, activation=activation, statistics=statistics,
+            y=None if activation is None else y, data_format=self.data_format,
         )  # fmt: skip
         self.accumulate(weight=grad_weight, bias=grad_bias)
-        return (grad_x, grad_y) if summed else grad_x
+        return (grad_x, *(rest or [grad_y])) if summed else grad_x
 
     def for_inference(self) -> list[Layer]:
         plain = copy.deepcopy(self)
