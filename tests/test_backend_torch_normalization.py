@@ -10,6 +10,7 @@ from torch import nn
 
 from fastconv.backends.torch import optimize, report
 from fastconv.backends.torch.normalization import batch_norm, batch_norm_backward
+from fastconv.functional.activation import TOLD_BY_RESULT
 
 pytestmark = pytest.mark.isa_independent
 
@@ -33,23 +34,43 @@ def operands(last, weighted=True):
     return x, *values
 
 
+def residual_like(x):
+    return torch.randn_like(x).requires_grad_()
+
+
+# Whether a residual is added, and the activation.
+ENDS = [(False, None), (True, None), *((summed, name) for summed in (False, True) for name in TOLD_BY_RESULT)]
+ENDS += [(False, name) for name in ("elu", "gelu", "gelu_tanh", "silu", "hardswish")]
+
+
+@pytest.mark.parametrize(("summed", "activation"), [(False, None), (True, None), (True, "relu"), (False, "silu")])
 @pytest.mark.parametrize(("last", "weighted"), [(False, True), (True, False)])
-def test_opcheck(last, weighted):
+def test_opcheck(last, weighted, summed, activation):
     x, weight, bias = operands(last, weighted)
-    torch.library.opcheck(OPS.batch_norm.default, (x, weight, bias, 1e-5, last))
-    y, statistics = batch_norm(x, weight, bias, 1e-5, last)
-    grad_y = torch.ones_like(y).requires_grad_()
-    arguments = (grad_y, x, weight, statistics.detach(), 1e-5, last)
+    residual = residual_like(x) if summed else None
+    torch.library.opcheck(OPS.batch_norm.default, (x, weight, bias, residual, activation, 1e-5, last))
+    y, statistics = batch_norm(x, weight, bias, residual, activation, 1e-5, last)
+    grad_y, y = torch.ones_like(y).requires_grad_(), y.detach() if activation in TOLD_BY_RESULT else None
+    arguments = (grad_y, x, weight, bias, y, statistics.detach(), summed, activation, 1e-5, last)
     torch.library.opcheck(OPS.batch_norm_backward.default, arguments)
 
 
+@pytest.mark.parametrize(("summed", "activation"), ENDS)
 @pytest.mark.parametrize("last", [False, True])
-def test_it_can_be_differentiated_twice(last):
+def test_it_can_be_differentiated_twice(last, summed, activation):
     def function(*tensors):
-        return batch_norm(*tensors, 1e-5, last)[0]
+        return batch_norm(*tensors[:3], tensors[3] if summed else None, activation, 1e-5, last)[0]
 
-    torch.autograd.gradcheck(function, operands(last), fast_mode=True)
-    torch.autograd.gradgradcheck(function, operands(last), fast_mode=True)
+    x, *values = operands(last)
+    tensors = x, *values, *([residual_like(x)] if summed else [])
+    torch.autograd.gradcheck(function, tensors, fast_mode=True)
+    torch.autograd.gradgradcheck(function, tensors, fast_mode=True)
+
+
+def test_what_has_no_gradient_after_a_sum():
+    x, weight, bias = operands(False)
+    with pytest.raises(ValueError, match="activation='gelu'"):
+        batch_norm(x, weight, bias, x, "gelu", 1e-5, False)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -108,15 +129,18 @@ def test_vmap_and_gradients_of_a_model():
     xs, weights = torch.stack([x, 2 * x + 1]).detach(), torch.stack([weight, -weight]).detach()
 
     def gradient(x, weight):
-        return torch.func.grad(lambda x: batch_norm(x, weight, bias.detach(), 1e-5, False)[0].square().sum())(x)
+        return torch.func.grad(
+            lambda x: batch_norm(x, weight, bias.detach(), x, "tanh", 1e-5, False)[0].square().sum()
+        )(x)
 
     together = torch.func.vmap(gradient)(xs, weights)
     alone = torch.stack([gradient(x, weight) for x, weight in zip(xs, weights, strict=True)])
     np.testing.assert_allclose(together.numpy(), alone.numpy(), rtol=1e-10, atol=1e-10)
-    statistics = batch_norm(xs[0], None, None, 1e-5, False)[1]
-    grads = torch.func.vmap(lambda x: batch_norm_backward(xs[0], x, None, statistics, 1e-5, False))(xs)
-    one = batch_norm_backward(xs[0], xs[1], None, statistics, 1e-5, False)
-    for many, single in zip(grads, one, strict=True):
+    statistics = batch_norm(xs[0], None, None, None, None, 1e-5, False)[1]
+    rest = None, None, None, statistics, False, None, 1e-5, False
+    grads = torch.func.vmap(lambda x: batch_norm_backward(xs[0], x, *rest))(xs)
+    one = batch_norm_backward(xs[0], xs[1], *rest)
+    for many, single in zip(grads[:3], one[:3], strict=True):
         np.testing.assert_allclose(many[1].numpy(), single.numpy(), rtol=1e-12, atol=1e-12)
 
 

@@ -294,7 +294,7 @@ def test_batch_norm_backward_errors():
         ff.batch_norm_backward(X, X, None, None, **options, y=X[:1])
     with pytest.raises(TypeError, match="y must have the dtype of x"):
         ff.batch_norm_backward(X, X, None, None, **options, y=X.astype(np.float32))
-    with pytest.raises(ValueError, match="one whose derivative y tells .*activation='gelu'"):
+    with pytest.raises(ValueError, match=r"one whose derivative y tells .*activation='gelu'"):
         ff.batch_norm_backward(X, X, None, None, **options, y=X, activation="gelu")
     assert ff.batch_norm_backward(X, X, None, None, **options, y=X)[3] is X
 

@@ -128,7 +128,7 @@ def batch_norm_backward(
     statistics: Array | None = None,
     y: Array | None = None,
     data_format: str = "channels_first",
-) -> tuple[Array | None, ...]:
+) -> tuple[Any, ...]:
     """Gradients of `batch_norm`.
 
     With ``h = (x - mean) / sqrt(var + eps)``, ``g = grad_y * activation'(h * weight + bias)`` and sums over every axis

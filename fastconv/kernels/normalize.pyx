@@ -6,9 +6,9 @@ threads.
 
 Every pass walks over blocks that stay in L1, so that what comes after the normalisation (a residual, an activation)
 and what backward does before its sums (the activation's gradient, whose argument is computed again from x) costs no
-memory traffic: forward reads x twice and writes y, backward reads grad_y and x twice and writes grad_x. After a residual
-was added x alone tells no argument: y tells the derivative, and the activation's gradient, which is the residual's, is
-kept.
+memory traffic: forward reads x twice and writes y, backward reads grad_y and x twice and writes grad_x. After a
+residual was added x alone tells no argument: y tells the derivative, and the activation's gradient, which is the
+residual's, is kept. A second pass from the end to the start, where a cache has what was read last, is slower (0.8).
 Arrays are C-contiguous, aligned, of one dtype, and checked by the caller.
 """
 
@@ -301,54 +301,54 @@ cdef inline void set_map(const Problem *p, Map *map, Py_ssize_t i, double mean, 
     rounded(map.factor, i, factor, p.size)
 
 
-cdef void normalise(const Problem *p, const Channels *c, const char *x, const char *residual,
-                    char *dst) noexcept nogil:
-    """dst = the activation of the forward map of x and, unless it is NULL, a residual."""
+cdef struct Pass:          # the second one over the arrays
+    const char *x
+    const char *added      # a residual or NULL; backward: grad_y
+    char *dst
+    bint backward, training
+
+
+cdef void second_pass(const Problem *p, const Channels *c, const Pass *a) noexcept nogil:
+    """dst = the activation of the forward map of x and, unless it is NULL, a residual.
+
+    Backward it is the backward map of the gradient by the activation's argument and, in training, of x.
+    """
     cdef Py_ssize_t blocks = ceil_div(p.rows, p.block), task
     cdef fenv_t environment
     fegetenv(&environment)
     with parallel(num_threads=p.threads):
         fesetenv(&environment)
         for task in prange(p.images * blocks, schedule="static"):
-            normalise_rows(p, c, task // blocks, task % blocks * p.block, x, residual, dst)
+            if a.backward:
+                differentiate_rows(p, c, a, task // blocks, task % blocks * p.block,
+                                   c.scratch + threadid() * BLOCK_BYTES)
+            else:
+                normalise_rows(p, c, a, task // blocks, task % blocks * p.block)
 
 
-cdef void normalise_rows(const Problem *p, const Channels *c, Py_ssize_t image, Py_ssize_t row, const char *x,
-                         const char *residual, char *dst) noexcept nogil:
+cdef void normalise_rows(const Problem *p, const Channels *c, const Pass *a, Py_ssize_t image,
+                         Py_ssize_t row) noexcept nogil:
     cdef Py_ssize_t piece
     cdef const char *added = NULL
     cdef Block b
     for piece in range(ceil_div(p.columns, p.piece)):
         b = block_of(p, image, row, p.rows, piece)
-        if residual != NULL:
-            added = residual + b.at
-        apply(p, &c.forward, b, x + b.at, added, dst + b.at)
+        if a.added != NULL:
+            added = a.added + b.at
+        apply(p, &c.forward, b, a.x + b.at, added, a.dst + b.at)
         if p.activation >= 0:
-            p.kernels.activate(p.activation, p.alpha, dst + b.at, dst + b.at, b.rows * b.columns)
+            p.kernels.activate(p.activation, p.alpha, a.dst + b.at, a.dst + b.at, b.rows * b.columns)
 
 
-cdef void differentiate(const Problem *p, const Channels *c, bint training, const char *grad_y, const char *x,
-                        char *dst) noexcept nogil:
-    """dst = the backward map of the gradient by the activation's argument and, in training, of x."""
-    cdef Py_ssize_t blocks = ceil_div(p.rows, p.block), task
-    cdef fenv_t environment
-    fegetenv(&environment)
-    with parallel(num_threads=p.threads):
-        fesetenv(&environment)
-        for task in prange(p.images * blocks, schedule="static"):
-            differentiate_rows(p, c, training, task // blocks, task % blocks * p.block, grad_y, x, dst,
-                               c.scratch + threadid() * BLOCK_BYTES)
-
-
-cdef void differentiate_rows(const Problem *p, const Channels *c, bint training, Py_ssize_t image, Py_ssize_t row,
-                             const char *grad_y, const char *x, char *dst, char *scratch) noexcept nogil:
+cdef void differentiate_rows(const Problem *p, const Channels *c, const Pass *a, Py_ssize_t image, Py_ssize_t row,
+                             char *scratch) noexcept nogil:
     cdef Py_ssize_t piece
     cdef const char *g
     cdef Block b
     for piece in range(ceil_div(p.columns, p.piece)):
         b = block_of(p, image, row, p.rows, piece)
-        g = gradient(p, c, b, grad_y, x, scratch)
-        apply(p, &c.backward, b, x + b.at if training else g, g if training else NULL, dst + b.at)
+        g = gradient(p, c, b, a.added, a.x, scratch)
+        apply(p, &c.backward, b, a.x + b.at if a.training else g, g if a.training else NULL, a.dst + b.at)
 
 
 cdef void take_statistics(const Problem *p, Channels *c, cnp.ndarray mean, cnp.ndarray var) noexcept:
@@ -373,15 +373,13 @@ def batch_norm(cnp.ndarray x, bint per_row, cnp.ndarray running_mean, cnp.ndarra
     """
     cdef Problem p = problem(x, per_row, activation, alpha)
     cdef Channels c = reserve(&p)
-    cdef const char *src = data(x)
-    cdef const char *added = data(residual)
-    cdef char *dst = data(out)
+    cdef Pass last = Pass(data(x), data(residual), data(out), False, training)
     cdef double unbiased = p.count / <double> (p.count - 1) if p.count > 1 else 1
     cdef Py_ssize_t i
     try:
         if training:
             with nogil:
-                moments(&p, &c, src)
+                moments(&p, &c, last.x)
             memcpy(data(statistics), c.mean, 2 * p.channels * sizeof(double))
             for i in range(p.channels):
                 put(running_mean, i, (1 - momentum) * get(running_mean, i, 0) + momentum * c.mean[i])
@@ -390,7 +388,7 @@ def batch_norm(cnp.ndarray x, bint per_row, cnp.ndarray running_mean, cnp.ndarra
             take_statistics(&p, &c, running_mean, running_var)
         set_forward(&p, &c, weight, bias, eps)
         with nogil:
-            normalise(&p, &c, src, added, dst)
+            second_pass(&p, &c, &last)
     finally:
         release(<char *> c.first)
 
@@ -405,9 +403,7 @@ def batch_norm_backward(cnp.ndarray grad_y, cnp.ndarray x, bint per_row, cnp.nda
     """
     cdef Problem p = problem(x, per_row, activation, alpha)
     cdef Channels c = reserve(&p)
-    cdef const char *src = data(x)
-    cdef const char *g = data(grad_y)
-    cdef char *dst = data(grad_x)
+    cdef Pass last = Pass(data(x), data(grad_y), data(grad_x), True, training)
     cdef double normal, factor
     cdef Py_ssize_t i
     try:
@@ -417,14 +413,14 @@ def batch_norm_backward(cnp.ndarray grad_y, cnp.ndarray x, bint per_row, cnp.nda
             memcpy(c.mean, data(statistics), 2 * p.channels * sizeof(double))
         else:
             with nogil:
-                moments(&p, &c, src)
+                moments(&p, &c, last.x)
         set_forward(&p, &c, weight, bias, eps)
         if y is not None and activation >= 0:
             c.y, c.of_sum = data(y), data(grad_residual)
         with nogil:
-            products(&p, &c, g, src)
+            products(&p, &c, last.added, last.x)
         if c.y != NULL:
-            g, p.activation = c.of_sum, -1
+            last.added, p.activation = c.of_sum, -1
         for i in range(p.channels):
             normal = 1 / sqrt(c.var[i] + eps)
             factor = get(weight, i, 1) * normal
@@ -436,6 +432,6 @@ def batch_norm_backward(cnp.ndarray grad_y, cnp.ndarray x, bint per_row, cnp.nda
             else:
                 set_map(&p, &c.backward, i, 0, factor, 0, 0)
         with nogil:
-            differentiate(&p, &c, training, g, src, dst)
+            second_pass(&p, &c, &last)
     finally:
         release(<char *> c.first)

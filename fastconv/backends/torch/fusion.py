@@ -7,8 +7,7 @@ In evaluation mode a batch normalization is one multiply-add a channel, which go
 from __future__ import annotations
 
 import inspect
-import operator
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -20,6 +19,7 @@ from torch import fx, nn
 from fastconv.backends.torch import packing
 from fastconv.backends.torch.arrays import Tensor, as_array, as_tensor, shape_of
 from fastconv.backends.torch.calls import is_profiled, reason_against
+from fastconv.backends.torch.chain import Chain, is_plain_call
 from fastconv.backends.torch.convolution import operator_of, options_of
 from fastconv.backends.torch.linear import planned_linear, reason_against_product
 from fastconv.backends.torch.modules import SwappedConv, SwappedConvTranspose, SwappedLinear, is_swapped, own_class
@@ -29,35 +29,6 @@ from fastconv.functional.planned import PlannedConv
 _NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # in evaluation mode
 _PADS = (nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)
-_SUMS = {"call_function": (operator.add, operator.iadd, torch.add), "call_method": ("add", "add_")}
-_IN_PLACE_SUMS = (operator.iadd, "add_")
-_PURE = ("torch", "math", "builtins")  # packages whose functions tell by their names whether they write
-IN_PLACE_OPERATORS = (
-    "iadd", "isub", "imul", "imatmul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor", "ilshift",
-    "irshift",
-)  # fmt: skip
-_FUNCTIONS = {
-    F.relu: "relu", torch.relu: "relu", torch.relu_: "relu", F.relu6: "relu6", F.leaky_relu: "leaky_relu",
-    F.elu: "elu", torch.sigmoid: "sigmoid", F.sigmoid: "sigmoid", torch.tanh: "tanh", F.tanh: "tanh",
-    F.gelu: "gelu", F.silu: "silu", F.hardswish: "hardswish",
-}  # fmt: skip
-_METHODS = {
-    "relu": "relu", "relu_": "relu", "sigmoid": "sigmoid", "sigmoid_": "sigmoid", "tanh": "tanh", "tanh_": "tanh",
-}  # fmt: skip
-# What they may be called with for an epilogue to be the same.
-_OPTIONS = {"inplace": (False, True), "negative_slope": (0.01,), "alpha": (1,), "approximate": ("none",)}
-_MODULES: dict[type[nn.Module], Callable[[Any], str | None]] = {
-    nn.ReLU: lambda module: "relu",
-    nn.ReLU6: lambda module: "relu6",
-    nn.Hardtanh: lambda module: "relu6" if (module.min_val, module.max_val) == (0, 6) else None,
-    nn.LeakyReLU: lambda module: "leaky_relu" if module.negative_slope == 0.01 else None,
-    nn.ELU: lambda module: "elu" if module.alpha == 1 else None,
-    nn.Sigmoid: lambda module: "sigmoid",
-    nn.Tanh: lambda module: "tanh",
-    nn.GELU: lambda module: "gelu" if module.approximate == "none" else "gelu_tanh",
-    nn.SiLU: lambda module: "silu",
-    nn.Hardswish: lambda module: "hardswish",
-}
 
 
 class FusedConvolution:
@@ -180,13 +151,13 @@ def fuse(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[str, FusedConvo
     """Put fused convolutions into a graph, under names that it calls as modules; returned by these names."""
     fused: dict[str, FusedConvolution] = {}
     for node in list(graph.nodes):
-        if _is_plain_call(node, modules) and type(modules[node.target]) in _NOTHING:
+        if is_plain_call(node, modules) and type(modules[node.target]) in _NOTHING:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     order = {node: place for place, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
-        if _is_plain_call(node, modules) and _is_convolution(modules[node.target]):
-            chain = _Chain(node, modules, order, fused)
+        if is_plain_call(node, modules) and _is_convolution(modules[node.target]):
+            chain = _ConvolutionChain(node, modules, order, fused)
             chain.grow()
             if len(chain.nodes) > 1 or chain.padding is not None:
                 name = f"fastconv_{len(fused)}"
@@ -194,18 +165,13 @@ def fuse(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[str, FusedConvo
     return fused
 
 
-class _Chain:
-    """A convolution's node and those after it that its epilogue can do, each the only user of the one before."""
+class _ConvolutionChain(Chain):
+    """A convolution and what its weights, its padding and its epilogue can do."""
 
-    def __init__(
-        self, conv: fx.Node, modules: dict[str, nn.Module], order: dict[fx.Node, int], fused: Container[str]
-    ) -> None:
-        self.nodes, self._modules, self._order, self._fused = [conv], modules, order, fused
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self.norm: nn.Module | None = None
-        self.activation: str | None = None
-        self.residual: fx.Node | None = None
         self.padding: Callable[..., Any] | None = None
-        self._rest: list[Callable[..., Any]] = []
 
     def grow(self) -> None:
         """Take what follows, as far as it fits."""
@@ -213,97 +179,34 @@ class _Chain:
         if _may_be_padded(conv):
             self.padding = _padding_of(self.nodes[0], self._modules)
         after = self._only_user()
-        if after is not None and _is_plain_call(after, self._modules) and _folds(self._modules[after.target], conv):
+        if after is not None and is_plain_call(after, self._modules) and _folds(self._modules[after.target], conv):
             self.norm = self._modules[after.target]
             self.nodes.append(after)
-            after = self._only_user()
-        if after is not None and not isinstance(conv, SwappedConvTranspose) and self._adds(after):
-            self.nodes.append(after)
-            self._rest.append(torch.add)
-            after = self._only_user()
-        if after is not None and (found := _activation(after, self._modules)) is not None:
-            self.activation, step = found
-            self._rest.append(step)
-            self.nodes.append(after)
+        if not isinstance(conv, SwappedConvTranspose):
+            self._take_sum()
+        self._take_activation()
 
     def replace(self, graph: fx.Graph, name: str) -> FusedConvolution:
-        """Put one call in the place of all nodes: where the residual is known, otherwise at the convolution."""
-        conv, last = self.nodes[0], self.nodes[-1]
-        place = next(node for node in self.nodes if self.residual is None or self._precedes(self.residual, node))
-        padding = None if self.padding is None else conv.args[0]
-        before = conv.args if padding is None else padding.args
-        operands = before[:1] if self.residual is None and len(before) == 1 else (before[0], self.residual, *before[1:])
-        with graph.inserting_before(place):
-            call = graph.call_module(name, operands)
-        self._order[call] = self._order[place]
-        last.replace_all_uses_with(call)
-        for node in reversed(self.nodes if padding is None else [padding, *self.nodes]):
-            graph.erase_node(node)
+        """Put the fused convolution into the graph."""
+        conv = self.nodes[0]
+        padded = () if self.padding is None else (conv.args[0],)
+        x, *others = (*padded, conv)[0].args
+        operands = (x,) if self.residual is None and not others else (x, self.residual, *others)
+        self._put(graph, name, operands, *padded)
         module = self._modules[conv.target]
         kind = FusedLinear if isinstance(module, SwappedLinear) else FusedConvolution
         pads = None if self.padding is None else Padding(self.padding)
         return kind(module, self.norm, self.activation, tuple(self._rest), pads)
 
-    def _precedes(self, node: fx.Node, other: fx.Node) -> bool:
-        return self._order[node] < self._order[other]
-
-    def _only_user(self) -> fx.Node | None:
-        users = list(self.nodes[-1].users)
-        return users[0] if len(users) == 1 else None
-
-    def _adds(self, node: fx.Node) -> bool:
-        """Whether a node adds something to this chain's result that is known in time; it is the residual then."""
-        if node.target not in _SUMS.get(node.op, ()) or len(node.args) != 2 or node.kwargs:
-            return False
-        first, second = node.args
-        residual = second if first is self.nodes[-1] else first
-        if not isinstance(residual, fx.Node) or residual is self.nodes[-1]:
-            return False
-        if node.target in _IN_PLACE_SUMS and first is residual and not self._is_passing(residual):
-            return False
-        conv, own = self.nodes[0], {*self.nodes, node}
-        if not self._precedes(residual, conv) and self._is_chain(residual):
-            return False
-        if any(may_write(between, self._modules) for between in between(conv, node) if between not in own):
-            return False  # to what is read at another time than in the module
-        self.residual = residual
-        return True
-
-    def _is_passing(self, node: fx.Node) -> bool:
-        """Whether a value is new memory that one node alone reads, so that nobody sees what is written there."""
-        if node.op == "call_module" and node.target in self._fused:
-            return len(node.users) == 1
-        return self._is_chain(node)
-
-    def _is_chain(self, node: fx.Node) -> bool:
-        """Whether a later convolution can take the sum, at its own place."""
-        if len(node.users) != 1 or not _is_plain_call(node, self._modules):
-            return False
+    def _may_be_summed(self, node: fx.Node) -> bool:
         module = self._modules[node.target]
         if isinstance(module, tuple(_NORMS.values())) and isinstance(node.args[0], fx.Node):
             before = node.args[0]
-            if len(before.users) != 1 or not _is_plain_call(before, self._modules):
+            if len(before.users) != 1 or not is_plain_call(before, self._modules):
                 return False
             conv = self._modules[before.target]
             return _is_convolution(conv) and not isinstance(conv, SwappedConvTranspose) and _folds(module, conv)
         return _is_convolution(module) and not isinstance(module, SwappedConvTranspose)
-
-
-def _is_plain_call(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Whether a node calls a module without hooks with one argument."""
-    return (
-        node.op == "call_module"
-        and len(node.args) == 1
-        and not node.kwargs
-        and isinstance(node.args[0], fx.Node)
-        and not has_hooks(modules[node.target])
-    )
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether something wants to see a module's calls, or takes them."""
-    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return any(hooks) or "forward" in vars(module)
 
 
 def _is_convolution(module: nn.Module) -> bool:
@@ -325,7 +228,7 @@ def _padding_of(conv: fx.Node, modules: dict[str, nn.Module]) -> Callable[..., A
         return None
     if node.op == "call_module":
         module = modules.get(node.target)  # None: a convolution that is fused already
-        return module if type(module) in _PADS and _is_plain_call(node, modules) else None
+        return module if type(module) in _PADS and is_plain_call(node, modules) else None
     if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
         return None
     if node.target is F.pad:
@@ -345,39 +248,3 @@ def _folds(module: nn.Module, conv: Any) -> bool:
     if tensors[2] is None or tensors[3] is None or (tensors[0] is None) != (tensors[1] is None):
         return False
     return all(t is None or (t.dtype == conv.weight.dtype and not t.is_inference()) for t in tensors)
-
-
-def _activation(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str, Callable[..., Any]] | None:
-    """The name of the activation that a node is, and what computes it."""
-    if node.op == "call_module" and _is_plain_call(node, modules):
-        module = modules[node.target]
-        name = _MODULES.get(type(module), lambda module: None)(module)
-        return None if name is None else (name, module)
-    if len(node.args) != 1 or any(value not in _OPTIONS.get(name, ()) for name, value in node.kwargs.items()):
-        return None
-    if node.op == "call_function" and node.target in _FUNCTIONS:
-        return _FUNCTIONS[node.target], node.target
-    if node.op == "call_method" and node.target in _METHODS and not node.kwargs:
-        return _METHODS[node.target], getattr(torch.Tensor, node.target)
-    return None
-
-
-def between(first: fx.Node, last: fx.Node) -> Iterable[fx.Node]:
-    node = first.next
-    while node is not last:
-        yield node
-        node = node.next
-
-
-def may_write(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Whether a node may write to a tensor that it did not make."""
-    if node.op == "call_module":
-        module = modules.get(node.target)
-        return bool(getattr(module, "inplace", False)) or not type(module).__module__.startswith("torch.nn")
-    if node.kwargs.get("inplace") or "out" in node.kwargs:
-        return True
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "_")
-    package = (getattr(node.target, "__module__", None) or "torch").partition(".")[0]
-    if node.op == "call_function" and package not in _PURE:
-        return package != "_operator" or name in (*IN_PLACE_OPERATORS, "setitem", "delitem", "iconcat")
-    return node.op in ("call_function", "call_method") and name.endswith("_") and not name.endswith("__")

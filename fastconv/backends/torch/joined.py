@@ -19,8 +19,9 @@ from torch import fx
 from fastconv.backends.torch import packing
 from fastconv.backends.torch.arrays import Tensor, as_array, as_tensor, shape_of
 from fastconv.backends.torch.calls import reason_against
+from fastconv.backends.torch.chain import between, may_write
 from fastconv.backends.torch.convolution import operator_of, options_of
-from fastconv.backends.torch.fusion import FusedConvolution, between, may_write
+from fastconv.backends.torch.fusion import FusedConvolution
 from fastconv.backends.torch.modules import SwappedConv
 
 _CATS = (torch.cat, torch.concat, torch.concatenate)

@@ -275,8 +275,12 @@ class SwappedBatchNorm(SwappedOperator):
         return None if input.numel() > input.shape[1] else "a channel has one value"
 
     def fastconv_run(self, *inputs: Any) -> Any:
-        (x,) = inputs
-        y, statistics = _call(batch_norm, (x, self.weight, self.bias), self.eps, False)
+        return self.fastconv_normal(inputs[0], None, None, False)
+
+    def fastconv_normal(self, x: Tensor, residual: Tensor | None, activation: str | None, channels_last: bool) -> Any:
+        """activation(normal(x) + residual), and the running statistics moved."""
+        tensors = x, self.weight, self.bias, residual
+        y, statistics = _call(batch_norm, tensors, activation, self.eps, channels_last)
         if self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         if self.track_running_stats and self.running_mean is not None:

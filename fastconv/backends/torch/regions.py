@@ -21,7 +21,8 @@ from torch.utils import _pytree as pytree
 
 from fastconv.backends.torch.arrays import Tensor
 from fastconv.backends.torch.calls import is_plain
-from fastconv.backends.torch.fusion import FusedConvolution, fuse, has_hooks
+from fastconv.backends.torch.chain import has_hooks
+from fastconv.backends.torch.fusion import FusedConvolution, fuse
 from fastconv.backends.torch.joined import join
 from fastconv.backends.torch.modules import Swapped, SwappedConv, own_class, swap, unswap
 from fastconv.backends.torch.quick import Watch, quick_steps

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fastconv.backends.torch.fusion import IN_PLACE_OPERATORS, has_hooks
+from fastconv.backends.torch.chain import IN_PLACE_OPERATORS, has_hooks
 from fastconv.backends.torch.modules import Swapped, own_class
 
 ATTEMPTS = 32  # at tracing a forward, each with one call more left alone
