@@ -6,12 +6,12 @@ import dataclasses
 import inspect
 import operator
 import pickle
-import random
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch_drawn import Drawn
 from torch_fused import TERMS, assert_runs_fused, fused, optimized
 from torch_models import Block, assert_close, images, network
 
@@ -77,7 +77,7 @@ def test_what_a_convolution_does_besides(after, does):
         assert fused(assert_runs_fused(Chain(after), x, 1)) == does
         return
     plain, ours = optimized(Chain(after))
-    assert not list(regions.regions(ours))
+    assert not any(region.fastconv_region.steps for region in regions.regions(ours))
     with torch.no_grad():
         assert_close(ours(x), plain(x), TERMS)
 
@@ -571,41 +571,6 @@ def test_weights_of_inference_mode_are_not_folded_ahead():
                 model.stem[0].weight.mul_(0.5)
 
 
-LAYERS = {
-    "conv": lambda rng: nn.Conv2d(4, 4, 3, padding=1, bias=rng.random() < 0.5, groups=rng.choice([1, 2, 4])),
-    "conv_transpose": lambda rng: nn.ConvTranspose2d(4, 4, 3, padding=1),
-    "norm": lambda rng: nn.BatchNorm2d(4),
-    "relu": lambda rng: nn.ReLU(inplace=rng.random() < 0.5),
-    "pool": lambda rng: nn.MaxPool2d(3, 1, 1),
-    "identity": lambda rng: nn.Identity(),
-}
-OPERATIONS = {
-    "add": operator.add, "iadd": operator.iadd, "add_": torch.Tensor.add_, "scale": lambda a, b: a.mul_(0.5),
-    "tanh": lambda a, b: torch.tanh(a), "relu of it": lambda a, b: F.relu(a),
-}  # fmt: skip
-
-
-class Drawn(nn.Module):
-    """Steps drawn at random, each of any values before it, some of which write to these."""
-
-    def __init__(self, seed):
-        super().__init__()
-        rng, self.layers, self.steps = random.Random(seed), nn.ModuleDict(), []
-        for place in range(rng.randint(4, 14)):
-            kind = rng.choice([*LAYERS, *OPERATIONS, "conv", "conv", "norm", "add"])
-            if kind in LAYERS:
-                self.layers[str(place)] = LAYERS[kind](rng)
-            first = rng.choice([place, place, place, rng.randint(0, place)])  # mostly what was computed last
-            self.steps.append((kind, first, rng.randint(0, place)))
-
-    def forward(self, x):
-        values = [x]
-        for place, (kind, first, second) in enumerate(self.steps):
-            a, b = values[first], values[second]
-            values.append(self.layers[str(place)](a) if kind in LAYERS else OPERATIONS[kind](a, b))
-        return values[-1], values[len(values) // 2]
-
-
 @pytest.mark.parametrize("seed", range(24))
 def test_drawn_networks_run_fused_as_they_do_by_themselves(seed):
     plain, ours = optimized(Drawn(seed).double())
@@ -616,4 +581,4 @@ def test_drawn_networks_run_fused_as_they_do_by_themselves(seed):
             for actual, exact in zip(ours(x.clone()), expected, strict=True):
                 assert_close(actual, exact, TERMS)
     for region in regions.regions(ours):
-        assert region.fastconv_region.agrees, region.fastconv_region.refused
+        assert region.fastconv_region.agrees or not region.fastconv_region.steps, region.fastconv_region.refused

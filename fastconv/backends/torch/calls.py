@@ -49,8 +49,8 @@ def _short(name: Any) -> str:
     return str(name).removeprefix("torch.")
 
 
-def is_plain(*tensors: Tensor | None) -> bool:
-    """Whether a call wants nothing but its result: no gradient, tracing, transform or mode that sees ops."""
+def is_ordinary(*tensors: Tensor | None) -> bool:
+    """Whether a call is one of PyTorch's eager mode: no tracing, transform or mode sees its ops."""
     if (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
@@ -58,9 +58,13 @@ def is_plain(*tensors: Tensor | None) -> bool:
         or torch._C._get_tracing_state() is not None
     ):
         return False
-    recording = torch.is_grad_enabled()
-    return all(
-        tensor is None or (type(tensor) in _PLAIN and not (recording and tensor.requires_grad)) for tensor in tensors
+    return all(tensor is None or type(tensor) in _PLAIN for tensor in tensors)
+
+
+def is_plain(*tensors: Tensor | None) -> bool:
+    """Whether a call wants nothing but its result: an ordinary one, without a gradient."""
+    return is_ordinary(*tensors) and not (
+        torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
     )
 
 

@@ -65,6 +65,10 @@ class Chain:
     def _may_be_summed(self, node: fx.Node) -> bool:
         """Whether a module's call, the only one to read its input, may be what a chain like this one adds to."""
 
+    def _may_end_with(self, activation: str) -> bool:
+        """Whether the kernel does this activation after what it does already."""
+        return True
+
     def _take_sum(self) -> None:
         after = self._only_user()
         if after is not None and self._adds(after):
@@ -74,9 +78,11 @@ class Chain:
     def _take_activation(self) -> None:
         after = self._only_user()
         if after is not None and (found := activation_of(after, self._modules)) is not None:
-            self.activation, step = found
-            self._rest.append(step)
-            self.nodes.append(after)
+            name, step = found
+            if self._may_end_with(name):
+                self.activation = name
+                self._rest.append(step)
+                self.nodes.append(after)
 
     def _put(self, graph: fx.Graph, name: str, operands: tuple[Any, ...], *before: fx.Node) -> None:
         """Put one call in the place of all nodes, and of those before: where the residual is known, otherwise at the
@@ -134,6 +140,14 @@ def is_plain_call(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
         and isinstance(node.args[0], fx.Node)
         and not has_hooks(modules[node.target])
     )
+
+
+def leave_out(graph: fx.Graph, modules: dict[str, nn.Module], kinds: tuple[type[nn.Module], ...]) -> None:
+    """Take calls of modules that give what they are given out of a graph."""
+    for node in list(graph.nodes):
+        if is_plain_call(node, modules) and type(modules[node.target]) in kinds:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -19,7 +19,7 @@ from torch import fx, nn
 from fastconv.backends.torch import packing
 from fastconv.backends.torch.arrays import Tensor, as_array, as_tensor, shape_of
 from fastconv.backends.torch.calls import is_profiled, reason_against
-from fastconv.backends.torch.chain import Chain, is_plain_call
+from fastconv.backends.torch.chain import Chain, is_plain_call, leave_out
 from fastconv.backends.torch.convolution import operator_of, options_of
 from fastconv.backends.torch.linear import planned_linear, reason_against_product
 from fastconv.backends.torch.modules import SwappedConv, SwappedConvTranspose, SwappedLinear, is_swapped, own_class
@@ -150,13 +150,10 @@ def _fold(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
 def fuse(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[str, FusedConvolution]:
     """Put fused convolutions into a graph, under names that it calls as modules; returned by these names."""
     fused: dict[str, FusedConvolution] = {}
-    for node in list(graph.nodes):
-        if is_plain_call(node, modules) and type(modules[node.target]) in _NOTHING:
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
+    leave_out(graph, modules, _NOTHING)
     order = {node: place for place, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
-        if is_plain_call(node, modules) and _is_convolution(modules[node.target]):
+        if is_plain_call(node, modules) and is_convolution(modules[node.target]):
             chain = _ConvolutionChain(node, modules, order, fused)
             chain.grow()
             if len(chain.nodes) > 1 or chain.padding is not None:
@@ -176,8 +173,8 @@ class _ConvolutionChain(Chain):
     def grow(self) -> None:
         """Take what follows, as far as it fits."""
         conv = self._modules[self.nodes[0].target]
-        if _may_be_padded(conv):
-            self.padding = _padding_of(self.nodes[0], self._modules)
+        if may_be_padded(conv):
+            self.padding = padding_of(self.nodes[0], self._modules)
         after = self._only_user()
         if after is not None and is_plain_call(after, self._modules) and _folds(self._modules[after.target], conv):
             self.norm = self._modules[after.target]
@@ -205,22 +202,24 @@ class _ConvolutionChain(Chain):
             if len(before.users) != 1 or not is_plain_call(before, self._modules):
                 return False
             conv = self._modules[before.target]
-            return _is_convolution(conv) and not isinstance(conv, SwappedConvTranspose) and _folds(module, conv)
-        return _is_convolution(module) and not isinstance(module, SwappedConvTranspose)
+            return is_convolution(conv) and not isinstance(conv, SwappedConvTranspose) and _folds(module, conv)
+        return is_convolution(module) and not isinstance(module, SwappedConvTranspose)
 
 
-def _is_convolution(module: nn.Module) -> bool:
+def is_convolution(module: nn.Module) -> bool:
+    """Whether a module is a convolution or linear layer of ours whose weights are its own."""
     if not (isinstance(module, (SwappedConv, SwappedLinear)) and is_swapped(module)):
         return False
     bias = module._parameters.get("bias")
     return packing.is_kept_up(module._parameters.get("weight")) and bias is module.bias and packing.is_kept_up(bias)
 
 
-def _may_be_padded(conv: Any) -> bool:
+def may_be_padded(conv: Any) -> bool:
+    """Whether zeros around a convolution's input may as well be its own padding."""
     return isinstance(conv, SwappedConv) and not isinstance(conv, SwappedConvTranspose) and conv.padding_mode == "zeros"
 
 
-def _padding_of(conv: fx.Node, modules: dict[str, nn.Module]) -> Callable[..., Any] | None:
+def padding_of(conv: fx.Node, modules: dict[str, nn.Module]) -> Callable[..., Any] | None:
     """What is called right before a convolution, for nobody else, and may pad its input: F.pad, a module that pads with
     zeros, or a function that could not be traced."""
     node = conv.args[0]

@@ -23,6 +23,7 @@ from fastconv.backends.torch.calls import is_plain, is_profiled, reason_against
 from fastconv.backends.torch.convolution import convolution
 from fastconv.backends.torch.linear import linear, planned_linear, reason_against_product
 from fastconv.backends.torch.normalization import batch_norm
+from fastconv.backends.torch.padding import Padded
 
 NAMES: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # in the model that was optimized, for errors
 LEFT: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # why calls of a module were PyTorch's own
@@ -125,7 +126,7 @@ class SwappedOperator(Swapped):
         """The result by fastconv."""
 
 
-def _call(operator: Any, tensors: tuple[Tensor | None, ...], *rest: Any) -> Any:
+def call(operator: Any, tensors: tuple[Tensor | None, ...], *rest: Any) -> Any:
     """An operator's result, by the dispatcher only if somebody wants to know."""
     return (operator.run if is_plain(*tensors) and not is_profiled() else operator)(*tensors, *rest)
 
@@ -160,8 +161,20 @@ class SwappedConv(SwappedOperator):
         x = input if input.ndim == weight.ndim else input.unsqueeze(0)
         geometry = self.fastconv_geometry(input, self.fastconv_is_channels_last(x), *inputs[1:])
         constant = not self.training and not (weight.requires_grad and torch.is_grad_enabled())
-        y = _call(convolution, (x, weight, bias), *geometry, constant)
+        y = call(convolution, (x, weight, bias), *geometry, constant)
         return y if x is input else y.squeeze(0)
+
+    def fastconv_padded(self, padded: Padded) -> Any:
+        """The result of a batch that is padded with zeros; None if fastconv does not take it."""
+        x = padded.x
+        if self.fastconv_reason_against(x) is not None or x.ndim != self.weight.ndim:
+            return None
+        geometry = self.fastconv_geometry(x, self.fastconv_is_channels_last(x))
+        try:
+            pads = padded.beside(geometry[1])
+            return call(convolution, (x, self.weight, self.bias), geometry[0], pads, *geometry[2:], False)
+        except (TypeError, ValueError):  # what does not fit is told by the call that pads
+            return None
 
     def fastconv_is_channels_last(self, x: Tensor) -> bool:
         """Whether a call runs in channels_last: as PyTorch decides, if x or the weight is."""
@@ -238,10 +251,10 @@ class SwappedPool(SwappedOperator):
         x = input if input.ndim == ndim + 2 else input.unsqueeze(0)
         arguments = *window(self, x, ndim), is_channels_last(x)
         if not isinstance(operator, pooling.MaxPool):
-            y = _call(operator.pool, (x,), *arguments)
+            y = call(operator.pool, (x,), *arguments)
             return y if x is input else y.squeeze(0)
         wanted = self.return_indices or (x.requires_grad and torch.is_grad_enabled())
-        y, indices = _call(operator.pool, (x,), *arguments, wanted)
+        y, indices = call(operator.pool, (x,), *arguments, wanted)
         if x is not input:
             y, indices = y.squeeze(0), indices.squeeze(0) if wanted else indices
         return (y, indices) if self.return_indices else y
@@ -258,6 +271,13 @@ class SwappedBatchNorm(SwappedOperator):
         return self.fastconv_forward(input) if self.training else super().forward(input)
 
     def fastconv_reason_against(self, input: Any) -> str | None:
+        reason = self.fastconv_reason_against_batch(input)
+        if reason is None and input.ndim > 3 and is_channels_last(input):
+            return "PyTorch's own is as fast in channels_last"
+        return reason
+
+    def fastconv_reason_against_batch(self, input: Any) -> str | None:
+        """Why a batch is not normalized by fastconv, whatever its memory format."""
         reason = reason_against(input, self.weight, self.bias)
         if reason is not None:
             return reason
@@ -265,8 +285,6 @@ class SwappedBatchNorm(SwappedOperator):
             return f"the input has {input.ndim} dimensions"
         if torch.is_autocast_enabled("cpu"):
             return f"autocast to {torch.get_autocast_dtype('cpu')}"
-        if input.ndim > 3 and is_channels_last(input):
-            return "PyTorch's own is as fast in channels_last"
         statistics = self.running_mean, self.running_var
         if (statistics[0] is None) != (statistics[1] is None):
             return "it has but one of its running statistics"
@@ -275,12 +293,12 @@ class SwappedBatchNorm(SwappedOperator):
         return None if input.numel() > input.shape[1] else "a channel has one value"
 
     def fastconv_run(self, *inputs: Any) -> Any:
-        return self.fastconv_normal(inputs[0], None, None, False)
+        return self.fastconv_normal(inputs[0], None, None)
 
-    def fastconv_normal(self, x: Tensor, residual: Tensor | None, activation: str | None, channels_last: bool) -> Any:
-        """activation(normal(x) + residual), and the running statistics moved."""
-        tensors = x, self.weight, self.bias, residual
-        y, statistics = _call(batch_norm, tensors, activation, self.eps, channels_last)
+    def fastconv_normal(self, x: Tensor, residual: Tensor | None, activation: str | None) -> Any:
+        """activation(normal(x) + residual), with the running statistics moved."""
+        tensors, last = (x, self.weight, self.bias, residual), x.ndim > 3 and is_channels_last(x)
+        y, statistics = call(batch_norm, tensors, activation, self.eps, last)
         if self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         if self.track_running_stats and self.running_mean is not None:

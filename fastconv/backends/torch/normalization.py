@@ -21,14 +21,19 @@ from fastconv.backends.torch.convolution import as_channels, as_groups, split
 from fastconv.backends.torch.operator import Operator
 from fastconv.functional.activation import TOLD_BY_RESULT
 
-_CURVES: dict[str, Callable[[Tensor], Tensor]] = {  # whose slope is told by their argument
+_CURVES: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "leaky_relu": F.leaky_relu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
     "elu": F.elu,
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "silu": F.silu,
     "hardswish": F.hardswish,
 }
-_SLOPES: dict[str, Callable[[Tensor], Any]] = {  # by their result
+_SLOPES: dict[str, Callable[[Tensor], Any]] = {  # by their result: after a sum nothing else tells them
     "relu": lambda y: y > 0,
     "relu6": lambda y: (y > 0) & (y < 6),
     "leaky_relu": lambda y: torch.where(y > 0, 1.0, 0.01),
@@ -47,7 +52,7 @@ def _array(tensor: Tensor | None, channels_last: bool) -> Array | None:
 
 def can_follow(activation: str | None, summed: bool) -> bool:
     """Whether an activation, after a sum or not, has a gradient here: after a sum its result has to tell it."""
-    return activation in (None, *TOLD_BY_RESULT) or (activation in _CURVES and not summed)
+    return activation is None or activation in (TOLD_BY_RESULT if summed else _CURVES)
 
 
 def _forward(
@@ -73,7 +78,7 @@ def _forward_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tenso
     x, weight, bias, residual, ctx.activation, ctx.eps, ctx.channels_last = inputs
     y, statistics = output
     ctx.summed = residual is not None
-    ctx.save_for_backward(x, weight, bias, y if ctx.activation in TOLD_BY_RESULT else None, statistics)
+    ctx.save_for_backward(x, weight, bias, y if ctx.summed and ctx.activation is not None else None, statistics)
 
 
 def _forward_backward(ctx: Any, grad_y: Tensor, _: Any) -> tuple[Any, ...]:
@@ -111,12 +116,11 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients by x, weight, bias and, where an activation follows a sum, by that sum."""
     ones, zeros = x.new_ones(x.shape[1]), x.new_zeros(x.shape[1])
-    by_result = summed and activation is not None
     of_x, of_weight, of_bias, *of_sum = ff.batch_norm_backward(
         as_array(grad_y, channels_last), as_array(x, channels_last), _values(ones if weight is None else weight),
         _values(zeros if bias is None else bias), running_mean=None, running_var=None, training=True, eps=eps,
         activation=activation, statistics=_values(statistics.contiguous()),
-        y=_array(y, channels_last) if by_result else None, data_format=LAYOUTS[channels_last],
+        y=_array(y, channels_last), data_format=LAYOUTS[channels_last],
     )  # fmt: skip
     of_values = [torch.from_numpy(of) for of in (of_weight, of_bias)]
     grad_sum = as_tensor(of_sum[0], channels_last) if of_sum else x.new_empty(0)
@@ -144,7 +148,7 @@ def _gradients(
     scale = (centred.square().mean(axes, keepdim=True) + eps).rsqrt()
     normal, per_channel = centred * scale, (-1, *(1,) * (x.ndim - 2))
     weight, bias, grad = weight.reshape(per_channel), bias.reshape(per_channel), grad_y
-    if activation in TOLD_BY_RESULT:
+    if activation is not None and summed:
         grad = grad_y * _SLOPES[activation](y)
     elif activation is not None:
         grad = torch.func.vjp(_CURVES[activation], normal * weight + bias)[1](grad_y)[0]

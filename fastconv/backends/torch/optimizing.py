@@ -80,8 +80,7 @@ def refresh(model: nn.Module) -> nn.Module:
     check_module(model)
     for parameter in model.parameters():
         packing.forget(parameter)
-    for region in regions.regions(model):
-        region.fastconv_region = regions.fused(region)
+    regions.renew(model)
     return model
 
 

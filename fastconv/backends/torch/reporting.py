@@ -46,7 +46,7 @@ class Report:
     Attributes
     ----------
     modules : a `ModuleReport` each
-    refused : name -> why, of modules that were traced but do not run fused
+    refused : name -> why, of modules that were traced but do not run fused in the mode that they are in
     """
 
     modules: tuple[ModuleReport, ...]
@@ -139,9 +139,9 @@ def _names_of(step: FusedConvolution, names: dict[nn.Module, str]) -> tuple[str,
 
 def _refused(model: nn.Module, names: dict[nn.Module, str]) -> Iterator[tuple[str, str]]:
     for region in regions.regions(model):
-        state = region.fastconv_region
+        state = region.fastconv_training if region.training else region.fastconv_region
         if state is None:
-            yield names[region], "it is a copy, which is traced by eval() or refresh(model)"
+            yield names[region], "it is a copy, which is traced by train(), eval() or refresh(model)"
         elif state.refused is not None:
             yield names[region], state.refused
 

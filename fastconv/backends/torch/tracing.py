@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 import operator
+import random
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
@@ -21,20 +24,26 @@ LISTED = "listed"
 ITEMS = 64  # of an argument that a loop goes through beside a list of its own
 
 
-def traced(root: nn.Module, names: tuple[str, ...]) -> fx.Graph | None:
-    """The graph of a forward, in which modules and functions that cannot be traced are calls."""
+def traced(root: nn.Module, names: tuple[str, ...], training: bool) -> fx.Graph | None:
+    """The graph of a forward in either mode, in which modules and functions that cannot be traced are calls.
+
+    One for training must mean the same to gradients and at every call, so that code which leaves some gradients out,
+    has others of its own or draws lots is no part of it.
+    """
     functions: list[Callable[..., Any]] = []
     leaves: set[nn.Module] = set()
     for _ in range(ATTEMPTS):
-        before = [(module, dict(vars(module)), _registered(module)) for module in root.modules()]
+        before = attributes_of(root)
         graph, trouble = None, None
         try:
             for module, _, _ in before:
-                module.training = False
-            graph = _Tracer(names, functions, leaves).trace(root)
+                module.training = training
+            with torch.enable_grad(), torch.autocast("cpu", enabled=False), _no_lots() if training else nullcontext():
+                graph = _Tracer(names, functions, leaves, training).trace(root)
         except Exception as error:  # whatever code raises when it meets symbols
+            graph = None
             trouble = _untraceable(error, {module for module, _, _ in before} - leaves, functions)
-        if _restored(before):
+        if restored(before):
             return None
         if graph is not None or trouble is None or trouble is root:
             return graph
@@ -61,13 +70,33 @@ def _untraceable(error: Exception, modules: set[nn.Module], known: list[Callable
     return None
 
 
+@contextmanager
+def _no_lots() -> Iterator[None]:
+    """Raises TraceError at the end if the code within drew random numbers, and puts them back."""
+    ours, numpys, torchs = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+        same = random.getstate() == ours and str(np.random.get_state()) == str(numpys)  # noqa: NPY002
+        if not same or not torch.equal(torch.get_rng_state(), torchs):
+            raise fx.proxy.TraceError("the code draws random numbers while it is traced")
+    finally:
+        random.setstate(ours)
+        np.random.set_state(numpys)  # noqa: NPY002
+        torch.set_rng_state(torchs)
+
+
+def attributes_of(root: nn.Module) -> list[tuple[nn.Module, dict[str, Any], list[Any]]]:
+    """What `restored` puts back: all attributes of all modules."""
+    return [(module, dict(vars(module)), _registered(module)) for module in root.modules()]
+
+
 def _registered(module: nn.Module) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """What a module calls its own, with copies."""
     return [(of, dict(of)) for of in (module._parameters, module._buffers, module._modules)]
 
 
-def _restored(before: list[tuple[nn.Module, dict[str, Any], list[Any]]]) -> bool:
-    """Undo what code that was traced did to attributes, and tell whether it did anything.
+def restored(before: list[tuple[nn.Module, dict[str, Any], list[Any]]]) -> bool:
+    """Undo what code did to attributes, and tell whether it did anything.
 
     It may have counted its calls, kept a symbol, or made a tensor, perhaps of random numbers, that the trace keeps.
     """
@@ -80,6 +109,12 @@ def _restored(before: list[tuple[nn.Module, dict[str, Any], list[Any]]]) -> bool
                 now.update(then)
                 wrote = True
     return wrote
+
+
+def _records_gradients() -> bool:
+    """Whether gradients of what is called now are PyTorch's to find: autograd.Function and no_grad switch that off."""
+    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda ignored: None)(True)
+    return torch.is_grad_enabled() and hooks is None and not torch.is_autocast_enabled("cpu")
 
 
 class _Symbol(fx.Proxy):
@@ -103,9 +138,16 @@ class _Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True  # or writes to buffers would be made, not traced
 
-    def __init__(self, names: tuple[str, ...], functions: list[Callable[..., Any]], leaves: set[nn.Module]) -> None:
+    def __init__(
+        self, names: tuple[str, ...], functions: list[Callable[..., Any]], leaves: set[nn.Module], training: bool
+    ) -> None:
         super().__init__(autowrap_functions=tuple(functions))
-        self._names, self._leaves = names, leaves
+        self._names, self._leaves, self._training = names, leaves, training
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if self._training and not _records_gradients():
+            raise fx.proxy.TraceError("the code is not differentiated as it stands")
+        return super().create_node(*args, **kwargs)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
         symbols = [self.create_proxy("placeholder", name, (), {}) for name in self._names]
