@@ -22,7 +22,7 @@ from fastconv.backends.torch.calls import reason_against
 from fastconv.backends.torch.chain import between, is_plain_call, may_write
 from fastconv.backends.torch.convolution import convolution, operator_of, options_of
 from fastconv.backends.torch.fusion import FusedConvolution, is_convolution
-from fastconv.backends.torch.modules import SwappedConv, call
+from fastconv.backends.torch.modules import SwappedConv
 
 _CATS = (torch.cat, torch.concat, torch.concatenate)
 _SIZED = ("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias")
@@ -87,7 +87,7 @@ class JoinedInTraining:
 
     def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
         geometry = self.conv.fastconv_geometry(x, self.conv.fastconv_is_channels_last(x))
-        return call(convolution, (x, weight, bias), *geometry, False)
+        return convolution(x, weight, bias, *geometry, False)
 
 
 def _joined(parts: tuple[Part, ...]) -> Tensor:

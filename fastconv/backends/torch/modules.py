@@ -126,11 +126,6 @@ class SwappedOperator(Swapped):
         """The result by fastconv."""
 
 
-def call(operator: Any, tensors: tuple[Tensor | None, ...], *rest: Any) -> Any:
-    """An operator's result, by the dispatcher only if somebody wants to know."""
-    return (operator.run if is_plain(*tensors) and not is_profiled() else operator)(*tensors, *rest)
-
-
 def label(module: Any) -> str:
     """A module as errors name it."""
     return f"{NAMES.get(module, 'a module')} ({type(module).__name__})"
@@ -161,7 +156,7 @@ class SwappedConv(SwappedOperator):
         x = input if input.ndim == weight.ndim else input.unsqueeze(0)
         geometry = self.fastconv_geometry(input, self.fastconv_is_channels_last(x), *inputs[1:])
         constant = not self.training and not (weight.requires_grad and torch.is_grad_enabled())
-        y = call(convolution, (x, weight, bias), *geometry, constant)
+        y = convolution(x, weight, bias, *geometry, constant)
         return y if x is input else y.squeeze(0)
 
     def fastconv_padded(self, padded: Padded) -> Any:
@@ -172,7 +167,7 @@ class SwappedConv(SwappedOperator):
         geometry = self.fastconv_geometry(x, self.fastconv_is_channels_last(x))
         try:
             pads = padded.beside(geometry[1])
-            return call(convolution, (x, self.weight, self.bias), geometry[0], pads, *geometry[2:], False)
+            return convolution(x, self.weight, self.bias, geometry[0], pads, *geometry[2:], False)
         except (TypeError, ValueError):  # what does not fit is told by the call that pads
             return None
 
@@ -251,10 +246,10 @@ class SwappedPool(SwappedOperator):
         x = input if input.ndim == ndim + 2 else input.unsqueeze(0)
         arguments = *window(self, x, ndim), is_channels_last(x)
         if not isinstance(operator, pooling.MaxPool):
-            y = call(operator.pool, (x,), *arguments)
+            y = operator.pool(x, *arguments)
             return y if x is input else y.squeeze(0)
         wanted = self.return_indices or (x.requires_grad and torch.is_grad_enabled())
-        y, indices = call(operator.pool, (x,), *arguments, wanted)
+        y, indices = operator.pool(x, *arguments, wanted)
         if x is not input:
             y, indices = y.squeeze(0), indices.squeeze(0) if wanted else indices
         return (y, indices) if self.return_indices else y
@@ -298,7 +293,7 @@ class SwappedBatchNorm(SwappedOperator):
     def fastconv_normal(self, x: Tensor, residual: Tensor | None, activation: str | None) -> Any:
         """activation(normal(x) + residual), with the running statistics moved."""
         tensors, last = (x, self.weight, self.bias, residual), x.ndim > 3 and is_channels_last(x)
-        y, statistics = call(batch_norm, tensors, activation, self.eps, last)
+        y, statistics = batch_norm(*tensors, activation, self.eps, last)
         if self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         if self.track_running_stats and self.running_mean is not None:

@@ -8,12 +8,16 @@ from typing import Any
 
 import torch
 
+from fastconv.backends.torch.calls import is_ordinary, is_profiled
+
 
 class Operator:
     """A custom op `fastconv::name` with its fake, its gradient and its batching rule.
 
     torch.func transforms no custom op that has a gradient, but an autograd.Function: inside its transforms a call goes
-    to one, which has the same gradient and runs the same op.
+    to one, which has the same gradient and runs the same op. A call of eager mode, of which nobody wants to know, goes
+    past PyTorch's dispatcher, which takes longer than a small convolution: to what the op does or, with gradients, to a
+    Function of it.
 
     Parameters
     ----------
@@ -23,8 +27,6 @@ class Operator:
     save : (ctx, inputs, output) -> None, as `torch.library.register_autograd` has it
     backward : (ctx, *gradients) -> a gradient, or None, for each of the inputs
     batch : (info, in_dims, *inputs) -> (outputs, out_dims), as `torch.library.register_vmap` has it
-
-    A call goes through PyTorch's dispatcher; `run` goes past it, for calls that `calls.is_plain`.
     """
 
     def __init__(
@@ -47,10 +49,22 @@ class Operator:
             "vmap": batch,
         }
         methods = {key: staticmethod(method) for key, method in members.items()}
-        self.run, self._op = run, op
+        self._run, self._op = run, op
         self._function: Any = type(f"fastconv_{name}", (torch.autograd.Function,), methods)
 
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            output = run(*inputs)
+            save(ctx, inputs, output)
+            return output
+
+        eager = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+        self._eager: Any = type(f"fastconv_{name}", (torch.autograd.Function,), eager)
+
     def __call__(self, *inputs: Any) -> Any:
+        tensors = [value for value in inputs if isinstance(value, torch.Tensor)]
+        if is_ordinary(*tensors) and not is_profiled() and torch.autograd.forward_ad._current_level < 0:
+            recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+            return self._eager.apply(*inputs) if recorded else self._run(*inputs)
         if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active() and not _calls_ops.get():
             return self._function.apply(*inputs)
         return self._op(*inputs)
