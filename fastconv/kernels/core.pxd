@@ -102,7 +102,14 @@ cdef extern from "table.h" nogil:
         double alpha, beta, k
         ptrdiff_t count, stride
 
+    ctypedef struct fastconv_gate:
+        const char *slope
+        const char *shift
+        double lower
+        double upper
+
     ctypedef struct fastconv_affine:
+        const fastconv_gate *gate
         char *dst
         const char *x
         const char *grad_y
@@ -359,8 +366,7 @@ cdef extern from "table.h" nogil:
         void (*log_sum_exp)(const char *src, Py_ssize_t n, double *peak, double *log_sum) noexcept nogil
         void (*moments)(const char *src, Py_ssize_t rows, Py_ssize_t columns, int per_row, double before, double *mean,
                         double *squares) noexcept nogil
-        void (*products)(const char *grad_y, const char *src, Py_ssize_t rows, Py_ssize_t columns, int per_row,
-                         const char *mean, double *sum, double *product) noexcept nogil
+        void (*products)(const fastconv_affine *block, double *sum, double *product) noexcept nogil
         void (*affine)(const fastconv_affine *block) noexcept nogil
         void (*response_norm)(char *dst, const char *src, const char *window, const fastconv_response *response,
                               ptrdiff_t n) noexcept nogil

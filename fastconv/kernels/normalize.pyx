@@ -13,17 +13,20 @@ Arrays are C-contiguous, aligned, of one dtype, and checked by the caller.
 """
 
 from cython.parallel cimport parallel, prange, threadid
-from libc.math cimport sqrt
+from libc.math cimport NAN, sqrt
 from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from fastconv.kernels.arrays cimport data
 from fastconv.kernels.core cimport (
+    FASTCONV_RELU,
+    FASTCONV_RELU6,
     FASTCONV_SIGMOID,
     FASTCONV_TANH,
     acquire,
     ceil_div,
     fastconv_affine,
+    fastconv_gate,
     fastconv_kernels,
     fegetenv,
     fenv_t,
@@ -54,6 +57,7 @@ cdef struct Problem:
     Py_ssize_t parts, part  # of the images (channels_first) or of the rows
     Py_ssize_t count       # values a channel
     int activation         # of table.h, or -1
+    bint gated             # whether its gradient is a gate of what reads grad_y
     double alpha
     int threads
 
@@ -132,7 +136,7 @@ cdef Problem problem(cnp.ndarray x, bint per_row, int activation, double alpha) 
         p.part = (p.part + p.moment - 1) // p.moment * p.moment
     p.parts = max(1, (whole + p.part - 1) // p.part)
     p.count = cnp.PyArray_SIZE(x) // p.channels
-    p.activation, p.alpha = activation, alpha
+    p.activation, p.alpha, p.gated = activation, alpha, False
     p.threads = team(2.0 * cnp.PyArray_SIZE(x))
     return p
 
@@ -189,24 +193,39 @@ cdef inline Block block_of(const Problem *p, Py_ssize_t image, Py_ssize_t row, P
     return b
 
 
-cdef inline void apply(const Problem *p, const Map *map, Block b, const char *x, const char *added,
-                       char *dst) noexcept nogil:
-    """dst = the map of x and, unless it is NULL, of what is added: all three point to the block."""
+cdef inline fastconv_affine affine(const Problem *p, const Map *map, Block b, const char *x,
+                                   const char *added) noexcept nogil:
+    """The map of x and, unless it is NULL, of what is added: both point to the block."""
     cdef fastconv_affine block
     cdef Py_ssize_t first = b.channel * p.size
-    block.dst, block.x, block.grad_y, block.per_row = dst, x, added, p.per_row
+    block.dst, block.x, block.grad_y, block.gate, block.per_row = NULL, x, added, NULL, p.per_row
     block.rows, block.columns = b.rows, b.columns
     block.mean, block.slope = map.centre + first, map.slope + first
     block.shift, block.factor = map.shift + first, map.factor + first
+    return block
+
+
+cdef inline void apply(const Problem *p, const Map *map, Block b, const char *x, const char *added,
+                       char *dst) noexcept nogil:
+    cdef fastconv_affine block = affine(p, map, b, x, added)
+    block.dst = dst
     p.kernels.affine(&block)
+
+
+cdef inline fastconv_gate gate_of(const Problem *p, const Channels *c, Block b) noexcept nogil:
+    """Where a clamp lets the gradient through."""
+    cdef fastconv_gate gate
+    gate.slope, gate.shift = c.forward.slope + b.channel * p.size, c.forward.shift + b.channel * p.size
+    gate.lower, gate.upper = 0, 6 if p.activation == FASTCONV_RELU6 else NAN
+    return gate
 
 
 cdef inline const char *gradient(const Problem *p, const Channels *c, Block b, const char *grad_y, const char *x,
                                  char *scratch) noexcept nogil:
-    """The block of the gradient by the activation's argument: grad_y's own without an activation, else in of_sum or
-    scratch."""
+    """The block of the gradient by the activation's argument, in of_sum or scratch; grad_y's own without an activation,
+    or where a gate does its work."""
     cdef Py_ssize_t n = b.rows * b.columns
-    if p.activation < 0:
+    if p.activation < 0 or p.gated:
         return grad_y + b.at
     if c.y != NULL:
         p.kernels.activate_backward(p.activation, p.alpha, c.of_sum + b.at, grad_y + b.at, c.y + b.at, n)
@@ -235,12 +254,17 @@ cdef void part_products(const Problem *p, Py_ssize_t task, const char *g, const 
 cdef void block_products(const Problem *p, Channels *c, Py_ssize_t part, Py_ssize_t image, Py_ssize_t row,
                          Py_ssize_t end, const char *g, const char *x, char *scratch) noexcept nogil:
     cdef Py_ssize_t piece, at
+    cdef fastconv_affine block
+    cdef fastconv_gate gate
     cdef Block b
     for piece in range(ceil_div(p.columns, p.piece)):
         b = block_of(p, image, row, end, piece)
         at = part * p.channels + b.channel
-        p.kernels.products(gradient(p, c, b, g, x, scratch), x + b.at, b.rows, b.columns, p.per_row,
-                           c.forward.centre + b.channel * p.size, c.first + at, c.second + at)
+        block = affine(p, &c.forward, b, x + b.at, gradient(p, c, b, g, x, scratch))
+        if p.gated:
+            gate = gate_of(p, c, b)
+            block.gate = &gate
+        p.kernels.products(&block, c.first + at, c.second + at)
 
 
 cdef void moments(const Problem *p, Channels *c, const char *x) noexcept nogil:
@@ -344,11 +368,18 @@ cdef void differentiate_rows(const Problem *p, const Channels *c, const Pass *a,
                              char *scratch) noexcept nogil:
     cdef Py_ssize_t piece
     cdef const char *g
+    cdef fastconv_affine block
+    cdef fastconv_gate gate
     cdef Block b
     for piece in range(ceil_div(p.columns, p.piece)):
         b = block_of(p, image, row, p.rows, piece)
         g = gradient(p, c, b, a.added, a.x, scratch)
-        apply(p, &c.backward, b, a.x + b.at if a.training else g, g if a.training else NULL, a.dst + b.at)
+        block = affine(p, &c.backward, b, a.x + b.at if a.training else g, g if a.training else NULL)
+        block.dst = a.dst + b.at
+        if p.gated:
+            gate = gate_of(p, c, b)
+            block.gate = &gate
+        p.kernels.affine(&block)
 
 
 cdef void take_statistics(const Problem *p, Channels *c, cnp.ndarray mean, cnp.ndarray var) noexcept:
@@ -417,6 +448,7 @@ def batch_norm_backward(cnp.ndarray grad_y, cnp.ndarray x, bint per_row, cnp.nda
         set_forward(&p, &c, weight, bias, eps)
         if y is not None and activation >= 0:
             c.y, c.of_sum = data(y), data(grad_residual)
+        p.gated = training and c.y == NULL and activation in (FASTCONV_RELU, FASTCONV_RELU6)
         with nogil:
             products(&p, &c, last.added, last.x)
         if c.y != NULL:

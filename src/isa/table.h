@@ -91,12 +91,19 @@ enum {
   FASTCONV_HARDSWISH
 };
 
+/* A gradient behind a clamp: grad_y is taken for 0 where (x - mean) * slope + shift is not between lower and upper. */
+typedef struct {
+  const char *slope, *shift;
+  double lower, upper; /* NaN: no bound */
+} fastconv_gate;
+
 /* dst = (x - mean) * slope + shift, plus grad_y * factor unless grad_y is NULL: contiguous blocks [rows][columns]. The
- * four values of a channel lie along the rows (per_row 1) or along the columns (0). dst may be x or grad_y. */
+ * values of a channel lie along the rows (per_row 1) or along the columns (0). gate may be NULL, dst x or grad_y. */
 typedef struct {
   char *dst;
   const char *x, *grad_y;
   const char *mean, *slope, *shift, *factor;
+  const fastconv_gate *gate;
   ptrdiff_t rows, columns;
   int per_row;
 } fastconv_affine;
@@ -375,9 +382,8 @@ typedef struct {
   void (*moments)(const char *src, ptrdiff_t rows, ptrdiff_t columns, int per_row, double before, double *mean,
                   double *squares);
 
-  /* Adds a block's sum of grad_y and of grad_y * (src - mean) to those of each channel. */
-  void (*products)(const char *grad_y, const char *src, ptrdiff_t rows, ptrdiff_t columns, int per_row,
-                   const char *mean, double *sum, double *product);
+  /* Adds a block's sum of grad_y and of grad_y * (x - mean) to those of each channel. */
+  void (*products)(const fastconv_affine *block, double *sum, double *product);
 
   void (*affine)(const fastconv_affine *block);
 

@@ -84,103 +84,148 @@ static void NAME(moments)(const char *src, ptrdiff_t rows, ptrdiff_t columns, in
     NAME(column_moments)(1, x + j, rows, columns, columns - j, before, mean + j, squares + j);
 }
 
-static void NAME(row_products)(const real *g, const real *x, ptrdiff_t n, real mean, double *sum, double *product) {
+typedef struct { /* of a channel, or of each of VLEN channels side by side */
+  vec mean, slope, shift, factor;
+} NAME(affine_channel);
+
+typedef struct {
+  vec slope, shift, lower, upper;
+} NAME(gate_channel);
+
+/* A channel's value in all lanes (constant), or those of n <= VLEN channels. */
+INLINE vec NAME(channel_values)(const int constant, const char *values, ptrdiff_t channel, ptrdiff_t n) {
+  const real *at = (const real *)values + channel;
+  return constant ? NAME(splat)(*at) : NAME(load_some)(at, n);
+}
+
+INLINE NAME(gate_channel)
+    NAME(gate_of)(const int gated, const int constant, const fastconv_gate *gate, ptrdiff_t channel, ptrdiff_t n) {
+  if (!gated) return (NAME(gate_channel)){{0}, {0}, {0}, {0}};
+  return (NAME(gate_channel)){NAME(channel_values)(constant, gate->slope, channel, n),
+                              NAME(channel_values)(constant, gate->shift, channel, n), NAME(splat)((real)gate->lower),
+                              NAME(splat)((real)gate->upper)};
+}
+
+INLINE vec NAME(pass)(const int gated, NAME(gate_channel) c, vec centred, vec g) {
+  if (!gated) return g;
+  const vec y = centred * c.slope + c.shift;
+  return NAME(select)((y <= c.lower) | (y >= c.upper), (vec){0}, g);
+}
+
+INLINE void NAME(row_products)(const fastconv_affine *a, const int gated, ptrdiff_t row, double *sum, double *product) {
+  const ptrdiff_t n = a->columns;
+  const real *g = (const real *)a->grad_y + row * n, *x = (const real *)a->x + row * n;
+  const vec mean = NAME(channel_values)(1, a->mean, row, VLEN);
+  const NAME(gate_channel) gate = NAME(gate_of)(gated, 1, a->gate, row, VLEN);
   for (ptrdiff_t i = 0; i < n; i += MOMENT_RUN) {
     const ptrdiff_t end = n - i < MOMENT_RUN ? n : i + MOMENT_RUN;
     vec s[2] = {{0}}, p[2] = {{0}};
     ptrdiff_t j = i;
     for (; j + 2 * VLEN <= end; j += 2 * VLEN) UNROLL for (int v = 0; v < 2; v++) {
-        const vec gj = NAME(load)(g + j + v * VLEN);
+        const vec d = NAME(load)(x + j + v * VLEN) - mean;
+        const vec gj = NAME(pass)(gated, gate, d, NAME(load)(g + j + v * VLEN));
         s[v] += gj;
-        p[v] += gj * (NAME(load)(x + j + v * VLEN) - mean);
+        p[v] += gj * d;
       }
     for (; j < end; j += VLEN) {
-      const vec gj = NAME(load_some)(g + j, end - j);
+      const vec d = NAME(load_some)(x + j, end - j) - mean;
+      const vec gj = NAME(pass)(gated, gate, d, NAME(load_some)(g + j, end - j));
       s[0] += gj;
-      p[0] += gj * (NAME(load_some)(x + j, end - j) - mean);
+      p[0] += gj * d;
     }
-    *sum += NAME(sum_lanes)(s[0] + s[1]);
-    *product += NAME(sum_lanes)(p[0] + p[1]);
+    sum[row] += NAME(sum_lanes)(s[0] + s[1]);
+    product[row] += NAME(sum_lanes)(p[0] + p[1]);
   }
 }
 
-INLINE void NAME(column_products)(const int vectors, const real *g, const real *x, ptrdiff_t rows, ptrdiff_t stride,
-                                  ptrdiff_t n, const real *mean, double *sum, double *product) {
-  vec m[COLUMN_VECTORS], s[COLUMN_VECTORS] = {{0}}, p[COLUMN_VECTORS] = {{0}};
-  UNROLL for (int v = 0; v < vectors; v++) m[v] = NAME(load_some)(mean + v * VLEN, n);
-  for (ptrdiff_t i = 0; i < rows; i++) UNROLL for (int v = 0; v < vectors; v++) {
-      const vec gi = NAME(load_some)(g + i * stride + v * VLEN, n);
+INLINE void NAME(column_products)(const fastconv_affine *a, const int gated, const int vectors, ptrdiff_t column,
+                                  ptrdiff_t n, double *sum, double *product) {
+  const real *g = (const real *)a->grad_y + column, *x = (const real *)a->x + column;
+  vec mean[COLUMN_VECTORS], s[COLUMN_VECTORS] = {{0}}, p[COLUMN_VECTORS] = {{0}};
+  NAME(gate_channel) gate[COLUMN_VECTORS];
+  UNROLL for (int v = 0; v < vectors; v++) {
+    mean[v] = NAME(channel_values)(0, a->mean, column + v * VLEN, n);
+    gate[v] = NAME(gate_of)(gated, 0, a->gate, column + v * VLEN, n);
+  }
+  for (ptrdiff_t i = 0; i < a->rows; i++, g += a->columns, x += a->columns) UNROLL for (int v = 0; v < vectors; v++) {
+      const vec d = NAME(load_some)(x + v * VLEN, n) - mean[v];
+      const vec gi = NAME(pass)(gated, gate[v], d, NAME(load_some)(g + v * VLEN, n));
       s[v] += gi;
-      p[v] += gi * (NAME(load_some)(x + i * stride + v * VLEN, n) - m[v]);
+      p[v] += gi * d;
     }
   for (int v = 0; v < vectors; v++)
     for (ptrdiff_t j = 0; j < VLEN && j < n; j++) {
-      sum[v * VLEN + j] += s[v][j];
-      product[v * VLEN + j] += p[v][j];
+      sum[column + v * VLEN + j] += s[v][j];
+      product[column + v * VLEN + j] += p[v][j];
     }
 }
 
-static void NAME(products)(const char *grad_y, const char *src, ptrdiff_t rows, ptrdiff_t columns, int per_row,
-                           const char *means, double *sum, double *product) {
-  const real *g = (const real *)grad_y, *x = (const real *)src, *mean = (const real *)means;
+INLINE void NAME(block_products)(const fastconv_affine *a, const int gated, double *sum, double *product) {
+  const ptrdiff_t columns = a->columns;
   ptrdiff_t j = 0;
-  if (per_row) {
-    for (ptrdiff_t i = 0; i < rows; i++)
-      NAME(row_products)(g + i * columns, x + i * columns, columns, mean[i], sum + i, product + i);
-    return;
-  }
+  for (ptrdiff_t i = 0; a->per_row && i < a->rows; i++) NAME(row_products)(a, gated, i, sum, product);
+  if (a->per_row) return;
   for (; j + COLUMN_VECTORS * VLEN <= columns; j += COLUMN_VECTORS * VLEN)
-    NAME(column_products)(COLUMN_VECTORS, g + j, x + j, rows, columns, VLEN, mean + j, sum + j, product + j);
-  for (; j < columns; j += VLEN)
-    NAME(column_products)(1, g + j, x + j, rows, columns, columns - j, mean + j, sum + j, product + j);
+    NAME(column_products)(a, gated, COLUMN_VECTORS, j, VLEN, sum, product);
+  for (; j < columns; j += VLEN) NAME(column_products)(a, gated, 1, j, columns - j, sum, product);
 }
 
-typedef struct {
-  vec mean, slope, shift, factor;
-} NAME(affine_channel);
+static void NAME(products)(const fastconv_affine *a, double *sum, double *product) {
+  if (a->gate) NAME(block_products)(a, 1, sum, product);
+  else NAME(block_products)(a, 0, sum, product);
+}
 
-INLINE vec NAME(affine_value)(NAME(affine_channel) c, vec x, vec g) {
-  return (x - c.mean) * c.slope + (g * c.factor + c.shift);
+INLINE NAME(affine_channel) NAME(affine_of)(const fastconv_affine *a, const int constant, const int with_gradient,
+                                            ptrdiff_t channel, ptrdiff_t n) {
+  const vec zero = {0};
+  return (NAME(affine_channel)){NAME(channel_values)(constant, a->mean, channel, n),
+                                NAME(channel_values)(constant, a->slope, channel, n),
+                                NAME(channel_values)(constant, a->shift, channel, n),
+                                with_gradient ? NAME(channel_values)(constant, a->factor, channel, n) : zero};
 }
 
 /* One row; with `constant` the channel is that of all columns, else its values are loaded along them. */
-INLINE void NAME(affine_row)(const fastconv_affine *a, const int constant, const int with_gradient, ptrdiff_t row) {
-  const real *mean = (const real *)a->mean, *slope = (const real *)a->slope, *shift = (const real *)a->shift;
-  const real *factor = (const real *)a->factor, *x = (const real *)a->x + row * a->columns;
-  const real *g = with_gradient ? (const real *)a->grad_y + row * a->columns : NULL;
-  real *y = (real *)a->dst + row * a->columns;
+INLINE void NAME(affine_row)(const fastconv_affine *a, const int constant, const int with_gradient, const int gated,
+                             ptrdiff_t row) {
   const ptrdiff_t n = a->columns;
-  const vec zero = {0};
-  NAME(affine_channel) c = {zero, zero, zero, zero};
-  if (constant)
-    c = (NAME(affine_channel)){NAME(splat)(mean[row]), NAME(splat)(slope[row]), NAME(splat)(shift[row]),
-                               with_gradient ? NAME(splat)(factor[row]) : zero};
+  const real *x = (const real *)a->x + row * n, *g = with_gradient ? (const real *)a->grad_y + row * n : NULL;
+  real *y = (real *)a->dst + row * n;
+  NAME(affine_channel) c = NAME(affine_of)(a, constant, with_gradient, constant ? row : 0, n);
+  NAME(gate_channel) gate = NAME(gate_of)(gated, constant, a->gate, constant ? row : 0, n);
   ptrdiff_t i = 0;
+#define VALUES(LOAD)                                                             \
+  const vec d = LOAD(x) - c.mean;                                                \
+  const vec gi = with_gradient ? NAME(pass)(gated, gate, d, LOAD(g)) : (vec){0}; \
+  const vec value = d * c.slope + (gi * c.factor + c.shift);
+#define WHOLE(FROM) NAME(load)(FROM + i)
+#define TAIL(FROM) NAME(load_tail)(FROM + i, n - i)
   for (; i + VLEN <= n; i += VLEN) {
-    if (!constant)
-      c = (NAME(affine_channel)){NAME(load)(mean + i), NAME(load)(slope + i), NAME(load)(shift + i),
-                                 with_gradient ? NAME(load)(factor + i) : zero};
-    NAME(store)(y + i, NAME(affine_value)(c, NAME(load)(x + i), with_gradient ? NAME(load)(g + i) : zero));
+    if (!constant) c = NAME(affine_of)(a, 0, with_gradient, i, VLEN), gate = NAME(gate_of)(gated, 0, a->gate, i, VLEN);
+    VALUES(WHOLE)
+    NAME(store)(y + i, value);
   }
   if (i < n) {
-    const ptrdiff_t rest = n - i;
     if (!constant)
-      c = (NAME(affine_channel)){NAME(load_tail)(mean + i, rest), NAME(load_tail)(slope + i, rest),
-                                 NAME(load_tail)(shift + i, rest),
-                                 with_gradient ? NAME(load_tail)(factor + i, rest) : zero};
-    NAME(store_tail)(
-        y + i, NAME(affine_value)(c, NAME(load_tail)(x + i, rest), with_gradient ? NAME(load_tail)(g + i, rest) : zero),
-        rest);
+      c = NAME(affine_of)(a, 0, with_gradient, i, n - i), gate = NAME(gate_of)(gated, 0, a->gate, i, n - i);
+    VALUES(TAIL)
+    NAME(store_tail)(y + i, value, n - i);
+  }
+#undef VALUES
+#undef WHOLE
+#undef TAIL
+}
+
+INLINE void NAME(affine_block)(const fastconv_affine *a, const int with_gradient, const int gated) {
+  for (ptrdiff_t row = 0; row < a->rows; row++) {
+    if (a->per_row) NAME(affine_row)(a, 1, with_gradient, gated, row);
+    else NAME(affine_row)(a, 0, with_gradient, gated, row);
   }
 }
 
 static void NAME(affine)(const fastconv_affine *a) {
-  for (ptrdiff_t row = 0; row < a->rows; row++) {
-    if (a->per_row && a->grad_y) NAME(affine_row)(a, 1, 1, row);
-    else if (a->per_row) NAME(affine_row)(a, 1, 0, row);
-    else if (a->grad_y) NAME(affine_row)(a, 0, 1, row);
-    else NAME(affine_row)(a, 0, 0, row);
-  }
+  if (a->grad_y && a->gate) NAME(affine_block)(a, 1, 1);
+  else if (a->grad_y) NAME(affine_block)(a, 1, 0);
+  else NAME(affine_block)(a, 0, 0);
 }
 
 #undef MOMENT_RUN
