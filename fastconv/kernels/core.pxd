@@ -105,6 +105,8 @@ cdef extern from "table.h" nogil:
     ctypedef struct fastconv_gate:
         const char *slope
         const char *shift
+        const char *y
+        char *kept
         double lower
         double upper
 

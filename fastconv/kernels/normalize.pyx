@@ -216,6 +216,9 @@ cdef inline fastconv_gate gate_of(const Problem *p, const Channels *c, Block b) 
     """Where a clamp lets the gradient through."""
     cdef fastconv_gate gate
     gate.slope, gate.shift = c.forward.slope + b.channel * p.size, c.forward.shift + b.channel * p.size
+    gate.y, gate.kept = NULL, NULL
+    if c.y != NULL:
+        gate.y, gate.kept = c.y + b.at, c.of_sum + b.at
     gate.lower, gate.upper = 0, 6 if p.activation == FASTCONV_RELU6 else NAN
     return gate
 
@@ -448,11 +451,11 @@ def batch_norm_backward(cnp.ndarray grad_y, cnp.ndarray x, bint per_row, cnp.nda
         set_forward(&p, &c, weight, bias, eps)
         if y is not None and activation >= 0:
             c.y, c.of_sum = data(y), data(grad_residual)
-        p.gated = training and c.y == NULL and activation in (FASTCONV_RELU, FASTCONV_RELU6)
+        p.gated = activation in (FASTCONV_RELU, FASTCONV_RELU6) and (training or c.y != NULL)
         with nogil:
             products(&p, &c, last.added, last.x)
         if c.y != NULL:
-            last.added, p.activation = c.of_sum, -1
+            last.added, p.activation, p.gated = c.of_sum, -1, False
         for i in range(p.channels):
             normal = 1 / sqrt(c.var[i] + eps)
             factor = get(weight, i, 1) * normal

@@ -91,9 +91,11 @@ enum {
   FASTCONV_HARDSWISH
 };
 
-/* A gradient behind a clamp: grad_y is taken for 0 where (x - mean) * slope + shift is not between lower and upper. */
+/* A gradient behind a clamp: grad_y is taken for 0 where (x - mean) * slope + shift, or y unless it is NULL, is not
+ * between lower and upper. Sums over it also keep it, where y is given: y and kept are blocks as x. */
 typedef struct {
-  const char *slope, *shift;
+  const char *slope, *shift, *y;
+  char *kept;
   double lower, upper; /* NaN: no bound */
 } fastconv_gate;
 

@@ -98,23 +98,38 @@ INLINE vec NAME(channel_values)(const int constant, const char *values, ptrdiff_
   return constant ? NAME(splat)(*at) : NAME(load_some)(at, n);
 }
 
+#define GATED_BY_MAP 1
+#define GATED_BY_RESULT 2
+
 INLINE NAME(gate_channel)
     NAME(gate_of)(const int gated, const int constant, const fastconv_gate *gate, ptrdiff_t channel, ptrdiff_t n) {
-  if (!gated) return (NAME(gate_channel)){{0}, {0}, {0}, {0}};
-  return (NAME(gate_channel)){NAME(channel_values)(constant, gate->slope, channel, n),
-                              NAME(channel_values)(constant, gate->shift, channel, n), NAME(splat)((real)gate->lower),
-                              NAME(splat)((real)gate->upper)};
+  const vec zero = {0};
+  if (!gated) return (NAME(gate_channel)){zero, zero, zero, zero};
+  const int map = gated == GATED_BY_MAP;
+  return (NAME(gate_channel)){map ? NAME(channel_values)(constant, gate->slope, channel, n) : zero,
+                              map ? NAME(channel_values)(constant, gate->shift, channel, n) : zero,
+                              NAME(splat)((real)gate->lower), NAME(splat)((real)gate->upper)};
 }
 
-INLINE vec NAME(pass)(const int gated, NAME(gate_channel) c, vec centred, vec g) {
-  if (!gated) return g;
-  const vec y = centred * c.slope + c.shift;
+INLINE vec NAME(pass)(NAME(gate_channel) c, vec y, vec g) {
   return NAME(select)((y <= c.lower) | (y >= c.upper), (vec){0}, g);
+}
+
+/* Element `at` of the gradient on, of n <= VLEN; its argument is told by the map of x or by y. */
+INLINE vec NAME(passed)(const fastconv_affine *a, const int gated, NAME(gate_channel) c, vec centred, ptrdiff_t at,
+                        ptrdiff_t n) {
+  vec g = NAME(load_some)((const real *)a->grad_y + at, n);
+  if (gated == GATED_BY_MAP) g = NAME(pass)(c, centred * c.slope + c.shift, g);
+  if (gated == GATED_BY_RESULT) {
+    g = NAME(pass)(c, NAME(load_some)((const real *)a->gate->y + at, n), g);
+    NAME(store_some)((real *)a->gate->kept + at, g, n);
+  }
+  return g;
 }
 
 INLINE void NAME(row_products)(const fastconv_affine *a, const int gated, ptrdiff_t row, double *sum, double *product) {
   const ptrdiff_t n = a->columns;
-  const real *g = (const real *)a->grad_y + row * n, *x = (const real *)a->x + row * n;
+  const real *x = (const real *)a->x + row * n;
   const vec mean = NAME(channel_values)(1, a->mean, row, VLEN);
   const NAME(gate_channel) gate = NAME(gate_of)(gated, 1, a->gate, row, VLEN);
   for (ptrdiff_t i = 0; i < n; i += MOMENT_RUN) {
@@ -123,13 +138,13 @@ INLINE void NAME(row_products)(const fastconv_affine *a, const int gated, ptrdif
     ptrdiff_t j = i;
     for (; j + 2 * VLEN <= end; j += 2 * VLEN) UNROLL for (int v = 0; v < 2; v++) {
         const vec d = NAME(load)(x + j + v * VLEN) - mean;
-        const vec gj = NAME(pass)(gated, gate, d, NAME(load)(g + j + v * VLEN));
+        const vec gj = NAME(passed)(a, gated, gate, d, row * n + j + v * VLEN, VLEN);
         s[v] += gj;
         p[v] += gj * d;
       }
     for (; j < end; j += VLEN) {
       const vec d = NAME(load_some)(x + j, end - j) - mean;
-      const vec gj = NAME(pass)(gated, gate, d, NAME(load_some)(g + j, end - j));
+      const vec gj = NAME(passed)(a, gated, gate, d, row * n + j, end - j);
       s[0] += gj;
       p[0] += gj * d;
     }
@@ -140,16 +155,16 @@ INLINE void NAME(row_products)(const fastconv_affine *a, const int gated, ptrdif
 
 INLINE void NAME(column_products)(const fastconv_affine *a, const int gated, const int vectors, ptrdiff_t column,
                                   ptrdiff_t n, double *sum, double *product) {
-  const real *g = (const real *)a->grad_y + column, *x = (const real *)a->x + column;
+  const real *x = (const real *)a->x + column;
   vec mean[COLUMN_VECTORS], s[COLUMN_VECTORS] = {{0}}, p[COLUMN_VECTORS] = {{0}};
   NAME(gate_channel) gate[COLUMN_VECTORS];
   UNROLL for (int v = 0; v < vectors; v++) {
     mean[v] = NAME(channel_values)(0, a->mean, column + v * VLEN, n);
     gate[v] = NAME(gate_of)(gated, 0, a->gate, column + v * VLEN, n);
   }
-  for (ptrdiff_t i = 0; i < a->rows; i++, g += a->columns, x += a->columns) UNROLL for (int v = 0; v < vectors; v++) {
+  for (ptrdiff_t i = 0; i < a->rows; i++, x += a->columns) UNROLL for (int v = 0; v < vectors; v++) {
       const vec d = NAME(load_some)(x + v * VLEN, n) - mean[v];
-      const vec gi = NAME(pass)(gated, gate[v], d, NAME(load_some)(g + v * VLEN, n));
+      const vec gi = NAME(passed)(a, gated, gate[v], d, i * a->columns + column + v * VLEN, n);
       s[v] += gi;
       p[v] += gi * d;
     }
@@ -171,7 +186,8 @@ INLINE void NAME(block_products)(const fastconv_affine *a, const int gated, doub
 }
 
 static void NAME(products)(const fastconv_affine *a, double *sum, double *product) {
-  if (a->gate) NAME(block_products)(a, 1, sum, product);
+  if (a->gate && a->gate->y) NAME(block_products)(a, GATED_BY_RESULT, sum, product);
+  else if (a->gate) NAME(block_products)(a, GATED_BY_MAP, sum, product);
   else NAME(block_products)(a, 0, sum, product);
 }
 
@@ -184,35 +200,25 @@ INLINE NAME(affine_channel) NAME(affine_of)(const fastconv_affine *a, const int 
                                 with_gradient ? NAME(channel_values)(constant, a->factor, channel, n) : zero};
 }
 
+/* Columns i .. i + n - 1 of a row, n <= VLEN. */
+INLINE void NAME(affine_columns)(const fastconv_affine *a, const int with_gradient, const int gated,
+                                 NAME(affine_channel) c, NAME(gate_channel) gate, ptrdiff_t at, ptrdiff_t n) {
+  const vec d = NAME(load_some)((const real *)a->x + at, n) - c.mean;
+  const vec g = with_gradient ? NAME(passed)(a, gated, gate, d, at, n) : (vec){0};
+  NAME(store_some)((real *)a->dst + at, d * c.slope + (g * c.factor + c.shift), n);
+}
+
 /* One row; with `constant` the channel is that of all columns, else its values are loaded along them. */
 INLINE void NAME(affine_row)(const fastconv_affine *a, const int constant, const int with_gradient, const int gated,
                              ptrdiff_t row) {
-  const ptrdiff_t n = a->columns;
-  const real *x = (const real *)a->x + row * n, *g = with_gradient ? (const real *)a->grad_y + row * n : NULL;
-  real *y = (real *)a->dst + row * n;
+  const ptrdiff_t n = a->columns, at = row * n;
   NAME(affine_channel) c = NAME(affine_of)(a, constant, with_gradient, constant ? row : 0, n);
   NAME(gate_channel) gate = NAME(gate_of)(gated, constant, a->gate, constant ? row : 0, n);
-  ptrdiff_t i = 0;
-#define VALUES(LOAD)                                                             \
-  const vec d = LOAD(x) - c.mean;                                                \
-  const vec gi = with_gradient ? NAME(pass)(gated, gate, d, LOAD(g)) : (vec){0}; \
-  const vec value = d * c.slope + (gi * c.factor + c.shift);
-#define WHOLE(FROM) NAME(load)(FROM + i)
-#define TAIL(FROM) NAME(load_tail)(FROM + i, n - i)
-  for (; i + VLEN <= n; i += VLEN) {
-    if (!constant) c = NAME(affine_of)(a, 0, with_gradient, i, VLEN), gate = NAME(gate_of)(gated, 0, a->gate, i, VLEN);
-    VALUES(WHOLE)
-    NAME(store)(y + i, value);
+  for (ptrdiff_t i = 0; i < n; i += VLEN) {
+    const ptrdiff_t some = n - i < VLEN ? n - i : VLEN;
+    if (!constant) c = NAME(affine_of)(a, 0, with_gradient, i, some), gate = NAME(gate_of)(gated, 0, a->gate, i, some);
+    NAME(affine_columns)(a, with_gradient, gated, c, gate, at + i, some);
   }
-  if (i < n) {
-    if (!constant)
-      c = NAME(affine_of)(a, 0, with_gradient, i, n - i), gate = NAME(gate_of)(gated, 0, a->gate, i, n - i);
-    VALUES(TAIL)
-    NAME(store_tail)(y + i, value, n - i);
-  }
-#undef VALUES
-#undef WHOLE
-#undef TAIL
 }
 
 INLINE void NAME(affine_block)(const fastconv_affine *a, const int with_gradient, const int gated) {
@@ -223,10 +229,12 @@ INLINE void NAME(affine_block)(const fastconv_affine *a, const int with_gradient
 }
 
 static void NAME(affine)(const fastconv_affine *a) {
-  if (a->grad_y && a->gate) NAME(affine_block)(a, 1, 1);
+  if (a->grad_y && a->gate) NAME(affine_block)(a, 1, GATED_BY_MAP);
   else if (a->grad_y) NAME(affine_block)(a, 1, 0);
   else NAME(affine_block)(a, 0, 0);
 }
 
+#undef GATED_BY_MAP
+#undef GATED_BY_RESULT
 #undef MOMENT_RUN
 #undef COLUMN_VECTORS
