@@ -115,6 +115,15 @@ INLINE vec NAME(pass)(NAME(gate_channel) c, vec y, vec g) {
   return NAME(select)((y <= c.lower) | (y >= c.upper), (vec){0}, g);
 }
 
+/* Asks for elements of x, the gradient and what goes with it. */
+INLINE void NAME(bring)(const fastconv_affine *a, const int gated, ptrdiff_t at) {
+  PREFETCH((const real *)a->x + at);
+  PREFETCH((const real *)a->grad_y + at);
+  if (gated != GATED_BY_RESULT) return;
+  PREFETCH((const real *)a->gate->y + at);
+  PREFETCH_WRITE((const real *)a->gate->kept + at);
+}
+
 /* Element `at` of the gradient on, of n <= VLEN; its argument is told by the map of x or by y. */
 INLINE vec NAME(passed)(const fastconv_affine *a, const int gated, NAME(gate_channel) c, vec centred, ptrdiff_t at,
                         ptrdiff_t n) {
@@ -155,16 +164,17 @@ INLINE void NAME(row_products)(const fastconv_affine *a, const int gated, ptrdif
 
 INLINE void NAME(column_products)(const fastconv_affine *a, const int gated, const int vectors, ptrdiff_t column,
                                   ptrdiff_t n, double *sum, double *product) {
-  const real *x = (const real *)a->x + column;
   vec mean[COLUMN_VECTORS], s[COLUMN_VECTORS] = {{0}}, p[COLUMN_VECTORS] = {{0}};
   NAME(gate_channel) gate[COLUMN_VECTORS];
   UNROLL for (int v = 0; v < vectors; v++) {
     mean[v] = NAME(channel_values)(0, a->mean, column + v * VLEN, n);
     gate[v] = NAME(gate_of)(gated, 0, a->gate, column + v * VLEN, n);
   }
-  for (ptrdiff_t i = 0; i < a->rows; i++, x += a->columns) UNROLL for (int v = 0; v < vectors; v++) {
-      const vec d = NAME(load_some)(x + v * VLEN, n) - mean[v];
-      const vec gi = NAME(passed)(a, gated, gate[v], d, i * a->columns + column + v * VLEN, n);
+  for (ptrdiff_t i = 0; i < a->rows; i++) UNROLL for (int v = 0; v < vectors; v++) {
+      const ptrdiff_t at = i * a->columns + column + v * VLEN;
+      const vec d = NAME(load_some)((const real *)a->x + at, n) - mean[v];
+      const vec gi = NAME(passed)(a, gated, gate[v], d, at, n);
+      NAME(bring)(a, gated, at + a->rows * a->columns);
       s[v] += gi;
       p[v] += gi * d;
     }
