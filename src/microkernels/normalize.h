@@ -58,6 +58,7 @@ INLINE void NAME(column_moments)(const int vectors, const real *x, ptrdiff_t row
     sum[v] = (vec){0};
   }
   for (ptrdiff_t i = 0; i < rows; i++) UNROLL for (int v = 0; v < vectors; v++) {
+      PREFETCH_L2(x + (rows + i) * stride + v * VLEN); /* the next block, while this one is read from L1 */
       const vec d = NAME(load_some)(x + i * stride + v * VLEN, n) - centre[v];
       sum[v] += d;
       square[v] += d * d;
