@@ -15,18 +15,19 @@ def optimize(model: nn.Module, inplace: bool = False, *, fuse: bool = True) -> n
     """Let a model's convolutions, pools and linear layers run on fastconv, with the same results but for rounding.
 
     Taken are the modules Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d, MaxPool, AvgPool, LPPool,
-    AdaptiveMaxPool, AdaptiveAvgPool, Linear and, in training mode but not in channels_last, where PyTorch's own is as
-    fast, BatchNorm1d to BatchNorm3d, in float32 or float64 on the CPU; everything else, and every other call of theirs,
-    stays PyTorch's (`report` tells). Modules stay instances of their classes, with the same parameters, buffers, hooks
-    and keys; the model can be trained, copied, pickled, compiled and exported as before.
+    AdaptiveMaxPool, AdaptiveAvgPool, Linear and, in training mode, BatchNorm1d to BatchNorm3d (in channels_last, where
+    PyTorch's own is as fast, with what follows it alone), in float32 or float64 on the CPU; everything else, and every
+    other call of theirs, stays PyTorch's (`report` tells). Modules stay instances of their classes, with the same
+    parameters, buffers, hooks and keys; the model can be trained, copied, pickled, compiled and exported as before.
 
     In evaluation mode each weight is packed at its first call, and again after it was written to. What PyTorch does not
     count as a write, one to ``weight.data`` or through ``weight.numpy()``, takes `refresh`. With `fuse`, the largest
-    modules whose forward torch.fx can trace run fused in evaluation mode when nothing needs a gradient: a convolution
+    modules whose forward torch.fx can trace run fused. In evaluation mode, when nothing needs a gradient, a convolution
     takes in zeros padded right before it, and a batch normalization, a sum and an activation after it, and a linear
-    layer the last two; the weights themselves are left alone. A fused forward first runs beside the module's own, and
-    is used from then on if both agree. While a model is being optimized no other thread may call modules, since
-    torch.fx watches the calls of all.
+    layer the last two; the weights themselves are left alone. In training mode a convolution takes in the zeros, a
+    batch normalization the sum and the activation. A fused forward first runs beside the module's own, and is used from
+    then on if both agree; in training also only while numbers and flags that its modules keep are those of the trace.
+    While a model is being optimized no other thread may call modules, since torch.fx watches the calls of all.
 
     fastconv has a number of threads of its own: `fastconv.set_num_threads`. Pickles of a whole optimized model need
     fastconv where they are read; `restore` the model before, or save its `state_dict`.
