@@ -167,8 +167,9 @@ def test_nothing_is_copied_on_the_way_in_or_out(last, monkeypatch):
     (of_grad_z, _, _), unpooled = seen["max_pool2d_backward"]
     assert of_grad_z == weights.data_ptr()
     assert address(unpooled) == grads["y"]
-    (of_grad_y, _), gradients = seen["conv2d_backward"]
+    (of_grad_y, *of_operands), gradients = seen["conv2d_backward"]
     assert of_grad_y == grads["y"]
+    assert of_operands == [of_x, of_weight]
     assert address(gradients[0]) == grad_x.data_ptr()
 
 

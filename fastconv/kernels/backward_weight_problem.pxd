@@ -42,6 +42,12 @@ cdef struct Block:
     Py_ssize_t start[3]        # first output along each axis, and how many
     Py_ssize_t outs[3]
 
+cdef struct Ahead:             # what the next block will pack of y and x, which tiles of this one bring into L2
+    const char *start[2]
+    Py_ssize_t step[2]         # bytes from a pixel (channels_first: a channel) to the next one
+    Py_ssize_t lines[2]        # cache lines of each; a tile brings one of all
+    Py_ssize_t turn            # tiles that brought some
+
 cdef struct Task:
     Py_ssize_t group, co, rows, ci, channels, tap, taps    # first of each, and how many
     Py_ssize_t first_tap[2]    # the taps of depth and height that occur: first_tap .. stop_tap - 1

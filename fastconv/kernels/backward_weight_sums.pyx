@@ -7,7 +7,7 @@ numbered by the geometry, are added in that order first, so that bits do not dep
 from libc.string cimport memset
 
 from fastconv.kernels.backward_weight_panels cimport pack_patches, pack_x, pack_y
-from fastconv.kernels.backward_weight_problem cimport Axis, Block, Call, Problem, Task, Workspace, tile_rows
+from fastconv.kernels.backward_weight_problem cimport Ahead, Axis, Block, Call, Problem, Task, Workspace, tile_rows
 from fastconv.kernels.core cimport CACHE_LINE, ceil_div, fastconv_pair, fastconv_pairs_tile, round_up
 
 
@@ -94,8 +94,38 @@ cdef Py_ssize_t pairs_of_tap(const Problem *p, const Block *b, Py_ssize_t tap, f
     return pairs - first
 
 
+cdef Ahead ahead_of(const Problem *p, const Task *t, const Call *call, Py_ssize_t number) noexcept nogil:
+    """Block `number` of a pointwise convolution, where y and x lie alike; of others, where taps share what was packed,
+    packing weighs little."""
+    cdef Ahead ahead
+    cdef Block b
+    cdef Py_ssize_t line, isz = p.itemsize
+    memset(&ahead, 0, sizeof(ahead))
+    if p.taps > 1 or p.x.size[0] * p.x.size[1] * p.x.size[2] != p.y.size[0] * p.y.size[1] * p.y.size[2]:
+        return ahead
+    b = block_at(p, number)
+    line = (b.start[0] * p.y.size[1] + b.start[1]) * p.y.size[2] + b.start[2]
+    ahead.start[0] = call.y + (b.n * p.y.image + line * p.y.pixel + (t.group * p.co + t.co) * p.y.channel) * isz
+    ahead.start[1] = call.x + (b.n * p.x.image + line * p.x.pixel + (t.group * p.ci + t.ci) * p.x.channel) * isz
+    ahead.step[0], ahead.step[1] = max(p.y.pixel, p.y.channel) * isz, max(p.x.pixel, p.x.channel) * isz
+    ahead.lines[0] = ceil_div((t.rows if p.y.channel == 1 else b.pixels) * isz, CACHE_LINE)
+    ahead.lines[1] = ceil_div((t.channels if p.x.channel == 1 else b.pixels) * isz, CACHE_LINE)
+    return ahead
+
+
+cdef inline void bring(Ahead *ahead, fastconv_pairs_tile *tile) noexcept nogil:
+    """Let a tile bring the next line of each pixel."""
+    cdef Py_ssize_t line = ahead.turn, of = 0
+    tile.prefetch, tile.prefetch_step = <const char *> tile.pairs, 0
+    if line >= ahead.lines[0]:
+        line, of = line - ahead.lines[0], 1
+    if line < ahead.lines[of]:
+        tile.prefetch, tile.prefetch_step = ahead.start[of] + line * CACHE_LINE, ahead.step[of]
+    ahead.turn += 1
+
+
 cdef void multiply(const Problem *p, const Task *t, const fastconv_pair *pairs, Py_ssize_t count, const char *y,
-                   const char *x, Py_ssize_t columns, char *sums) noexcept nogil:
+                   const char *x, Py_ssize_t columns, Ahead *ahead, char *sums) noexcept nogil:
     """sums[row][column] += products of the pairs, for all rows of the task and `columns` columns of panels."""
     cdef Py_ssize_t nr = p.kernels.pairs_nr, j, row, rows = tile_rows(p, t)
     cdef fastconv_pairs_tile tile
@@ -107,11 +137,12 @@ cdef void multiply(const Problem *p, const Task *t, const fastconv_pair *pairs, 
             tile.rows = <int> min(rows, t.rows - row * rows)
             tile.a = y + row * p.pixels * p.kernels.pairs_mr * p.itemsize
             tile.c = sums + (row * rows * p.columns + j * nr) * p.itemsize
+            bring(ahead, &tile)
             p.kernels.gemm_pairs(&tile)
 
 
 cdef void add_block(const Problem *p, const Task *t, const Block *b, const Call *call, const Workspace *w,
-                    char *sums) noexcept nogil:
+                    Ahead *ahead, char *sums) noexcept nogil:
     cdef Py_ssize_t tap, count, i, isz = p.itemsize, rows = tile_rows(p, t)
     cdef Py_ssize_t width = round_up(p.ci_task, p.kernels.vlen)
     pack_y(p, t, b, call.y, w.y)
@@ -127,12 +158,12 @@ cdef void add_block(const Problem *p, const Task *t, const Block *b, const Call 
     pack_x(p, t, b, call.x, w.x)
     if p.patches:
         pack_patches(p, t, b, w.x, w.patches)
-        multiply(p, t, w.pairs, b.pixels, w.y, w.patches, t.taps * p.ci, sums)
+        multiply(p, t, w.pairs, b.pixels, w.y, w.patches, t.taps * p.ci, ahead, sums)
         return
     for tap in range(t.taps):
         count = pairs_of_tap(p, b, t.tap + tap, w.pairs)
         if count > 0:
-            multiply(p, t, w.pairs, count, w.y, w.x, t.channels, sums + tap * width * isz)
+            multiply(p, t, w.pairs, count, w.y, w.x, t.channels, ahead, sums + tap * width * isz)
 
 
 # ---------------------------------------------------------------------------------------------------- tasks and parts
@@ -141,11 +172,13 @@ cdef void sum_part(const Problem *p, const Task *t, const Call *call, Py_ssize_t
                    char *sums) noexcept nogil:
     """sums[row][tap][ci] and, behind them, the sums of grad_y of each row, over the blocks of one part."""
     cdef Block b
-    cdef Py_ssize_t i
+    cdef Ahead ahead
+    cdef Py_ssize_t i, stop = min(p.blocks, (part + 1) * p.part_blocks)
     memset(sums, 0, p.sum_bytes)
-    for i in range(part * p.part_blocks, min(p.blocks, (part + 1) * p.part_blocks)):
+    for i in range(part * p.part_blocks, stop):
         b = block_at(p, i)
-        add_block(p, t, &b, call, w, sums)
+        ahead = ahead_of(p, t, call, min(i + 1, stop - 1))
+        add_block(p, t, &b, call, w, &ahead, sums)
 
 
 cdef void write_row(const Problem *p, const Task *t, const Call *call, Py_ssize_t row,

@@ -79,8 +79,10 @@ cdef extern from "table.h" nogil:
         const fastconv_pair *pairs
         const char *a
         const char *b
+        const char *prefetch
         char *c
         Py_ssize_t ldc
+        Py_ssize_t prefetch_step
         int rows
         int vectors
         int accumulate

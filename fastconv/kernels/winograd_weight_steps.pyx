@@ -129,7 +129,7 @@ cdef void add_products(const Problem *p, const Gradients *g, Py_ssize_t point, P
     cdef Py_ssize_t rows = min(p.rows, p.kout - block * p.rows), row, panel, vlen = p.kernels.vlen
     cdef char *sums = g.sums + point * p.sum_stride + block * p.rows * p.sum_row
     cdef fastconv_pairs_tile t
-    t.ldc = p.sum_row // p.itemsize
+    t.ldc, t.prefetch, t.prefetch_step = p.sum_row // p.itemsize, sums, 0
     for panel in range(ceil_div(p.kin, p.columns)):
         t.b = g.x_points + point * p.x_stride + panel * p.tiles * p.columns * p.itemsize
         t.vectors = <int> ceil_div(min(p.columns, p.kin - panel * p.columns), vlen)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.reference.activation import activate, activate_backward
+from fastconv.reference.activation import BY_NAME, activate, activate_backward
 from fastconv.reference.windows import FIRST, Array, Gradients, Layout
 
 
@@ -43,12 +43,22 @@ def batch_norm(
 def batch_norm_backward(
     grad_y: Array, x: Array, weight: Array | None, bias: Array | None, *, running_mean: Array | None,
     running_var: Array | None, training: bool, eps: float = 1e-5, activation: str | None = None,
-    data_format: str = FIRST,
+    y: Array | None = None, data_format: str = FIRST,
 ) -> Gradients:  # fmt: skip
-    """Gradients of `batch_norm` by x, weight and bias; None for a weight or bias that is None."""
+    """Gradients of `batch_norm` by x, weight and bias; None for a weight or bias that is None.
+
+    With y, the result after a residual, which tells the activation's derivative, also by the residual.
+    """
+    if y is not None:
+        of_sum = grad_y if activation is None else BY_NAME[activation][1](grad_y, y)
+        gradients = batch_norm_backward(
+            of_sum, x, weight, bias, running_mean=running_mean, running_var=running_var, training=training, eps=eps,
+            data_format=data_format,
+        )  # fmt: skip
+        return *gradients, of_sum
     statistics = (None, None) if training else (running_mean, running_var)
-    y = batch_norm(x, *statistics, weight, bias, training, eps=eps, data_format=data_format)
-    grad_y = activate_backward(grad_y, y, activation)
+    normal = batch_norm(x, *statistics, weight, bias, training, eps=eps, data_format=data_format)
+    grad_y = activate_backward(grad_y, normal, activation)
     layout = Layout(x, x.ndim - 2, data_format)
     x, grad_y = layout.enter(x), layout.enter(grad_y)
     axes = (0, *range(2, x.ndim))

@@ -52,6 +52,7 @@ typedef struct {
  *
  * a[p]: `rows` contiguous elements at a + pairs[p].a bytes; b[p]: `vectors` whole vectors at b + pairs[p].b bytes.
  * c: rows of `vectors` whole vectors, ldc elements apart; the sum over all pairs, added to it if `accumulate`.
+ * A line at prefetch, and at each prefetch_step bytes after it, is brought into L2 with each pair.
  */
 typedef struct {
   int32_t a, b;
@@ -60,9 +61,9 @@ typedef struct {
 typedef struct {
   ptrdiff_t count;
   const fastconv_pair *pairs;
-  const char *a, *b;
+  const char *a, *b, *prefetch;
   char *c;
-  ptrdiff_t ldc;
+  ptrdiff_t ldc, prefetch_step;
   int rows, vectors; /* 1 .. pairs_mr, 1 .. pairs_nr / vlen */
   int accumulate;
 } fastconv_pairs_tile;

@@ -41,13 +41,15 @@ INLINE void NAME(add_pair)(NAME(pairs_sums) sum, const fastconv_pairs_tile *t, c
 INLINE void NAME(gemm_pairs_tile)(const fastconv_pairs_tile *t, const int mr, const int nv) {
   const int ways = PAIRS_WAYS(mr * nv);
   const fastconv_pair *pair = t->pairs, *const end = pair + t->count, *const whole = end - t->count % ways;
+  const char *prefetch = t->prefetch;
   NAME(pairs_sums) sum, sum1, sum2, sum3;
   NAME(clear_sums)(sum, mr, nv);
   if (ways >= 2) NAME(clear_sums)(sum1, mr, nv);
   if (ways == 4) NAME(clear_sums)(sum2, mr, nv), NAME(clear_sums)(sum3, mr, nv);
   UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j += 64 / VEC_BYTES)
       PREFETCH_WRITE((real *)t->c + i * t->ldc + j * VLEN);
-  for (; pair != whole; pair += ways) {
+  for (; pair != whole; pair += ways, prefetch += ways * t->prefetch_step) {
+    UNROLL for (int way = 0; way < ways; way++) PREFETCH_L2(prefetch + way * t->prefetch_step);
     NAME(add_pair)(sum, t, pair, mr, nv);
     if (ways >= 2) NAME(add_pair)(sum1, t, pair + 1, mr, nv);
     if (ways == 4) NAME(add_pair)(sum2, t, pair + 2, mr, nv), NAME(add_pair)(sum3, t, pair + 3, mr, nv);
