@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 RANKS, BATCH, HANGS = 2, 8, 300
 
 WORKER = """
-import sys
+import os, sys
 sys.path.insert(0, {examples!r})
 import ddp, torch, fastconv
 rank, ranks = ddp.join()
@@ -30,6 +30,7 @@ if rank == 0:
     torch.save([p.grad for p in model.parameters()] + [fastconv.get_num_threads()], {result!r})
 torch.distributed.barrier()
 torch.distributed.destroy_process_group()
+os._exit(0)  # gloo's threads may outlive the interpreter, which ends in std::terminate then
 """
 
 
