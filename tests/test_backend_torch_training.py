@@ -242,14 +242,16 @@ def test_what_is_not_traced(kind):
 
 
 class Scheduled(Mine):
-    """A number of its own that a program changes from step to step."""
+    """Numbers that a program changes from step to step, one of them of the class at first."""
+
+    factor = 1.0
 
     def __init__(self):
         super().__init__()
-        self.strength, self.settings = 1.0, {"twice": False}
+        self.strength = 1.0
 
     def between(self, x):
-        return x * self.strength
+        return x * self.strength * self.factor
 
 
 def test_attributes_that_change():
@@ -260,6 +262,8 @@ def test_attributes_that_change():
     for strength in (0.5, 1.0, True):
         plain.strength = ours.strength = strength
         assert_trains_alike(plain, ours, x)
+    plain.factor = ours.factor = 2.0
+    assert_trains_alike(plain, ours, x)
 
 
 def test_frozen_norms_and_hooks():

@@ -9,6 +9,7 @@ from processes import convolve, needs_proc, prints
 import fastconv.functional as ff
 from fastconv import runtime
 from fastconv.kernels import core
+from fastconv.kernels.memory import empty
 from fastconv.planner import PlanCache
 
 pytestmark = pytest.mark.isa_independent
@@ -38,8 +39,27 @@ def test_workspace_is_a_few_megabytes_however_large_the_problem(dtype, layout, i
 
 
 def test_idle_workspace_is_bounded():
+    runtime.trim()
     for channels in range(8, 400, 16):
         ff.conv1d(np.ones((1, channels, 400), np.float32), np.ones((channels, channels, 3), np.float32))
+    assert core.idle_workspace_bytes() <= 128 << 20
+
+
+def test_what_was_in_use_at_once_is_kept_until_it_is_forgotten():
+    """A step of training frees all that it holds and wants it again; what comes after it need not keep that."""
+    runtime.trim()
+    arrays = [empty((2 << 20,), np.dtype(np.float32)) for _ in range(40)]
+    places = {array.ctypes.data for array in arrays}
+    arrays.clear()
+    assert core.idle_workspace_bytes() >= 40 * (8 << 20)
+    arrays = [empty((2 << 20,), np.dtype(np.float32)) for _ in range(40)]
+    assert {array.ctypes.data for array in arrays} == places
+    more = [empty((2 << 20,), np.dtype(np.float32)) for _ in range(20)]
+    assert core.idle_workspace_bytes() == 0
+    del more, arrays
+    assert core.idle_workspace_bytes() <= 61 * (8 << 20)
+    for _ in range(8 * 4096):
+        empty((16 << 10,), np.dtype(np.float32))
     assert core.idle_workspace_bytes() <= 128 << 20
 
 

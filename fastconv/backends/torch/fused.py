@@ -23,6 +23,7 @@ from fastconv.backends.torch.quick import Watch, quick_steps
 from fastconv.backends.torch.tracing import attributes_of, compiled, listed_in, required, restored, traced
 from fastconv.backends.torch.training import fuse_in_training
 
+_OURS = frozenset(("fastconv_region", "fastconv_training"))  # attributes of a region
 AGREE = 2**13  # eps of the largest value: some for each layer of a deep network; other code is off by far more
 
 
@@ -191,17 +192,21 @@ class FusedInTraining(Fused):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        own = [vars(module) for module, _, _ in self._absorbed if not isinstance(module, SwappedOperator)]
+        self._known = [(attributes, frozenset(attributes) | _OURS) for attributes in own]
         self._settings = [
-            (vars(module), name, value)
-            for module, _, _ in self._absorbed if not isinstance(module, SwappedOperator)
-            for name, value in vars(module).items() if _is_setting(value) and not name.startswith("fastconv_")
+            (attributes, name, value)
+            for attributes in own
+            for name, value in attributes.items() if _is_setting(value) and name not in _OURS
         ]  # fmt: skip
 
     def _is_call_as_traced(self, root: nn.Module, tensors: tuple[Tensor, ...]) -> bool:
         if not torch.is_grad_enabled() or hooks._global_backward_hooks or hooks._global_backward_pre_hooks:
             return False
+        if not is_ordinary(*tensors) or not all(own.keys() <= known for own, known in self._known):
+            return False
         missing = object()
-        return is_ordinary(*tensors) and all(own.get(name, missing) == value for own, name, value in self._settings)
+        return all(own.get(name, missing) == value for own, name, value in self._settings)
 
     def _state(self) -> list[Tensor]:
         return [buffer.detach() for buffer in self._root.buffers()]
