@@ -12,12 +12,13 @@
 #ifdef FASTCONV_SANITIZE /* fresh blocks of the very size, so that a step past the end is seen */
 #define GRANULE 64
 #define IDLE_BYTES ((size_t)0)
-#define FORGETTING 1
+#define KEEPS_PEAK 0
 #else
 #define GRANULE 4096
 #define IDLE_BYTES ((size_t)128 << 20)
-#define FORGETTING 4096 /* blocks taken until little is left of a peak that did not come again */
+#define KEEPS_PEAK 1
 #endif
+#define FORGETTING 4096 /* blocks taken until little is left of a peak that did not come again */
 
 typedef struct {
   void *data;
@@ -36,7 +37,7 @@ static size_t *size_of(void *data) { return (size_t *)((char *)data - ALIGNMENT)
  * holds and wants it again. */
 static int is_too_much(size_t more) {
   const size_t idle_then = idle_bytes + more;
-  return idle_then > IDLE_BYTES && idle_then + live_bytes > recent_peak;
+  return idle_then > IDLE_BYTES && !(KEEPS_PEAK && idle_then + live_bytes <= recent_peak);
 }
 
 static void forget_oldest(void) {
