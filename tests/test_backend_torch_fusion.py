@@ -1,8 +1,6 @@
 """Fused forwards of PyTorch models: what is fused, what is not, and when a module's own forward runs."""
 
-import collections
 import copy
-import dataclasses
 import inspect
 import operator
 import pickle
@@ -12,26 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch_drawn import Drawn
-from torch_fused import TERMS, assert_runs_fused, fused, optimized
-from torch_models import Block, assert_close, images, network
+from torch_fused import TERMS, Chain, assert_runs_fused, fused, optimized
+from torch_models import assert_close, images, network
 
 import fastconv.backends.torch as backend
 from fastconv.backends.torch import regions
 
 pytestmark = pytest.mark.isa_independent
-
-
-class Chain(nn.Module):
-    """x -> conv -> `after`, a function of (module, y, x)."""
-
-    def __init__(self, after, conv=None, norm=None):
-        super().__init__()
-        self.conv = nn.Conv2d(4, 4, 3, padding=1) if conv is None else conv
-        self.norm = nn.BatchNorm2d(4) if norm is None else norm
-        self.relu, self.after = nn.ReLU(inplace=True), after
-
-    def forward(self, x):
-        return self.after(self, self.conv(x), x)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -313,159 +298,6 @@ def test_copies_are_fused_when_they_are_next_evaluated():
             assert calls == []  # it has another module now
 
 
-class Whole(nn.Module):
-    """A model that cannot be traced, of parts that can."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.rest = Block(4), nn.ModuleList([Block(4, stride=2), Chain(lambda m, y, x: m.relu(y))])
-
-    def forward(self, x):
-        if x.sum() > 0:
-            x = self.first(x)
-        for part in self.rest:
-            x = part(x)
-        return x
-
-
-def test_the_largest_parts_that_can_be_traced_are_fused():
-    plain, ours = optimized(Whole())
-    assert [type(region).__name__ for region in regions.regions(ours)] == ["Block", "Block", "Chain"]
-    x = images(2, 4, 8, 8)
-    with torch.no_grad():
-        for _ in range(2):
-            assert_close(ours(x), plain(x), TERMS)
-    assert all(region.fastconv_region.agrees for region in regions.regions(ours))
-
-
-def padded(x, conv):
-    """A function that cannot be traced, and takes a module."""
-    missing = (conv.kernel_size[0] - int(x.shape[-1])) % 2
-    return F.pad(x, (0, missing))
-
-
-class Branching(nn.Module):
-    """A module that cannot be traced, of one that can."""
-
-    def __init__(self):
-        super().__init__()
-        self.part = Chain(lambda m, y, x: m.relu(m.norm(y)))
-
-    def forward(self, x):
-        return self.part(x) if x.shape[-1] > 5 else x
-
-
-class Padding(nn.Module):
-    """A module that can be traced but for a function and a module that it calls."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.norm, self.branch = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), Branching()
-
-    def forward(self, x):
-        x = padded(x, self.conv)
-        shortcut = self.branch(x)
-        return F.relu(self.norm(self.conv(x)) + shortcut)
-
-
-@pytest.mark.parametrize("size", [4, 8])
-def test_what_cannot_be_traced_stays_a_call(size):
-    ours = assert_runs_fused(Padding(), images(2, 4, 5, size), 1)
-    assert list(regions.regions(ours)) == [ours, ours.branch.part]
-    assert ours.branch.part.fastconv_region.agrees == (size > 5)
-    assert fused(ours) == ("norm", "add", "relu")
-
-
-@dataclasses.dataclass
-class Output(collections.OrderedDict):
-    """A result by name, key and number, as those of transformers are."""
-
-    last: torch.Tensor
-    others: tuple | None = None
-
-    def __post_init__(self):
-        for part in dataclasses.fields(self):
-            if getattr(self, part.name) is not None:
-                self[part.name] = getattr(self, part.name)
-
-
-def test_results_that_are_dicts_and_dataclasses_stay_what_they_are():
-    plain, ours = optimized(Chain(lambda m, y, x: Output(last=F.relu(y))))
-    x = images(2, 4, 6, 5)
-    with torch.no_grad():
-        for _ in range(2):
-            y, expected = ours(x), plain(x)
-            assert type(y) is Output
-            assert (list(y), y.others) == (["last"], None)
-            assert y["last"] is y.last
-            assert_close(y.last, expected.last, TERMS)
-    assert fused(ours) == ("relu",)
-
-
-def test_what_a_trace_cannot_see_is_found_when_it_first_runs():
-    def after(m, y, x):
-        return F.relu(y) if isinstance(x, torch.Tensor) else F.relu(y) + 1
-
-    plain, ours = optimized(Chain(after))
-    x = images(2, 4, 6, 5)
-    with torch.no_grad():
-        for _ in range(2):
-            assert_close(ours(x), plain(x), TERMS)
-    assert "the model does not run fused: its traced forward gives other results" in str(backend.report(ours))
-    assert fused(ours) == ()
-
-
-@dataclasses.dataclass
-class Answer:
-    """What a model may return."""
-
-    first: torch.Tensor
-    rest: tuple[torch.Tensor, None]
-
-
-@pytest.mark.parametrize("make", [lambda y, z: {"y": y, "z": [z, 3]}, lambda y, z: Answer(y, (z, None))])
-def test_results_of_any_structure(make):
-    class Structured(Chain):
-        def forward(self, x):
-            return make(F.relu(self.conv(x)), self.norm(x))
-
-    plain, ours = optimized(Structured(None))
-    x = images(2, 4, 6, 5)
-    with torch.no_grad():
-        expected = plain(x)
-        for _ in range(2):
-            actual = ours(x)
-            assert type(actual) is type(expected)
-            flat = [vars(a) if isinstance(a, Answer) else a for a in (actual, expected)]
-            for a, b in zip(*map(torch.utils._pytree.tree_leaves, flat), strict=True):
-                assert_close(a, b, TERMS) if isinstance(b, torch.Tensor) else None
-                assert type(a) is type(b)
-    assert ours.fastconv_region.agrees
-
-
-def test_random_numbers_stay_random():
-    class Noisy(Chain):
-        def forward(self, x):
-            return F.relu(self.conv(x)) + torch.rand_like(x)
-
-    plain, ours = optimized(Noisy(None))
-    x = images(2, 4, 6, 5)
-    for model in (plain, ours):
-        torch.manual_seed(1)
-        with torch.no_grad():
-            model.results = [model(x) for _ in range(3)]
-    for actual, expected in zip(ours.results, plain.results, strict=True):
-        assert_close(actual, expected, TERMS)
-    assert next(regions.regions(ours)).fastconv_region.agrees
-
-    class Baked(Chain):
-        def forward(self, x):
-            return F.relu(self.conv(x)) + torch.rand(6, 5)
-
-    assert not list(regions.regions(optimized(Baked(None))[1]))
-    assert not any("constant" in name for name in vars(optimized(Baked(None))[1]))
-
-
 def test_fusing_can_be_switched_off():
     model = network().eval()
     ours = backend.optimize(model, fuse=False)
@@ -475,44 +307,6 @@ def test_fusing_can_be_switched_off():
         assert_close(ours(x), model(x), TERMS)
     assert list(regions.regions(backend.optimize(ours, inplace=True)))
     assert not list(regions.regions(backend.optimize(ours, inplace=True, fuse=False)))
-
-
-def test_tracing_leaves_no_trace():
-    class Counting(Chain):
-        def __init__(self):
-            super().__init__(None)
-            self.calls, self.seen = 0, None
-            self.register_buffer("total", torch.zeros(()))
-
-        def forward(self, x):
-            self.calls += 1
-            self.seen = x
-            self.total.add_(1)
-            return F.relu(self.conv(x))
-
-    plain, ours = optimized(Counting())
-    assert (ours.calls, ours.seen, ours.total.item()) == (0, None, 0)
-    assert not list(regions.regions(ours))
-    with torch.no_grad():
-        assert_close(ours(images(2, 4, 6, 5)), plain(images(2, 4, 6, 5)), TERMS)
-    assert (ours.calls, ours.total.item()) == (1, 1)
-
-
-def test_a_class_that_cannot_be_inherited_from_is_left_alone():
-    class Final(Chain):
-        def __init_subclass__(cls):
-            raise TypeError("final")
-
-        def forward(self, x):
-            return self.norm(self.conv(x))
-
-    plain, ours = optimized(nn.Sequential(Final(None), Final(None)))
-    (region,) = regions.regions(ours)
-    assert region is ours
-    plain, ours = optimized(Final(None))
-    assert type(ours) is Final
-    with torch.no_grad():
-        assert_close(ours(images(2, 4, 6, 5)), plain(images(2, 4, 6, 5)), TERMS)
 
 
 def test_a_forward_of_an_instance_is_called():

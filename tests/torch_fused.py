@@ -1,12 +1,26 @@
 """What the tests of fused forwards of PyTorch models share: a model beside its optimized copy."""
 
 import torch
+from torch import nn
 from torch_models import assert_close, shaken
 
 import fastconv.backends.torch as backend
 from fastconv.backends.torch import regions
 
 TERMS = 2**12  # more than any sum of theirs has, times what a few layers amplify
+
+
+class Chain(nn.Module):
+    """x -> conv -> `after`, a function of (module, y, x)."""
+
+    def __init__(self, after, conv=None, norm=None):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1) if conv is None else conv
+        self.norm = nn.BatchNorm2d(4) if norm is None else norm
+        self.relu, self.after = nn.ReLU(inplace=True), after
+
+    def forward(self, x):
+        return self.after(self, self.conv(x), x)
 
 
 def optimized(model):

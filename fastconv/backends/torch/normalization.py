@@ -60,7 +60,8 @@ def _forward(
     channels_last: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     if not can_follow(activation, residual is not None):
-        raise ValueError(f"activation must have a gradient after {residual is not None} residual, got {activation=}")
+        told = ", ".join(TOLD_BY_RESULT if residual is not None else _CURVES)
+        raise ValueError(f"activation must be None or one whose gradient can be told ({told}), got {activation=}")
     y, statistics = ff.batch_norm(
         as_array(x, channels_last), None, None, _values(weight), _values(bias), True, eps=eps, activation=activation,
         residual=_array(residual, channels_last), return_statistics=True, data_format=LAYOUTS[channels_last],

@@ -65,7 +65,7 @@ def fuse_in_training(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[str
     join_in_training(graph, modules, steps)
     order = {node: place for place, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
-        if not is_plain_call(node, modules) or node.target in steps:
+        if node.target in steps or not is_plain_call(node, modules):
             continue
         if _is_norm(modules[node.target]):
             chain = _NormChain(node, modules, order, steps)
