@@ -9,7 +9,7 @@ from cases import DTYPES, LAYOUTS
 from fastconv import layers, models
 from fastconv.layers import Conv2d, Fused, Sequential, fuse
 from fastconv.layers.base import Layer
-from fastconv.layers.fuse import FusedSum
+from fastconv.layers.fused import FusedSum
 from fastconv.models import mobilenet, resnet
 from fastconv.models.kit import Kit
 

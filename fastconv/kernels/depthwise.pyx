@@ -20,7 +20,7 @@ from cython.parallel cimport parallel, prange, threadid
 from libc.math cimport INFINITY
 cimport numpy as cnp
 
-from fastconv.kernels.arrays cimport contiguous, data, hold
+from fastconv.kernels.arrays cimport contiguous, data, hold, packed_memory
 from fastconv.kernels.core cimport (
     acquire,
     ceil_div,
@@ -60,11 +60,14 @@ from fastconv.kernels.depthwise_rows cimport (
     rows_weight_task,
     rows_weight_workspace,
     rows_workspace,
+    sum_block,
     turned_task,
     turned_weight_task,
     unpack_weights,
 )
 from fastconv.kernels.finish cimport Finish
+
+from fastconv.kernels.plan cimport Call as PlanCall, RowKernel, Rows
 
 from fastconv.kernels.plan import sizes_of_parts
 from fastconv.sliding import backward_axis, forward_axis, lattice, links
@@ -82,7 +85,7 @@ cdef enum Form:
     ROWS, TURNED, PLANES
 
 
-cdef class DepthwisePass:
+cdef class DepthwisePass(RowKernel):
     """What forward, backward_input and backward_weight share: the geometry as index maps and runs of taps."""
 
     cdef Problem problem
@@ -334,6 +337,18 @@ cdef class DepthwiseLines(DepthwisePass):
         p.chunks = ceil_div(p.channels, p.chunk)
         p.tasks = p.batch * p.chunks
 
+    cdef Rows _rows(self):
+        cdef const Problem *p = &self.problem
+        if self._form != ROWS or p.batch * p.axis[0].size != 1:
+            return Rows(NULL, NULL, 0, NULL)
+        return Rows(depthwise_rows, p, p.workspace, NULL)
+
+    def pack_rows(self, cnp.ndarray weight, cnp.ndarray bias):
+        cdef cnp.ndarray packed = packed_memory(self.packed_bytes)
+        weight, bias = contiguous(weight), contiguous(bias)
+        pack_weights(&self.problem, data(weight), data(bias), data(packed))
+        return packed
+
     def tasks(self, int threads):
         """As `ConvolutionPlan.tasks`: one step, cut by the geometry alone."""
         cdef const Problem *p = &self.problem
@@ -385,6 +400,25 @@ cdef class DepthwiseLines(DepthwisePass):
         finally:
             release(workspace)
             release(packed)
+
+
+cdef void depthwise_rows(const void *problem, const PlanCall *call, Py_ssize_t row, Py_ssize_t end,
+                         char *workspace) noexcept nogil:
+    """See `fastconv.kernels.plan.Rows`; weight and bias are packed by `pack_rows`."""
+    cdef const Problem *p = <const Problem *> problem
+    cdef Call c
+    cdef Py_ssize_t chunk
+    c.source, c.weight, c.destination, c.threads = call.source, call.weight, call.destination, 0
+    c.shift = call.weight + p.outs * p.taps * p.padded if call.epilogue.shift != NULL else NULL
+    c.lower, c.upper = call.epilogue.lower, call.epilogue.upper
+    if call.residual != NULL:
+        c.lower, c.upper = -INFINITY, INFINITY
+    c.finish = Finish(c.destination, call.residual, call.epilogue.lower, call.epilogue.upper, call.activation,
+                      call.alpha)
+    while row < end:
+        for chunk in range(p.chunks):
+            sum_block(p, &c, 0, row, min(p.rows, end - row), chunk * p.chunk, workspace)
+        row += p.rows
 
 
 cdef void run_lines(const Problem *p, const Call *call, Form form, char *workspace, int threads) noexcept nogil:

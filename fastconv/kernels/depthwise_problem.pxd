@@ -66,7 +66,7 @@ cdef struct Call:
     char *destination
     double lower, upper           # of the sums
     Finish finish
-    int threads
+    int threads                   # 0: of a stripe, whose rows are near
 
 cdef struct Gradient:
     const char *y

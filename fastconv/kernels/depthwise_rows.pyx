@@ -95,8 +95,8 @@ cdef void sum_rows(const Problem *p, const Call *call, const Rows *rows, Py_ssiz
     if p.ways == 1:
         a.lower, a.upper = call.lower, call.upper
         a.lines, a.y_line = rows.count, p.axis[2].size * p.pixel
-        a.y_ahead = a.y_line if p.far and exact else 0  # what is turned back is near
-        if exact and channels == p.channels and p.axis[2].phases == 1 and p.axis[2].dilation == 1:
+        a.y_ahead = a.y_line if p.far and exact and call.threads > 0 else 0  # what is turned back is near
+        if exact and call.threads > 0 and channels == p.channels and p.axis[2].phases == 1 and p.axis[2].dilation == 1:
             a.ahead, a.ahead_lines = rows_ahead(p, call, rows, x), p.axis[1].stride * p.axis[2].stride
         sum_phases(p, &a, y, p.pixel)
         return
@@ -165,10 +165,16 @@ cdef void pack_weights(const Problem *p, const char *weight, const char *bias, c
 
 cdef void rows_task(const Problem *p, const Call *call, Py_ssize_t task, char *workspace) noexcept nogil:
     """channels_last: a block of destination rows and a chunk of channels."""
-    cdef Py_ssize_t row = task // p.chunks % p.blocks * p.rows, n = task // p.chunks // p.blocks
-    cdef Py_ssize_t channel = task % p.chunks * p.chunk
+    cdef Py_ssize_t row = task // p.chunks % p.blocks * p.rows
+    sum_block(p, call, task // p.chunks // p.blocks, row, min(p.rows, all_rows(p) - row), task % p.chunks * p.chunk,
+              workspace)
+
+
+cdef void sum_block(const Problem *p, const Call *call, Py_ssize_t n, Py_ssize_t row, Py_ssize_t count,
+                    Py_ssize_t channel, char *workspace) noexcept nogil:
+    """Up to p.rows rows of an image, and a chunk of channels from `channel` on."""
     cdef Py_ssize_t channels = min(p.chunk, p.channels - channel)
-    cdef Rows rows = find_rows(p, row, min(p.rows, all_rows(p) - row), workspace)
+    cdef Rows rows = find_rows(p, row, count, workspace)
     cdef char *y = call.destination + (n * p.volume + row * p.axis[2].size) * p.pixel + channel * p.outs * p.itemsize
     sum_rows(p, call, &rows, channel, channels,
              call.source + n * p.source_volume * p.source_pixel + channel * p.ins * p.itemsize, True, y)

@@ -45,9 +45,15 @@ from fastconv.kernels.direct_planes cimport (
     planes_task,
     planes_tasks,
 )
-from fastconv.kernels.direct_pixels cimport copies_taps, pack_weights as pack_weight_panel, pixels_task
+from fastconv.kernels.direct_pixels cimport (
+    copies_taps,
+    pack_weights as pack_weight_panel,
+    pixels_rows,
+    pixels_task,
+    rows_bytes,
+)
 from fastconv.kernels.direct_problem cimport Cut, Lines, Part, PartSegment, Phase, Problem, Segment
-from fastconv.kernels.plan cimport Call, ConvolutionPlan, Scratch, place_sizes, scratch_bytes
+from fastconv.kernels.plan cimport Call, ConvolutionPlan, Rows, Scratch, place_sizes, scratch_bytes
 
 from fastconv.kernels.plan import sizes_of_parts
 
@@ -238,6 +244,13 @@ cdef class DirectPlan(ConvolutionPlan):
             if scratch_bytes(phase, threads) > scratch_bytes(most, threads):
                 most = phase
         return most
+
+    cdef Rows _rows(self):
+        cdef const Problem *p = &self.problem
+        alone = self.channels_last and self.covered and p.batch * p.groups * p.phases == 1
+        if not alone or p.phase.count[0] > 1:
+            return Rows(NULL, NULL, 0, NULL)
+        return Rows(pixels_rows, p, rows_bytes(p, p.phase), self.zeros)
 
     def tasks(self, int threads):
         """See `ConvolutionPlan.tasks`; a team that shares panels packs a stretch of blocks, then sums over it."""

@@ -7,5 +7,7 @@ cdef bint copies_taps(const Problem *p, const Phase *f) noexcept nogil
 cdef Py_ssize_t rows_bytes(const Problem *p, const Phase *f) noexcept nogil
 cdef void pixels_task(const Problem *p, const Phase *f, Cut cut, const Call *call, Py_ssize_t index, Py_ssize_t part,
                       char *workspace) noexcept nogil
+cdef void pixels_rows(const void *problem, const Call *call, Py_ssize_t row, Py_ssize_t end,
+                      char *workspace) noexcept nogil
 cdef void pack_weights(const Problem *p, const Phase *f, const char *weight, char *packed, Py_ssize_t group,
                        Py_ssize_t panel, bint backward) noexcept nogil

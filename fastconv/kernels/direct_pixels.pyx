@@ -6,7 +6,14 @@ panels [tap][channel][NR]. With few channels a pixel's taps are copied side by s
 
 from libc.string cimport memcpy, memset
 
-from fastconv.kernels.core cimport FASTCONV_MAX_ROWS, ceil_div, fastconv_epilogue, fastconv_gemm_tile, fastconv_piece
+from fastconv.kernels.core cimport (
+    FASTCONV_MAX_ROWS,
+    ceil_div,
+    even_part,
+    fastconv_epilogue,
+    fastconv_gemm_tile,
+    fastconv_piece,
+)
 from fastconv.kernels.direct_problem cimport (
     Cut,
     Phase,
@@ -189,10 +196,26 @@ cdef bint copies_taps(const Problem *p, const Phase *f) noexcept nogil:
 cdef void pixels_task(const Problem *p, const Phase *f, Cut cut, const Call *call, Py_ssize_t index, Py_ssize_t part,
                       char *workspace) noexcept nogil:
     """The columns of one part for the pixels of one block."""
-    cdef Py_ssize_t group = index // f.blocks, q = index % f.blocks * f.block
-    cdef Py_ssize_t pixels = min(f.block, f.pixels * p.batch - q)
-    cdef Py_ssize_t mr = p.kernels.mr, tiles = ceil_div(pixels, mr), tile, column = part * cut.part, channel, kc
-    cdef Py_ssize_t stop = min(p.kout, column + cut.part)
+    cdef Py_ssize_t q = index % f.blocks * f.block, column = part * cut.part
+    sum_pixels(p, f, call, index // f.blocks, q, min(f.block, f.pixels * p.batch - q), column,
+               min(p.kout, column + cut.part), workspace)
+
+
+cdef void pixels_rows(const void *problem, const Call *call, Py_ssize_t row, Py_ssize_t end,
+                      char *workspace) noexcept nogil:
+    """See `fastconv.kernels.plan.Rows`: of the only phase, group and image."""
+    cdef const Problem *p = <const Problem *> problem
+    cdef const Phase *f = p.phase
+    cdef Py_ssize_t q = row * f.count[2], stop = end * f.count[2], part = even_part(stop - q, f.block, p.kernels.mr)
+    while q < stop:
+        sum_pixels(p, f, call, 0, q, min(part, stop - q), 0, p.kout, workspace)
+        q += part
+
+
+cdef void sum_pixels(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group, Py_ssize_t q,
+                     Py_ssize_t pixels, Py_ssize_t column, Py_ssize_t stop, char *workspace) noexcept nogil:
+    """The columns up to `stop` for up to a block of pixels from the q-th on."""
+    cdef Py_ssize_t mr = p.kernels.mr, tiles = ceil_div(pixels, mr), tile, first = column, channel, kc
     cdef bint few = copies_taps(p, f)
     cdef Py_ssize_t entries = 1 if few else f.all_taps, copy = f.all_taps * p.kin * p.itemsize
     cdef Rows *rows = <Rows *> workspace
@@ -221,7 +244,7 @@ cdef void pixels_task(const Problem *p, const Phase *f, Cut cut, const Call *cal
         channel = 0
         while True:
             kc = min(f.kc, p.kin - channel)
-            pixels_by_panel(p, f, call, group, column, channel, kc, few, column == part * cut.part, rows, tiles,
+            pixels_by_panel(p, f, call, group, column, channel, kc, few, column == first, rows, tiles,
                             <Py_ssize_t *> free)
             channel += kc
             if channel == p.kin:
@@ -250,7 +273,7 @@ cdef void pixels_by_panel(const Problem *p, const Phase *f, const Call *call, Py
     t.c_offset = (group * p.kout + column) * isz
     t.columns = <int> min(nr, p.kout - column)
     t.accumulate = channel > 0
-    epilogue.stream = p.streams and last and channel == 0 and call.activation < 0
+    epilogue.stream = p.streams and last and channel == 0 and call.activation < 0 and not call.near
     t.epilogue = &epilogue if last or adds else NULL
     epilogue.residual = residual if adds else NULL
     if epilogue.shift != NULL:

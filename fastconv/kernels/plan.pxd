@@ -17,13 +17,28 @@ cdef struct Call:
     int activation             # of table.h, or -1
     double alpha
     int *wrong                 # where to note that an output is not finite
+    bint near                  # the destination is scratch memory, to be read while it is in a near cache
 
 cdef struct Scratch:           # memory that a call works in, in bytes
     Py_ssize_t own             # a thread
     Py_ssize_t shared          # of the whole team
 
 
-cdef class ConvolutionPlan:
+ctypedef void (*rows_t)(const void *problem, const Call *call, Py_ssize_t row, Py_ssize_t end,
+                        char *scratch) noexcept nogil
+
+cdef struct Rows:              # how rows `row` .. `end` - 1 of an image of the destination are made by one thread
+    rows_t make                # NULL: rows are not made apart from others
+    const void *problem
+    Py_ssize_t scratch         # bytes
+    const char *zeros          # see Call
+
+
+cdef class RowKernel:
+    cdef Rows _rows(self)
+
+
+cdef class ConvolutionPlan(RowKernel):
     cdef list keep             # arrays that pointers look into
     cdef const char *zeros     # see Call; of kernels that read them
     cdef double work           # multiply-adds, and outputs that are only filled

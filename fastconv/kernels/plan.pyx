@@ -12,7 +12,23 @@ from fastconv.kernels.core cimport acquire, release, team
 cnp.import_array()
 
 
-cdef class ConvolutionPlan:
+cdef class RowKernel:
+    """What may be able to make some rows of channels_last apart from others, see stripes.pyx.
+
+    One that can has ``pack_rows(weight, bias)``: the weight, and the bias if it goes with it, as rows are made with
+    them.
+    """
+
+    cdef Rows _rows(self):
+        return Rows(NULL, NULL, 0, NULL)
+
+    @property
+    def makes_rows(self):
+        """Whether it can."""
+        return self._rows().make != NULL
+
+
+cdef class ConvolutionPlan(RowKernel):
     """One convolution, ready to run any number of times, from any thread.
 
     A kernel's plan says how it packs, how much memory it works in and how it runs. It is made of `sources`, the phases
@@ -63,6 +79,9 @@ cdef class ConvolutionPlan:
         weight = contiguous(weight)
         self._pack(data(weight), data(packed))
         return packed
+
+    def pack_rows(self, cnp.ndarray weight, cnp.ndarray bias):
+        return self.pack(weight)
 
     def __call__(self, cnp.ndarray source, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray destination,
                  double lower=-INFINITY, double upper=INFINITY, int activation=-1, double alpha=0,

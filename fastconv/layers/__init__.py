@@ -11,7 +11,7 @@
     fold.py        Unfold, Fold
     loss.py        CrossEntropyLoss, MSELoss
     container.py   Sequential, Residual, Parallel
-    fuse.py        fuse: a network for inference
+    fuse.py        fuse: a network for inference; of fused.py, what it is made of, and stripes.py
     weights.py     how convolutions and linear layers start
 
 Layers call `fastconv.functional` and nothing below it.
@@ -43,7 +43,8 @@ from fastconv.layers.conv import (
 from fastconv.layers.deform import DeformConv2d
 from fastconv.layers.dense import Linear
 from fastconv.layers.fold import Fold, Unfold
-from fastconv.layers.fuse import Fused, fuse
+from fastconv.layers.fuse import fuse
+from fastconv.layers.fused import Fused
 from fastconv.layers.loss import CrossEntropyLoss, MSELoss
 from fastconv.layers.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, Dropout, LayerNorm, LocalResponseNorm
 from fastconv.layers.pool import (

@@ -8,7 +8,7 @@ from fastconv import functional as F
 from fastconv.geometry import is_channels_last
 from fastconv.layers.activation import activation_backward, check_activation
 from fastconv.layers.base import Array, Layer
-from fastconv.layers.fuse import Fused, chain, residual_sum
+from fastconv.layers.fused import Fused, chain, residual_sum
 from fastconv.layers.shape import Identity
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from fastconv import functional as F
 from fastconv.layers import Layer, Sequential
 from fastconv.layers.base import Array
-from fastconv.layers.fuse import chain, residual_sum
+from fastconv.layers.fused import chain, residual_sum
 from fastconv.models.kit import Kit
 
 # Table 2: expansion, output channels, blocks of a stage and the stride of its first one.

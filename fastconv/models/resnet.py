@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fastconv import functional as F
 from fastconv.layers import Conv2d, Layer, Sequential
 from fastconv.layers.base import Array
-from fastconv.layers.fuse import residual_sum
+from fastconv.layers.fused import residual_sum
 from fastconv.models.kit import Kit
 
 

@@ -10,7 +10,7 @@ from fastconv import functional as F
 from fastconv.geometry import as_int
 from fastconv.layers import Identity, Layer, Parallel, Sequential
 from fastconv.layers.base import Array
-from fastconv.layers.fuse import chain
+from fastconv.layers.fused import chain
 from fastconv.models.kit import Kit
 
 
