@@ -70,6 +70,22 @@ cdef extern from "table.h" nogil:
         const char *prefetch
         Py_ssize_t prefetch_step
 
+    ctypedef struct fastconv_gemm_rows:
+        Py_ssize_t rows
+        Py_ssize_t k
+        const char *a
+        const char *b
+        const char *residual
+        char *c
+        Py_ssize_t a_step
+        Py_ssize_t c_step
+        Py_ssize_t ldb
+        int columns
+        int accumulate
+        const fastconv_epilogue *epilogue
+        const char *prefetch
+        Py_ssize_t prefetch_step
+
     ctypedef struct fastconv_pair:
         int a
         int b
@@ -343,6 +359,7 @@ cdef extern from "table.h" nogil:
         size_t accumulate_bytes
         void (*gemm)(const fastconv_gemm_tile *tile) noexcept nogil
         void (*gemm_lines)(const fastconv_gemm_tile *tile) noexcept nogil
+        void (*gemm_rows)(const fastconv_gemm_rows *rows) noexcept nogil
         void (*stream_end)() noexcept nogil
         int pairs_mr
         int pairs_nr

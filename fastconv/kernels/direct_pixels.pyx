@@ -11,6 +11,7 @@ from fastconv.kernels.core cimport (
     ceil_div,
     even_part,
     fastconv_epilogue,
+    fastconv_gemm_rows,
     fastconv_gemm_tile,
     fastconv_piece,
 )
@@ -60,26 +61,12 @@ cdef void place_rows(const Problem *p, const Phase *f, const Call *call, Positio
             next_line(f, at)
 
 
-cdef inline void place_destinations(const Problem *p, const Call *call, Py_ssize_t q, Rows *r) noexcept nogil:
-    """The same for pixels in order, from the q-th on."""
-    cdef Py_ssize_t destination = p.groups * p.kout * p.itemsize, i
-    for i in range(r.rows):
-        r.c[i] = call.destination + (q + i) * destination
-
-
 cdef inline void point_side_by_side(const char *source, Py_ssize_t pixel, Rows *r) noexcept nogil:
     """Pointers to what pixels read, `pixel` bytes each and one behind the other."""
     cdef Py_ssize_t i
     r.entries, r.taps[0] = 1, 0
     for i in range(r.rows):
         r.a[i] = source + i * pixel
-
-
-cdef inline void place_in_order(const Problem *p, const Call *call, Py_ssize_t q, Rows *r) noexcept nogil:
-    """The same for pixels that read the one of their own index, and where they do."""
-    cdef Py_ssize_t pixel = p.groups * p.kin * p.itemsize
-    place_destinations(p, call, q, r)
-    point_side_by_side(call.source + q * pixel, pixel, r)
 
 
 cdef inline Py_ssize_t source_line(const Problem *p, const Phase *f, Py_ssize_t td, Py_ssize_t th,
@@ -212,10 +199,92 @@ cdef void pixels_rows(const void *problem, const Call *call, Py_ssize_t row, Py_
         q += part
 
 
+cdef inline bint in_order(const Problem *p, const Phase *f) noexcept nogil:
+    """Whether pixels lie one behind the other where a tile reads them, in x or as copies, and in the destination."""
+    return f.pointwise or (copies_taps(p, f) and f.pixels == p.destination_plane)
+
+
 cdef void sum_pixels(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group, Py_ssize_t q,
                      Py_ssize_t pixels, Py_ssize_t column, Py_ssize_t stop, char *workspace) noexcept nogil:
     """The columns up to `stop` for up to a block of pixels from the q-th on."""
-    cdef Py_ssize_t mr = p.kernels.mr, tiles = ceil_div(pixels, mr), tile, first = column, channel, kc
+    if in_order(p, f):
+        sum_in_order(p, f, call, group, q, pixels, column, stop, workspace)
+    else:
+        sum_tiles(p, f, call, group, q, pixels, column, stop, workspace)
+    if p.streams:
+        p.kernels.stream_end()
+
+
+cdef void sum_in_order(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group, Py_ssize_t q,
+                       Py_ssize_t pixels, Py_ssize_t column, Py_ssize_t stop, char *copies) noexcept nogil:
+    """Of pixels in order, which need no pointers."""
+    cdef fastconv_gemm_rows r
+    cdef Py_ssize_t channel, first = column, offset = q * p.groups * p.kout * p.itemsize
+    cdef bint few = copies_taps(p, f)
+    if few:
+        copy_taps(p, f, call, group, position_of(f, q), pixels, copies)
+    r.rows, r.ldb, r.c_step = pixels, p.kernels.nr, p.groups * p.kout * p.itemsize
+    r.a_step = f.all_taps * p.kin * p.itemsize if few else p.groups * p.kin * p.itemsize
+    while column < stop:
+        r.columns = <int> min(p.kernels.nr, p.kout - column)
+        r.c = call.destination + offset + (group * p.kout + column) * p.itemsize
+        channel = 0
+        while channel < p.kin:
+            r.k = f.all_taps * p.kin if few else min(f.kc, p.kin - channel)
+            r.a = copies if few else call.source + q * r.a_step + (group * p.kin + channel) * p.itemsize
+            r.b = panel_at(p, f, call, group, column, channel)
+            r.accumulate = channel > 0
+            sum_rows(p, f, call, &r, channel, column == first)
+            channel += p.kin if few else r.k
+        column += p.kernels.nr
+
+
+cdef inline const char *panel_at(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group,
+                                 Py_ssize_t column, Py_ssize_t channel) noexcept nogil:
+    """The packed weights of a panel of columns from a channel on."""
+    cdef Py_ssize_t nr = p.kernels.nr, panel = group * ceil_div(p.kout, nr) + column // nr
+    return call.weight + f.weight_offset + (panel * p.kin + channel) * f.all_taps * nr * p.itemsize
+
+
+cdef void sum_rows(const Problem *p, const Phase *f, const Call *call, fastconv_gemm_rows *r, Py_ssize_t channel,
+                   bint first) noexcept nogil:
+    """One panel under all pixels of a block. It asks for the next panel; but the first, which meets pixels that no near
+    cache holds, for those of the next tile if there are more of them than weights."""
+    cdef Py_ssize_t isz = p.itemsize, mr = p.kernels.mr, at = r.c - call.destination, i, done = 0, all_rows = r.rows
+    cdef bint last = channel + r.k >= p.kin, adds = channel == 0 and call.residual != NULL
+    cdef bint activates = last and call.activation >= 0
+    cdef fastconv_epilogue epilogue = epilogue_of(call, last, last)
+    if epilogue.shift != NULL:
+        epilogue.shift += at % r.c_step
+    if epilogue.scale != NULL:
+        epilogue.scale += at % r.c_step
+    epilogue.stream = p.streams and last and channel == 0 and call.activation < 0 and not call.near
+    r.epilogue = &epilogue if last or adds else NULL
+    r.residual = call.residual + at if adds else NULL
+    r.prefetch, r.prefetch_step = r.b + r.k * r.ldb * isz, r.ldb * isz // ceil_div(r.rows, mr)
+    if first and f.pointwise and p.groups == 1 and r.k == p.kin and f.pixels * p.batch > p.kout:
+        r.prefetch, r.prefetch_step = r.a + mr * r.a_step, mr * isz
+    if not activates:
+        p.kernels.gemm_rows(r)
+        return
+    while done < all_rows:  # an activation of its own meets what L1 still holds
+        r.rows = min(8 * mr, all_rows - done)
+        p.kernels.gemm_rows(r)
+        for i in range(r.rows):
+            p.kernels.activate(call.activation, call.alpha, r.c + i * r.c_step, r.c + i * r.c_step, r.columns)
+        done += r.rows
+        r.a += r.rows * r.a_step
+        r.c += r.rows * r.c_step
+        r.prefetch += ceil_div(r.rows, mr) * r.k * r.prefetch_step
+        if adds:
+            r.residual += r.rows * r.c_step
+    r.rows = all_rows
+
+
+cdef void sum_tiles(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group, Py_ssize_t q,
+                    Py_ssize_t pixels, Py_ssize_t column, Py_ssize_t stop, char *workspace) noexcept nogil:
+    """Of any pixels, tile by tile, through pointers."""
+    cdef Py_ssize_t mr = p.kernels.mr, tiles = ceil_div(pixels, mr), tile, channel, kc
     cdef bint few = copies_taps(p, f)
     cdef Py_ssize_t entries = 1 if few else f.all_taps, copy = f.all_taps * p.kin * p.itemsize
     cdef Rows *rows = <Rows *> workspace
@@ -229,13 +298,7 @@ cdef void sum_pixels(const Problem *p, const Phase *f, const Call *call, Py_ssiz
         rows[tile].taps = <Py_ssize_t *> (free + entries * FASTCONV_MAX_ROWS * sizeof(char *))
         free += entries_bytes(entries)
         rows[tile].rows = <int> min(mr, pixels - tile * mr)
-        if f.pointwise:
-            place_in_order(p, call, q + tile * mr, &rows[tile])
-            continue
-        if few and f.pixels == p.destination_plane:
-            place_destinations(p, call, q + tile * mr, &rows[tile])
-        else:
-            place_rows(p, f, call, &at, &rows[tile])
+        place_rows(p, f, call, &at, &rows[tile])
         if few:
             point_side_by_side(copies + tile * mr * copy, copy, &rows[tile])
         else:
@@ -244,31 +307,25 @@ cdef void sum_pixels(const Problem *p, const Phase *f, const Call *call, Py_ssiz
         channel = 0
         while True:
             kc = min(f.kc, p.kin - channel)
-            pixels_by_panel(p, f, call, group, column, channel, kc, few, column == first, rows, tiles,
-                            <Py_ssize_t *> free)
+            pixels_by_panel(p, f, call, group, column, channel, kc, few, rows, tiles, <Py_ssize_t *> free)
             channel += kc
             if channel == p.kin:
                 break
         column += p.kernels.nr
-    if p.streams:
-        p.kernels.stream_end()
 
 
 cdef void pixels_by_panel(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group, Py_ssize_t column,
-                          Py_ssize_t channel, Py_ssize_t kc, bint few, bint first, const Rows *rows, Py_ssize_t tiles,
+                          Py_ssize_t channel, Py_ssize_t kc, bint few, const Rows *rows, Py_ssize_t tiles,
                           Py_ssize_t *b_offsets) noexcept nogil:
-    """One panel [tap][kc][NR] of weights under all pixels of the block. It asks for the next panel; but the first,
-    which meets pixels that no near cache holds, for those of the next tile if there are more of them than weights."""
-    cdef Py_ssize_t nr = p.kernels.nr, isz = p.itemsize, panels = ceil_div(p.kout, nr), tile, e
+    """One panel [tap][kc][NR] of weights under all pixels of the block. It asks for the next panel."""
+    cdef Py_ssize_t nr = p.kernels.nr, isz = p.itemsize, tile, e
     cdef bint last = channel + kc == p.kin, adds = channel == 0 and call.residual != NULL
-    cdef bint brings = first and f.pointwise and p.groups == 1 and kc == p.kin and f.pixels * p.batch > p.kout
     cdef const char *residual[FASTCONV_MAX_ROWS]
     cdef fastconv_epilogue epilogue = epilogue_of(call, last, last)
     cdef fastconv_gemm_tile t
     t.k = f.all_taps * kc if few else kc
     t.a_offset = 0 if few else (group * p.kin + channel) * isz
-    t.b = call.weight + f.weight_offset
-    t.b += ((group * panels + column // nr) * f.all_taps * p.kin + f.all_taps * channel) * nr * isz
+    t.b = panel_at(p, f, call, group, column, channel)
     t.b_offsets, t.ldb = b_offsets, nr
     t.c_offset = (group * p.kout + column) * isz
     t.columns = <int> min(nr, p.kout - column)
@@ -281,14 +338,12 @@ cdef void pixels_by_panel(const Problem *p, const Phase *f, const Call *call, Py
     if epilogue.scale != NULL:
         epilogue.scale += (group * p.kout + column) * isz
     t.prefetch = t.b + f.all_taps * kc * nr * isz
-    t.prefetch_step = p.kernels.mr * isz if brings else nr * isz // tiles
+    t.prefetch_step = nr * isz // tiles
     for tile in range(tiles):
         t.entries, t.rows, t.a = rows[tile].entries, rows[tile].rows, rows[tile].a
         t.c = <char *const *> rows[tile].c
         for e in range(t.entries):
             b_offsets[e] = rows[tile].taps[e] * kc * nr * isz
-        if brings:
-            t.prefetch = rows[tile].a[0] + p.kernels.mr * p.kin * isz
         if adds:
             point_residual(call, t.c, t.rows, residual)
         p.kernels.gemm(&t)
@@ -303,12 +358,14 @@ cdef inline Py_ssize_t entries_bytes(Py_ssize_t entries) noexcept nogil:
 
 
 cdef Py_ssize_t rows_bytes(const Problem *p, const Phase *f) noexcept nogil:
-    """Pointer lists of a block of pixels, the offsets of a panel's taps, and copies if there are few channels."""
+    """Copies of a block of pixels if there are few channels; unless they are in order, lists of pointers and the
+    offsets of a panel's taps."""
     cdef bint few = copies_taps(p, f)
-    cdef Py_ssize_t tiles = ceil_div(f.block, p.kernels.mr), lists
-    lists = tiles * (<Py_ssize_t> sizeof(Rows) + entries_bytes(1 if few else f.all_taps))
-    lists += (f.all_taps + 1) * <Py_ssize_t> sizeof(Py_ssize_t)
-    return lists + (f.block * f.all_taps * p.kin * p.itemsize if few else 0)
+    cdef Py_ssize_t copies = f.block * f.all_taps * p.kin * p.itemsize if few else 0, lists = 0
+    if not in_order(p, f):
+        lists = ceil_div(f.block, p.kernels.mr) * (<Py_ssize_t> sizeof(Rows) + entries_bytes(1 if few else f.all_taps))
+        lists += (f.all_taps + 1) * <Py_ssize_t> sizeof(Py_ssize_t)
+    return lists + copies
 
 
 cdef void pack_weights(const Problem *p, const Phase *f, const char *weight, char *packed, Py_ssize_t group,

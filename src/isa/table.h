@@ -48,6 +48,22 @@ typedef struct {
   ptrdiff_t prefetch_step;
 } fastconv_gemm_tile;
 
+/* Such tiles one below the other, for any number of rows that lie equally far apart: row i of a is at a + i * a_step
+ * bytes, of c at c + i * c_step, and what the epilogue's residual would point to, if not NULL, at residual + i * c_step.
+ * What is prefetched goes on from tile to tile.
+ */
+typedef struct {
+  ptrdiff_t rows, k;
+  const char *a, *b, *residual;
+  char *c;
+  ptrdiff_t a_step, c_step, ldb;
+  int columns; /* 1 .. nr */
+  int accumulate;
+  const fastconv_epilogue *epilogue;
+  const char *prefetch;
+  ptrdiff_t prefetch_step;
+} fastconv_gemm_rows;
+
 /* One register tile of a sum of outer products:  c[i][j] += sum over p of a[p][i] * b[p][j].
  *
  * a[p]: `rows` contiguous elements at a + pairs[p].a bytes; b[p]: `vectors` whole vectors at b + pairs[p].b bytes.
@@ -334,6 +350,7 @@ typedef struct {
 
   void (*gemm)(const fastconv_gemm_tile *tile);
   void (*gemm_lines)(const fastconv_gemm_tile *tile);
+  void (*gemm_rows)(const fastconv_gemm_rows *rows);
   void (*stream_end)(void); /* puts streamed stores before those that follow */
 
   int pairs_mr, pairs_nr; /* gemm_pairs' tile */

@@ -18,6 +18,7 @@ FILL(gemm) {
   table->pairs_nr = PAIRS_NV * VLEN;
   table->gemm = NAME(gemm);
   table->gemm_lines = NAME(gemm_lines);
+  table->gemm_rows = NAME(gemm_rows);
   table->stream_end = NAME(gemm_stream_end);
   table->gemm_pairs = NAME(gemm_pairs);
 }

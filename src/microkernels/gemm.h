@@ -26,41 +26,56 @@ INLINE void NAME(gemm_step)(NAME(gemm_sums) sum, const real *const *a, ptrdiff_t
   }
 }
 
+/* Where a tile's rows are stored and what is added to them: residual[0] is NULL if nothing is. */
+typedef struct {
+  real *c[GEMM_MR];
+  const real *residual[GEMM_MR];
+} NAME(gemm_places);
+
 /* Asks for half of the places of a row of sums, and of its residual: c is met only after the sums, by then it has come.
  * All rows at once would keep the lines of b waiting that the next steps need. */
-INLINE void NAME(gemm_bring)(const fastconv_gemm_tile *t, const ptrdiff_t half, const int nv, const int stream) {
-  const char *const *residual = t->epilogue ? t->epilogue->residual : NULL;
-  const ptrdiff_t at = t->c_offset + half % 2 * VEC_BYTES;
-  if (!stream) UNROLL for (int j = 0; j < nv; j += 2) PREFETCH_WRITE(t->c[half / 2] + at + j * VEC_BYTES);
-  if (residual) UNROLL for (int j = 0; j < nv; j += 2) PREFETCH(residual[half / 2] + at + j * VEC_BYTES);
+INLINE void NAME(gemm_bring)(const NAME(gemm_places) *at, const ptrdiff_t half, const int nv, const int stream) {
+  const ptrdiff_t first = half % 2 * VLEN;
+  if (!stream) UNROLL for (int j = 0; j < nv; j += 2) PREFETCH_WRITE(at->c[half / 2] + first + j * VLEN);
+  if (at->residual[0]) UNROLL for (int j = 0; j < nv; j += 2) PREFETCH(at->residual[half / 2] + first + j * VLEN);
 }
 
 /* All of them, if there are too few turns for that; returns how many halves were asked for. */
-INLINE ptrdiff_t NAME(gemm_bring_first)(const fastconv_gemm_tile *t, const ptrdiff_t turns, const int mr, const int nv,
+INLINE ptrdiff_t NAME(gemm_bring_first)(const NAME(gemm_places) *at, const ptrdiff_t turns, const int mr, const int nv,
                                         const int stream) {
   if (turns >= 2 * mr) return 0;
-  UNROLL for (int half = 0; half < 2 * mr; half++) NAME(gemm_bring)(t, half, nv, stream);
+  UNROLL for (int half = 0; half < 2 * mr; half++) NAME(gemm_bring)(at, half, nv, stream);
   return 2 * mr;
 }
 
-INLINE void NAME(gemm_sum)(NAME(gemm_sums) sum, const fastconv_gemm_tile *t, const int mr, const int nv,
-                           const int stream) {
-  const char *prefetch = t->prefetch;
-  const ptrdiff_t whole = t->k - t->k % GEMM_STEPS;
-  ptrdiff_t half = NAME(gemm_bring_first)(t, t->entries * whole / GEMM_STEPS, mr, nv, stream);
+/* What sums over one run of k need, and how far they have come with what they ask for. */
+typedef struct {
+  ptrdiff_t k, ldb, prefetch_step, half;
+  const char *prefetch;
+} NAME(gemm_run);
+
+INLINE void NAME(gemm_sum_run)(NAME(gemm_sums) sum, NAME(gemm_run) *run, const NAME(gemm_places) *at,
+                               const real *const *a, const real *b, const int mr, const int nv, const int stream) {
+  const ptrdiff_t whole = run->k & -GEMM_STEPS;
+  ptrdiff_t k = 0;
+  for (; k < whole; k += GEMM_STEPS) {
+    if (run->half < 2 * mr) NAME(gemm_bring)(at, run->half++, nv, stream);
+    PREFETCH_L2(run->prefetch);
+    PREFETCH_L2(run->prefetch + GEMM_STEPS / 2 * run->prefetch_step);
+    UNROLL for (int step = 0; step < GEMM_STEPS; step++, b += run->ldb) NAME(gemm_step)(sum, a, k + step, b, mr, nv);
+    run->prefetch += GEMM_STEPS * run->prefetch_step;
+  }
+  for (; k < run->k; k++, b += run->ldb) NAME(gemm_step)(sum, a, k, b, mr, nv);
+}
+
+INLINE void NAME(gemm_sum)(NAME(gemm_sums) sum, const fastconv_gemm_tile *t, const NAME(gemm_places) *at, const int mr,
+                           const int nv, const int stream) {
+  NAME(gemm_run) run = {t->k, t->ldb, t->prefetch_step, 0, t->prefetch};
+  run.half = NAME(gemm_bring_first)(at, t->entries * (t->k / GEMM_STEPS), mr, nv, stream);
   for (ptrdiff_t e = 0; e < t->entries; e++) {
     const real *a[GEMM_MR];
     UNROLL for (int i = 0; i < mr; i++) a[i] = (const real *)(t->a[e * FASTCONV_MAX_ROWS + i] + t->a_offset);
-    const real *b = (const real *)(t->b + t->b_offsets[e]);
-    ptrdiff_t k = 0;
-    for (; k < whole; k += GEMM_STEPS) {
-      if (half < 2 * mr) NAME(gemm_bring)(t, half++, nv, stream);
-      PREFETCH_L2(prefetch);
-      PREFETCH_L2(prefetch + GEMM_STEPS / 2 * t->prefetch_step);
-      UNROLL for (int step = 0; step < GEMM_STEPS; step++, b += t->ldb) NAME(gemm_step)(sum, a, k + step, b, mr, nv);
-      prefetch += GEMM_STEPS * t->prefetch_step;
-    }
-    for (; k < t->k; k++, b += t->ldb) NAME(gemm_step)(sum, a, k, b, mr, nv);
+    NAME(gemm_sum_run)(sum, &run, at, a, (const real *)(t->b + t->b_offsets[e]), mr, nv, stream);
   }
 }
 
@@ -71,14 +86,14 @@ INLINE void NAME(gemm_line)(NAME(gemm_sums) sum, const real *a, const char *b, c
 }
 
 /* The same for lines of b that lie anywhere, and a packed [k][rows]. */
-INLINE void NAME(gemm_sum_lines)(NAME(gemm_sums) sum, const fastconv_gemm_tile *t, const int mr, const int nv,
-                                 const int stream) {
+INLINE void NAME(gemm_sum_lines)(NAME(gemm_sums) sum, const fastconv_gemm_tile *t, const NAME(gemm_places) *at,
+                                 const int mr, const int nv, const int stream) {
   const char *prefetch = t->prefetch, *b = t->b;
   const real *a = (const real *)(t->a[0] + t->a_offset);
-  const ptrdiff_t *line = t->b_offsets, *const end = line + t->k, *const whole = end - t->k % GEMM_STEPS;
-  ptrdiff_t half = NAME(gemm_bring_first)(t, t->k / GEMM_STEPS, mr, nv, stream);
+  const ptrdiff_t *line = t->b_offsets, *const end = line + t->k, *const whole = line + (t->k & -GEMM_STEPS);
+  ptrdiff_t half = NAME(gemm_bring_first)(at, t->k / GEMM_STEPS, mr, nv, stream);
   for (; line < whole; line += GEMM_STEPS) {
-    if (half < 2 * mr) NAME(gemm_bring)(t, half++, nv, stream);
+    if (half < 2 * mr) NAME(gemm_bring)(at, half++, nv, stream);
     PREFETCH_L2(prefetch);
     PREFETCH_L2(prefetch + GEMM_STEPS / 2 * t->prefetch_step);
     UNROLL for (int step = 0; step < GEMM_STEPS; step++, a += mr) NAME(gemm_line)(sum, a, b + line[step], mr, nv);
@@ -92,39 +107,84 @@ INLINE vec NAME(load_columns)(const real *row, const int j, const int nv, const 
   return tail && j == nv - 1 ? NAME(load_tail)(row + j * VLEN, tail) : NAME(load)(row + j * VLEN);
 }
 
-/* Every sum times, or plus, the value of its row or of its column. */
-INLINE void NAME(gemm_apply)(NAME(gemm_sums) sum, const real *values, int per_row, const int times, const int mr,
-                             const int nv, const ptrdiff_t tail) {
+INLINE void NAME(gemm_scale)(NAME(gemm_sums) sum, const real *scale, int per_row, const int mr, const int nv,
+                             const ptrdiff_t tail) {
   if (per_row) UNROLL for (int i = 0; i < mr; i++) {
-      const vec v = NAME(splat)(values[i]);
-      UNROLL for (int j = 0; j < nv; j++) sum[i][j] = times ? sum[i][j] * v : sum[i][j] + v;
+      const vec v = NAME(splat)(scale[i]);
+      UNROLL for (int j = 0; j < nv; j++) sum[i][j] *= v;
     }
   else UNROLL for (int j = 0; j < nv; j++) {
-      const vec v = NAME(load_columns)(values, j, nv, tail);
-      UNROLL for (int i = 0; i < mr; i++) sum[i][j] = times ? sum[i][j] * v : sum[i][j] + v;
+      const vec v = NAME(load_columns)(scale, j, nv, tail);
+      UNROLL for (int i = 0; i < mr; i++) sum[i][j] *= v;
     }
+}
+
+/* The shift plus `times` every sum, which is 0 where there are none yet. */
+INLINE void NAME(gemm_shift)(NAME(gemm_sums) sum, const real *shift, int per_row, const int times, const int mr,
+                             const int nv, const ptrdiff_t tail) {
+  if (per_row) UNROLL for (int i = 0; i < mr; i++) {
+      const vec v = NAME(splat)(shift[i]);
+      UNROLL for (int j = 0; j < nv; j++) sum[i][j] = times ? sum[i][j] + v : v;
+    }
+  else UNROLL for (int j = 0; j < nv; j++) {
+      const vec v = NAME(load_columns)(shift, j, nv, tail);
+      UNROLL for (int i = 0; i < mr; i++) sum[i][j] = times ? sum[i][j] + v : v;
+    }
+}
+
+/* Whether sums can start from the shift, which then need not be added to each at its end. */
+INLINE int NAME(starts_shifted)(const fastconv_epilogue *e, int accumulate) {
+  return e && e->shift && !e->scale && !accumulate;
+}
+
+INLINE void NAME(gemm_start)(NAME(gemm_sums) sum, const fastconv_epilogue *e, int accumulate, const int mr,
+                             const int nv, const ptrdiff_t tail) {
+  if (NAME(starts_shifted)(e, accumulate)) {
+    NAME(gemm_shift)(sum, (const real *)e->shift, e->per_row, 0, mr, nv, tail);
+    return;
+  }
+  UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) sum[i][j] = (vec){0};
 }
 
 /* One pass over the registers for each thing that there is to do to finished sums. */
-INLINE void NAME(gemm_finish)(NAME(gemm_sums) sum, const fastconv_gemm_tile *t, const int mr, const int nv,
-                              const ptrdiff_t tail) {
-  const fastconv_epilogue *e = t->epilogue;
-  if (e->scale) NAME(gemm_apply)(sum, (const real *)e->scale, e->per_row, 1, mr, nv, tail);
-  if (e->shift) NAME(gemm_apply)(sum, (const real *)e->shift, e->per_row, 0, mr, nv, tail);
-  if (e->residual) UNROLL for (int i = 0; i < mr; i++) {
-      const real *r = (const real *)(e->residual[i] + t->c_offset);
-      UNROLL for (int j = 0; j < nv; j++) sum[i][j] += NAME(load_columns)(r, j, nv, tail);
-    }
-  if (e->lower > -INFINITY || e->upper < INFINITY) {
-    const vec lower = NAME(splat)((real)e->lower), upper = NAME(splat)((real)e->upper);
+INLINE void NAME(gemm_finish)(NAME(gemm_sums) sum, const fastconv_epilogue *e, const NAME(gemm_places) *at,
+                              int accumulate, const int mr, const int nv, const ptrdiff_t tail) {
+  if (accumulate)
+    UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) sum[i][j] +=
+        NAME(load_columns)(at->c[i], j, nv, tail);
+  if (!e) return;
+  if (e->scale) NAME(gemm_scale)(sum, (const real *)e->scale, e->per_row, mr, nv, tail);
+  if (e->shift && !NAME(starts_shifted)(e, accumulate))
+    NAME(gemm_shift)(sum, (const real *)e->shift, e->per_row, 1, mr, nv, tail);
+  if (at->residual[0])
+    UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) sum[i][j] +=
+        NAME(load_columns)(at->residual[i], j, nv, tail);
+  if (e->lower > -INFINITY) {
+    const vec lower = NAME(splat)((real)e->lower);
     UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) sum[i][j] =
-        NAME(at_most)(NAME(at_least)(sum[i][j], lower), upper);
+        NAME(at_least)(sum[i][j], lower);
+  }
+  if (e->upper < INFINITY) {
+    const vec upper = NAME(splat)((real)e->upper);
+    UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) sum[i][j] =
+        NAME(at_most)(sum[i][j], upper);
   }
 }
 
-INLINE int NAME(gemm_is_aligned)(const fastconv_gemm_tile *t, const int mr) {
+INLINE void NAME(gemm_store)(NAME(gemm_sums) sum, const NAME(gemm_places) *at, const int stream, const int mr,
+                             const int nv, const ptrdiff_t tail) {
+  real *row[GEMM_MR]; /* read before any store, behind which a compiler would read them anew */
+  UNROLL for (int i = 0; i < mr; i++) row[i] = at->c[i];
+  UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) {
+    if (stream) STREAM(row[i] + j * VLEN, sum[i][j]);
+    else if (tail && j == nv - 1) NAME(store_tail)(row[i] + j * VLEN, sum[i][j], tail);
+    else NAME(store)(row[i] + j * VLEN, sum[i][j]);
+  }
+}
+
+INLINE int NAME(gemm_is_aligned)(const NAME(gemm_places) *at, const int mr) {
   uintptr_t places = 0;
-  UNROLL for (int i = 0; i < mr; i++) places |= (uintptr_t)(t->c[i] + t->c_offset);
+  UNROLL for (int i = 0; i < mr; i++) places |= (uintptr_t)at->c[i];
   return places % VEC_BYTES == 0;
 }
 
@@ -132,25 +192,55 @@ static void NAME(gemm_stream_end)(void) { STREAM_END(); }
 
 INLINE void NAME(gemm_tile)(const fastconv_gemm_tile *t, const int mr, const int nv, const int masked,
                             const int lines) {
+  const fastconv_epilogue *e = t->epilogue;
   const ptrdiff_t tail = masked ? t->columns - (nv - 1) * VLEN : 0;
-  const int stream = !masked && t->epilogue && t->epilogue->stream && NAME(gemm_is_aligned)(t, mr);
+  NAME(gemm_places) at;
+  at.residual[0] = NULL;
+  UNROLL for (int i = 0; i < mr; i++) at.c[i] = (real *)(t->c[i] + t->c_offset);
+  if (e && e->residual) UNROLL for (int i = 0; i < mr; i++) at.residual[i] = (const real *)(e->residual[i] + t->c_offset);
+  const int stream = !masked && e && e->stream && NAME(gemm_is_aligned)(&at, mr);
   NAME(gemm_sums) sum;
-  UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) sum[i][j] = (vec){0};
-  if (lines) NAME(gemm_sum_lines)(sum, t, mr, nv, stream);
-  else NAME(gemm_sum)(sum, t, mr, nv, stream);
-  if (t->accumulate)
-    UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) sum[i][j] +=
-        NAME(load_columns)((const real *)(t->c[i] + t->c_offset), j, nv, tail);
-  if (t->epilogue) NAME(gemm_finish)(sum, t, mr, nv, tail);
-  if (stream) {
-    UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++)
-        STREAM((real *)(t->c[i] + t->c_offset) + j * VLEN, sum[i][j]);
-    return;
-  }
-  UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) {
-    real *c = (real *)(t->c[i] + t->c_offset) + j * VLEN;
-    if (masked && j == nv - 1) NAME(store_tail)(c, sum[i][j], tail);
-    else NAME(store)(c, sum[i][j]);
+  NAME(gemm_start)(sum, e, t->accumulate, mr, nv, tail);
+  if (lines) NAME(gemm_sum_lines)(sum, t, &at, mr, nv, stream);
+  else NAME(gemm_sum)(sum, t, &at, mr, nv, stream);
+  NAME(gemm_finish)(sum, e, &at, t->accumulate, mr, nv, tail);
+  NAME(gemm_store)(sum, &at, stream, mr, nv, tail);
+}
+
+/* The tile of the first rows, of which g moves on to those behind. */
+INLINE void NAME(gemm_rows_tile)(fastconv_gemm_rows *g, NAME(gemm_run) *run, const int mr, const int nv,
+                                 const ptrdiff_t tail) {
+  const fastconv_epilogue *e = g->epilogue;
+  const real *a[GEMM_MR];
+  NAME(gemm_places) at;
+  at.residual[0] = NULL;
+  UNROLL for (int i = 0; i < mr; i++) a[i] = (const real *)(g->a + i * g->a_step);
+  UNROLL for (int i = 0; i < mr; i++) at.c[i] = (real *)(g->c + i * g->c_step);
+  if (g->residual) UNROLL for (int i = 0; i < mr; i++) at.residual[i] = (const real *)(g->residual + i * g->c_step);
+  const int stream = !tail && e && e->stream && NAME(gemm_is_aligned)(&at, mr);
+  NAME(gemm_sums) sum;
+  NAME(gemm_start)(sum, e, g->accumulate, mr, nv, tail);
+  run->half = NAME(gemm_bring_first)(&at, g->k / GEMM_STEPS, mr, nv, stream);
+  NAME(gemm_sum_run)(sum, run, &at, a, (const real *)g->b, mr, nv, stream);
+  NAME(gemm_finish)(sum, e, &at, g->accumulate, mr, nv, tail);
+  NAME(gemm_store)(sum, &at, stream, mr, nv, tail);
+  g->a += mr * g->a_step;
+  g->c += mr * g->c_step;
+  if (g->residual) g->residual += mr * g->c_step;
+}
+
+INLINE void NAME(gemm_tiles_down)(const fastconv_gemm_rows *rows, const int nv, const int masked) {
+  const ptrdiff_t tail = masked ? rows->columns - (nv - 1) * VLEN : 0;
+  fastconv_gemm_rows g = *rows;
+  NAME(gemm_run) run = {g.k, g.ldb, g.prefetch_step, 0, g.prefetch};
+  for (; g.rows >= GEMM_MR; g.rows -= GEMM_MR) NAME(gemm_rows_tile)(&g, &run, GEMM_MR, nv, tail);
+  switch (g.rows) {
+    case 1: NAME(gemm_rows_tile)(&g, &run, 1, nv, tail); break;
+    case 2: NAME(gemm_rows_tile)(&g, &run, 2, nv, tail); break;
+    case 3: NAME(gemm_rows_tile)(&g, &run, 3, nv, tail); break;
+    case 4: NAME(gemm_rows_tile)(&g, &run, 4, nv, tail); break;
+    case 5: NAME(gemm_rows_tile)(&g, &run, 5, nv, tail); break;
+    default: break;
   }
 }
 
@@ -178,6 +268,28 @@ GEMM_ROWS(4)
 #define GEMM_TABLE(OF) {GEMM_ENTRIES(OF, 1), GEMM_ENTRIES(OF, 2)}
 #endif
 typedef void (*const NAME(gemm_tiles)[GEMM_NV][GEMM_MR][2])(const fastconv_gemm_tile *);
+
+#define GEMM_DOWN(NV)                                                                                      \
+  static void NAME(gemm_down_##NV)(const fastconv_gemm_rows *g) { NAME(gemm_tiles_down)(g, NV, 0); }       \
+  static void NAME(gemm_down_##NV##_masked)(const fastconv_gemm_rows *g) { NAME(gemm_tiles_down)(g, NV, 1); }
+GEMM_DOWN(1)
+GEMM_DOWN(2)
+#if GEMM_NV == 4
+GEMM_DOWN(3)
+GEMM_DOWN(4)
+#endif
+
+static void NAME(gemm_rows)(const fastconv_gemm_rows *g) {
+  static void (*const down[GEMM_NV][2])(const fastconv_gemm_rows *) = {
+    {NAME(gemm_down_1), NAME(gemm_down_1_masked)},
+    {NAME(gemm_down_2), NAME(gemm_down_2_masked)},
+#if GEMM_NV == 4
+    {NAME(gemm_down_3), NAME(gemm_down_3_masked)},
+    {NAME(gemm_down_4), NAME(gemm_down_4_masked)},
+#endif
+  };
+  down[(g->columns - 1) / VLEN][g->columns % VLEN != 0](g);
+}
 
 static void NAME(gemm)(const fastconv_gemm_tile *t) {
   static NAME(gemm_tiles) tiles = GEMM_TABLE(gemm);
