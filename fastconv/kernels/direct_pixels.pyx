@@ -260,7 +260,9 @@ cdef void sum_rows(const Problem *p, const Phase *f, const Call *call, fastconv_
         epilogue.scale += at % r.c_step
     epilogue.stream = p.streams and last and channel == 0 and call.activation < 0 and not call.near
     r.epilogue = &epilogue if last or adds else NULL
-    r.residual = call.residual + at if adds else NULL
+    r.residual = NULL
+    if adds:
+        r.residual = call.residual + at
     r.prefetch, r.prefetch_step = r.b + r.k * r.ldb * isz, r.ldb * isz // ceil_div(r.rows, mr)
     if first and f.pointwise and p.groups == 1 and r.k == p.kin and f.pixels * p.batch > p.kout:
         r.prefetch, r.prefetch_step = r.a + mr * r.a_step, mr * isz
