@@ -11,7 +11,7 @@ rows packs its own panels; else all threads pack a stretch of blocks together an
 
 from fastconv.kernels.core cimport CACHE_LINE, ceil_div, even_part, round_up
 from fastconv.kernels.direct_blocks cimport PIECE, layout_bytes
-from fastconv.kernels.direct_pixels cimport rows_bytes
+from fastconv.kernels.direct_pixels cimport copies_taps, rows_bytes
 from fastconv.kernels.direct_planes cimport block_bytes
 from fastconv.kernels.direct_problem cimport Cut, Phase, Problem
 
@@ -32,6 +32,7 @@ cdef struct Tiles:             # register tiles of a task
 cdef struct Work:
     double down, across        # register tiles of a slice, the last ones less than whole
     Tiles most                 # of a task
+    Py_ssize_t least_across
     Py_ssize_t slices
     bint shares                # whether tasks of less than all down need panels that a team packs together,
     Py_ssize_t stretch         # for so many tiles across at once
@@ -87,7 +88,7 @@ cdef Tiles cheapest(const Work *w, int threads) noexcept nogil:
             time = duration(w, task, threads)
             if time < least:
                 best, least = task, time
-        if task.across == 1:
+        if task.across <= w.least_across:
             return best
         task.across = ceil_div(task.across, 2)
 
@@ -98,6 +99,7 @@ cdef void cut_pixels(const Problem *p, Cut *cut, int threads) noexcept nogil:
     cdef Work w
     w.down, w.across = <double> pixels / mr, <double> p.kout / nr
     w.most, w.slices, w.shares, w.stretch = Tiles(f.block // mr, ceil_div(p.kout, nr)), f.slices, False, 0
+    w.least_across = w.most.across if copies_taps(p, f) else 1  # each task makes its own copies
     cdef Tiles task = cheapest(&w, threads)
     f.block, f.blocks = task.down * mr, ceil_div(pixels, task.down * mr)
     cut.part = even_part(p.kout, task.across * nr, nr)
@@ -110,6 +112,7 @@ cdef void cut_planes(const Problem *p, Cut *cut, int threads) noexcept nogil:
     cdef Work w
     w.down, w.across = ceil_div(p.kout, f.tile_rows), <double> columns / nr
     w.most, w.slices, w.shares = Tiles(ceil_div(p.kout, f.tile_rows), f.panels), f.slices, True
+    w.least_across = 1
     if f.as_lines:
         w.across, w.most.across = f.blocks, 1
     w.stretch = SHARED_BYTES * w.most.across // block_bytes(p, f)

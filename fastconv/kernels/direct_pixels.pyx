@@ -231,7 +231,9 @@ cdef void sum_in_order(const Problem *p, const Phase *f, const Call *call, Py_ss
         channel = 0
         while channel < p.kin:
             r.k = f.all_taps * p.kin if few else min(f.kc, p.kin - channel)
-            r.a = copies if few else call.source + q * r.a_step + (group * p.kin + channel) * p.itemsize
+            r.a = copies
+            if not few:
+                r.a = call.source + q * r.a_step + (group * p.kin + channel) * p.itemsize
             r.b = panel_at(p, f, call, group, column, channel)
             r.accumulate = channel > 0
             sum_rows(p, f, call, &r, channel, column == first)
@@ -263,9 +265,11 @@ cdef void sum_rows(const Problem *p, const Phase *f, const Call *call, fastconv_
     r.residual = NULL
     if adds:
         r.residual = call.residual + at
-    r.prefetch, r.prefetch_step = r.b + r.k * r.ldb * isz, r.ldb * isz // ceil_div(r.rows, mr)
+    r.prefetch = r.b + r.k * r.ldb * isz
+    r.prefetch_step = r.ldb * isz // ceil_div(r.rows, mr)
     if first and f.pointwise and p.groups == 1 and r.k == p.kin and f.pixels * p.batch > p.kout:
-        r.prefetch, r.prefetch_step = r.a + mr * r.a_step, mr * isz
+        r.prefetch = r.a + mr * r.a_step
+        r.prefetch_step = mr * isz
     if not activates:
         p.kernels.gemm_rows(r)
         return
