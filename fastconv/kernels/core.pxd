@@ -72,7 +72,9 @@ cdef extern from "table.h" nogil:
 
     ctypedef struct fastconv_gemm_rows:
         Py_ssize_t rows
+        Py_ssize_t entries
         Py_ssize_t k
+        const Py_ssize_t *a_offsets
         const char *a
         const char *b
         const char *residual

@@ -38,6 +38,7 @@ from fastconv.kernels.core cimport (
 )
 from fastconv.kernels.direct_blocks cimport PIECE, TAPS_AT_ONCE
 from fastconv.kernels.direct_cut cimport cut_for
+from fastconv.kernels.direct_few cimport copies_lines, has_few_channels, lines_block
 from fastconv.kernels.direct_planes cimport (
     block_bytes,
     pack_shared,
@@ -46,7 +47,6 @@ from fastconv.kernels.direct_planes cimport (
     planes_tasks,
 )
 from fastconv.kernels.direct_pixels cimport (
-    copies_taps,
     pack_weights as pack_weight_panel,
     pixels_rows,
     pixels_task,
@@ -166,9 +166,11 @@ cdef class DirectPlan(ConvolutionPlan):
         cdef Problem *p = &self.problem
         cdef Py_ssize_t nr = p.kernels.nr, rows = f.pixels * p.batch
         f.kc = p.kin
-        if not copies_taps(p, f):
+        if not has_few_channels(p, f):
             f.kc = even_part(p.kin, max(1, PANEL_BYTES // (f.all_taps * nr * p.itemsize)), 1)
         f.block = even_part(max(1, rows), BLOCK_PIXELS, p.kernels.mr)
+        if rows > 0 and copies_lines(p, f):
+            f.block = lines_block(p, f, rows)
         f.blocks, f.slices = ceil_div(rows, f.block), p.groups
         self.packed_bytes += p.groups * round_up(p.kout, nr) * f.all_taps * p.kin * p.itemsize
 

@@ -11,7 +11,8 @@ rows packs its own panels; else all threads pack a stretch of blocks together an
 
 from fastconv.kernels.core cimport CACHE_LINE, ceil_div, even_part, round_up
 from fastconv.kernels.direct_blocks cimport PIECE, layout_bytes
-from fastconv.kernels.direct_pixels cimport copies_taps, rows_bytes
+from fastconv.kernels.direct_few cimport copies_lines, has_few_channels, lines_block
+from fastconv.kernels.direct_pixels cimport rows_bytes
 from fastconv.kernels.direct_planes cimport block_bytes
 from fastconv.kernels.direct_problem cimport Cut, Phase, Problem
 
@@ -98,10 +99,11 @@ cdef void cut_pixels(const Problem *p, Cut *cut, int threads) noexcept nogil:
     cdef Py_ssize_t mr = p.kernels.mr, nr = p.kernels.nr, pixels = f.pixels * p.batch
     cdef Work w
     w.down, w.across = <double> pixels / mr, <double> p.kout / nr
-    w.most, w.slices, w.shares, w.stretch = Tiles(f.block // mr, ceil_div(p.kout, nr)), f.slices, False, 0
-    w.least_across = w.most.across if copies_taps(p, f) else 1  # each task makes its own copies
+    w.most, w.slices, w.shares, w.stretch = Tiles(ceil_div(f.block, mr), ceil_div(p.kout, nr)), f.slices, False, 0
+    w.least_across = w.most.across if has_few_channels(p, f) else 1  # each task makes its own copies
     cdef Tiles task = cheapest(&w, threads)
-    f.block, f.blocks = task.down * mr, ceil_div(pixels, task.down * mr)
+    f.block = lines_block(p, f, task.down * mr) if copies_lines(p, f) else task.down * mr
+    f.blocks = ceil_div(pixels, f.block)
     cut.part = even_part(p.kout, task.across * nr, nr)
     cut.parts = ceil_div(p.kout, cut.part)
 

@@ -3,7 +3,6 @@
 from fastconv.kernels.direct_problem cimport Cut, Phase, Problem
 from fastconv.kernels.plan cimport Call
 
-cdef bint copies_taps(const Problem *p, const Phase *f) noexcept nogil
 cdef Py_ssize_t rows_bytes(const Problem *p, const Phase *f) noexcept nogil
 cdef void pixels_task(const Problem *p, const Phase *f, Cut cut, const Call *call, Py_ssize_t index, Py_ssize_t part,
                       char *workspace) noexcept nogil

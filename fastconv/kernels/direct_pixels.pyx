@@ -1,7 +1,8 @@
 """Direct convolution in channels_last: a tile's rows are pixels, its columns are destination channels.
 
 Pixels are read in place through pointers, to zeros where the tap meets padding, and run on across images; weights are
-panels [tap][channel][NR]. With few channels a pixel's taps are copied side by side instead.
+panels [tap][channel][NR]. With few channels lines are copied (direct_few) or, where taps would not lie side by side in
+them, a pixel's taps.
 """
 
 from libc.string cimport memcpy, memset
@@ -15,6 +16,7 @@ from fastconv.kernels.core cimport (
     fastconv_gemm_tile,
     fastconv_piece,
 )
+from fastconv.kernels.direct_few cimport copies_lines, has_few_channels, lines_bytes, sum_lines
 from fastconv.kernels.direct_problem cimport (
     Cut,
     Phase,
@@ -28,10 +30,8 @@ from fastconv.kernels.direct_problem cimport (
     source_of,
     weight_group,
 )
+from fastconv.kernels.direct_rows cimport panel_at, sum_rows
 from fastconv.kernels.plan cimport Call
-
-cdef enum:
-    FEW_CHANNELS = 8           # below so many channels a pixel's taps are copied side by side
 
 
 cdef struct Rows:              # the pixels of one register tile: where they are read, tap by tap, and written
@@ -176,10 +176,6 @@ cdef inline void copy_line_taps(const Problem *p, const Phase *f, const char *so
         memcpy(to + first * length, source + (line + table[first * step]) * p.groups * length, (tw - first) * length)
 
 
-cdef bint copies_taps(const Problem *p, const Phase *f) noexcept nogil:
-    return p.kin < FEW_CHANNELS and f.all_taps > 1
-
-
 cdef void pixels_task(const Problem *p, const Phase *f, Cut cut, const Call *call, Py_ssize_t index, Py_ssize_t part,
                       char *workspace) noexcept nogil:
     """The columns of one part for the pixels of one block."""
@@ -199,16 +195,13 @@ cdef void pixels_rows(const void *problem, const Call *call, Py_ssize_t row, Py_
         q += part
 
 
-cdef inline bint in_order(const Problem *p, const Phase *f) noexcept nogil:
-    """Whether pixels lie one behind the other where a tile reads them, in x or as copies, and in the destination."""
-    return f.pointwise or (copies_taps(p, f) and f.pixels == p.destination_plane)
-
-
 cdef void sum_pixels(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group, Py_ssize_t q,
                      Py_ssize_t pixels, Py_ssize_t column, Py_ssize_t stop, char *workspace) noexcept nogil:
     """The columns up to `stop` for up to a block of pixels from the q-th on."""
-    if in_order(p, f):
-        sum_in_order(p, f, call, group, q, pixels, column, stop, workspace)
+    if f.pointwise:
+        sum_in_order(p, f, call, group, q, pixels, column, stop)
+    elif copies_lines(p, f):
+        sum_lines(p, f, call, q, pixels, column, stop, workspace)
     else:
         sum_tiles(p, f, call, group, q, pixels, column, stop, workspace)
     if p.streams:
@@ -216,82 +209,31 @@ cdef void sum_pixels(const Problem *p, const Phase *f, const Call *call, Py_ssiz
 
 
 cdef void sum_in_order(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group, Py_ssize_t q,
-                       Py_ssize_t pixels, Py_ssize_t column, Py_ssize_t stop, char *copies) noexcept nogil:
-    """Of pixels in order, which need no pointers."""
+                       Py_ssize_t pixels, Py_ssize_t column, Py_ssize_t stop) noexcept nogil:
+    """Of pixels that read the one of their own index, which need no pointers."""
+    cdef Py_ssize_t in_place = 0, first = column, channel, isz = p.itemsize
     cdef fastconv_gemm_rows r
-    cdef Py_ssize_t channel, first = column, offset = q * p.groups * p.kout * p.itemsize
-    cdef bint few = copies_taps(p, f)
-    if few:
-        copy_taps(p, f, call, group, position_of(f, q), pixels, copies)
-    r.rows, r.ldb, r.c_step = pixels, p.kernels.nr, p.groups * p.kout * p.itemsize
-    r.a_step = f.all_taps * p.kin * p.itemsize if few else p.groups * p.kin * p.itemsize
+    r.rows, r.entries, r.a_offsets, r.ldb = pixels, 1, &in_place, p.kernels.nr
+    r.a_step, r.c_step = p.groups * p.kin * isz, p.groups * p.kout * isz
     while column < stop:
         r.columns = <int> min(p.kernels.nr, p.kout - column)
-        r.c = call.destination + offset + (group * p.kout + column) * p.itemsize
+        r.c = call.destination + q * r.c_step + (group * p.kout + column) * isz
         channel = 0
         while channel < p.kin:
-            r.k = f.all_taps * p.kin if few else min(f.kc, p.kin - channel)
-            r.a = copies
-            if not few:
-                r.a = call.source + q * r.a_step + (group * p.kin + channel) * p.itemsize
+            r.k = min(f.kc, p.kin - channel)
+            r.a = call.source + q * r.a_step + (group * p.kin + channel) * isz
             r.b = panel_at(p, f, call, group, column, channel)
             r.accumulate = channel > 0
             sum_rows(p, f, call, &r, channel, column == first)
-            channel += p.kin if few else r.k
+            channel += r.k
         column += p.kernels.nr
-
-
-cdef inline const char *panel_at(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group,
-                                 Py_ssize_t column, Py_ssize_t channel) noexcept nogil:
-    """The packed weights of a panel of columns from a channel on."""
-    cdef Py_ssize_t nr = p.kernels.nr, panel = group * ceil_div(p.kout, nr) + column // nr
-    return call.weight + f.weight_offset + (panel * p.kin + channel) * f.all_taps * nr * p.itemsize
-
-
-cdef void sum_rows(const Problem *p, const Phase *f, const Call *call, fastconv_gemm_rows *r, Py_ssize_t channel,
-                   bint first) noexcept nogil:
-    """One panel under all pixels of a block. It asks for the next panel; but the first, which meets pixels that no near
-    cache holds, for those of the next tile if there are more of them than weights."""
-    cdef Py_ssize_t isz = p.itemsize, mr = p.kernels.mr, at = r.c - call.destination, i, done = 0, all_rows = r.rows
-    cdef bint last = channel + r.k >= p.kin, adds = channel == 0 and call.residual != NULL
-    cdef bint activates = last and call.activation >= 0
-    cdef fastconv_epilogue epilogue = epilogue_of(call, last, last)
-    if epilogue.shift != NULL:
-        epilogue.shift += at % r.c_step
-    if epilogue.scale != NULL:
-        epilogue.scale += at % r.c_step
-    epilogue.stream = p.streams and last and channel == 0 and call.activation < 0 and not call.near
-    r.epilogue = &epilogue if last or adds else NULL
-    r.residual = NULL
-    if adds:
-        r.residual = call.residual + at
-    r.prefetch = r.b + r.k * r.ldb * isz
-    r.prefetch_step = r.ldb * isz // ceil_div(r.rows, mr)
-    if first and f.pointwise and p.groups == 1 and r.k == p.kin and f.pixels * p.batch > p.kout:
-        r.prefetch = r.a + mr * r.a_step
-        r.prefetch_step = mr * isz
-    if not activates:
-        p.kernels.gemm_rows(r)
-        return
-    while done < all_rows:  # an activation of its own meets what L1 still holds
-        r.rows = min(8 * mr, all_rows - done)
-        p.kernels.gemm_rows(r)
-        for i in range(r.rows):
-            p.kernels.activate(call.activation, call.alpha, r.c + i * r.c_step, r.c + i * r.c_step, r.columns)
-        done += r.rows
-        r.a += r.rows * r.a_step
-        r.c += r.rows * r.c_step
-        r.prefetch += ceil_div(r.rows, mr) * r.k * r.prefetch_step
-        if adds:
-            r.residual += r.rows * r.c_step
-    r.rows = all_rows
 
 
 cdef void sum_tiles(const Problem *p, const Phase *f, const Call *call, Py_ssize_t group, Py_ssize_t q,
                     Py_ssize_t pixels, Py_ssize_t column, Py_ssize_t stop, char *workspace) noexcept nogil:
     """Of any pixels, tile by tile, through pointers."""
     cdef Py_ssize_t mr = p.kernels.mr, tiles = ceil_div(pixels, mr), tile, channel, kc
-    cdef bint few = copies_taps(p, f)
+    cdef bint few = has_few_channels(p, f)
     cdef Py_ssize_t entries = 1 if few else f.all_taps, copy = f.all_taps * p.kin * p.itemsize
     cdef Rows *rows = <Rows *> workspace
     cdef char *free = workspace + tiles * sizeof(Rows)
@@ -364,14 +306,16 @@ cdef inline Py_ssize_t entries_bytes(Py_ssize_t entries) noexcept nogil:
 
 
 cdef Py_ssize_t rows_bytes(const Problem *p, const Phase *f) noexcept nogil:
-    """Copies of a block of pixels if there are few channels; unless they are in order, lists of pointers and the
-    offsets of a panel's taps."""
-    cdef bint few = copies_taps(p, f)
-    cdef Py_ssize_t copies = f.block * f.all_taps * p.kin * p.itemsize if few else 0, lists = 0
-    if not in_order(p, f):
-        lists = ceil_div(f.block, p.kernels.mr) * (<Py_ssize_t> sizeof(Rows) + entries_bytes(1 if few else f.all_taps))
-        lists += (f.all_taps + 1) * <Py_ssize_t> sizeof(Py_ssize_t)
-    return lists + copies
+    """Pointer lists of a block of pixels, the offsets of a panel's taps, and copies if there are few channels."""
+    cdef bint few = has_few_channels(p, f)
+    cdef Py_ssize_t tiles = ceil_div(f.block, p.kernels.mr), lists
+    if f.pointwise:
+        return 0
+    if copies_lines(p, f):
+        return lines_bytes(p, f)
+    lists = tiles * (<Py_ssize_t> sizeof(Rows) + entries_bytes(1 if few else f.all_taps))
+    lists += (f.all_taps + 1) * <Py_ssize_t> sizeof(Py_ssize_t)
+    return lists + (f.block * f.all_taps * p.kin * p.itemsize if few else 0)
 
 
 cdef void pack_weights(const Problem *p, const Phase *f, const char *weight, char *packed, Py_ssize_t group,

@@ -48,12 +48,14 @@ typedef struct {
   ptrdiff_t prefetch_step;
 } fastconv_gemm_tile;
 
-/* Such tiles one below the other, for any number of rows that lie equally far apart: row i of a is at a + i * a_step
- * bytes, of c at c + i * c_step, and what the epilogue's residual would point to, if not NULL, at residual + i * c_step.
- * What is prefetched goes on from tile to tile.
+/* Such tiles one below the other, for any number of rows that lie equally far apart: row i of entry e of a is at
+ * a + a_offsets[e] + i * a_step bytes, of c at c + i * c_step, and what the epilogue's residual would point to, if not
+ * NULL, at residual + i * c_step. The entries of b lie one behind the other. What is prefetched goes on from tile to
+ * tile.
  */
 typedef struct {
-  ptrdiff_t rows, k;
+  ptrdiff_t rows, entries, k;
+  const ptrdiff_t *a_offsets;
   const char *a, *b, *residual;
   char *c;
   ptrdiff_t a_step, c_step, ldb;

@@ -34,14 +34,14 @@ typedef struct {
 
 /* Asks for half of the places of a row of sums, and of its residual: c is met only after the sums, by then it has come.
  * All rows at once would keep the lines of b waiting that the next steps need. */
-INLINE void NAME(gemm_bring)(const NAME(gemm_places) *at, const ptrdiff_t half, const int nv, const int stream) {
+INLINE void NAME(gemm_bring)(const NAME(gemm_places) * at, const ptrdiff_t half, const int nv, const int stream) {
   const ptrdiff_t first = half % 2 * VLEN;
   if (!stream) UNROLL for (int j = 0; j < nv; j += 2) PREFETCH_WRITE(at->c[half / 2] + first + j * VLEN);
   if (at->residual[0]) UNROLL for (int j = 0; j < nv; j += 2) PREFETCH(at->residual[half / 2] + first + j * VLEN);
 }
 
 /* All of them, if there are too few turns for that; returns how many halves were asked for. */
-INLINE ptrdiff_t NAME(gemm_bring_first)(const NAME(gemm_places) *at, const ptrdiff_t turns, const int mr, const int nv,
+INLINE ptrdiff_t NAME(gemm_bring_first)(const NAME(gemm_places) * at, const ptrdiff_t turns, const int mr, const int nv,
                                         const int stream) {
   if (turns >= 2 * mr) return 0;
   UNROLL for (int half = 0; half < 2 * mr; half++) NAME(gemm_bring)(at, half, nv, stream);
@@ -54,7 +54,7 @@ typedef struct {
   const char *prefetch;
 } NAME(gemm_run);
 
-INLINE void NAME(gemm_sum_run)(NAME(gemm_sums) sum, NAME(gemm_run) *run, const NAME(gemm_places) *at,
+INLINE void NAME(gemm_sum_run)(NAME(gemm_sums) sum, NAME(gemm_run) * run, const NAME(gemm_places) * at,
                                const real *const *a, const real *b, const int mr, const int nv, const int stream) {
   const ptrdiff_t whole = run->k & -GEMM_STEPS;
   ptrdiff_t k = 0;
@@ -68,7 +68,7 @@ INLINE void NAME(gemm_sum_run)(NAME(gemm_sums) sum, NAME(gemm_run) *run, const N
   for (; k < run->k; k++, b += run->ldb) NAME(gemm_step)(sum, a, k, b, mr, nv);
 }
 
-INLINE void NAME(gemm_sum)(NAME(gemm_sums) sum, const fastconv_gemm_tile *t, const NAME(gemm_places) *at, const int mr,
+INLINE void NAME(gemm_sum)(NAME(gemm_sums) sum, const fastconv_gemm_tile *t, const NAME(gemm_places) * at, const int mr,
                            const int nv, const int stream) {
   NAME(gemm_run) run = {t->k, t->ldb, t->prefetch_step, 0, t->prefetch};
   run.half = NAME(gemm_bring_first)(at, t->entries * (t->k / GEMM_STEPS), mr, nv, stream);
@@ -86,7 +86,7 @@ INLINE void NAME(gemm_line)(NAME(gemm_sums) sum, const real *a, const char *b, c
 }
 
 /* The same for lines of b that lie anywhere, and a packed [k][rows]. */
-INLINE void NAME(gemm_sum_lines)(NAME(gemm_sums) sum, const fastconv_gemm_tile *t, const NAME(gemm_places) *at,
+INLINE void NAME(gemm_sum_lines)(NAME(gemm_sums) sum, const fastconv_gemm_tile *t, const NAME(gemm_places) * at,
                                  const int mr, const int nv, const int stream) {
   const char *prefetch = t->prefetch, *b = t->b;
   const real *a = (const real *)(t->a[0] + t->a_offset);
@@ -147,7 +147,7 @@ INLINE void NAME(gemm_start)(NAME(gemm_sums) sum, const fastconv_epilogue *e, in
 }
 
 /* One pass over the registers for each thing that there is to do to finished sums. */
-INLINE void NAME(gemm_finish)(NAME(gemm_sums) sum, const fastconv_epilogue *e, const NAME(gemm_places) *at,
+INLINE void NAME(gemm_finish)(NAME(gemm_sums) sum, const fastconv_epilogue *e, const NAME(gemm_places) * at,
                               int accumulate, const int mr, const int nv, const ptrdiff_t tail) {
   if (accumulate)
     UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) sum[i][j] +=
@@ -166,12 +166,11 @@ INLINE void NAME(gemm_finish)(NAME(gemm_sums) sum, const fastconv_epilogue *e, c
   }
   if (e->upper < INFINITY) {
     const vec upper = NAME(splat)((real)e->upper);
-    UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) sum[i][j] =
-        NAME(at_most)(sum[i][j], upper);
+    UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) sum[i][j] = NAME(at_most)(sum[i][j], upper);
   }
 }
 
-INLINE void NAME(gemm_store)(NAME(gemm_sums) sum, const NAME(gemm_places) *at, const int stream, const int mr,
+INLINE void NAME(gemm_store)(NAME(gemm_sums) sum, const NAME(gemm_places) * at, const int stream, const int mr,
                              const int nv, const ptrdiff_t tail) {
   real *row[GEMM_MR]; /* read before any store, behind which a compiler would read them anew */
   UNROLL for (int i = 0; i < mr; i++) row[i] = at->c[i];
@@ -182,7 +181,7 @@ INLINE void NAME(gemm_store)(NAME(gemm_sums) sum, const NAME(gemm_places) *at, c
   }
 }
 
-INLINE int NAME(gemm_is_aligned)(const NAME(gemm_places) *at, const int mr) {
+INLINE int NAME(gemm_is_aligned)(const NAME(gemm_places) * at, const int mr) {
   uintptr_t places = 0;
   UNROLL for (int i = 0; i < mr; i++) places |= (uintptr_t)at->c[i];
   return places % VEC_BYTES == 0;
@@ -197,7 +196,8 @@ INLINE void NAME(gemm_tile)(const fastconv_gemm_tile *t, const int mr, const int
   NAME(gemm_places) at;
   at.residual[0] = NULL;
   UNROLL for (int i = 0; i < mr; i++) at.c[i] = (real *)(t->c[i] + t->c_offset);
-  if (e && e->residual) UNROLL for (int i = 0; i < mr; i++) at.residual[i] = (const real *)(e->residual[i] + t->c_offset);
+  if (e && e->residual)
+    UNROLL for (int i = 0; i < mr; i++) at.residual[i] = (const real *)(e->residual[i] + t->c_offset);
   const int stream = !masked && e && e->stream && NAME(gemm_is_aligned)(&at, mr);
   NAME(gemm_sums) sum;
   NAME(gemm_start)(sum, e, t->accumulate, mr, nv, tail);
@@ -208,20 +208,23 @@ INLINE void NAME(gemm_tile)(const fastconv_gemm_tile *t, const int mr, const int
 }
 
 /* The tile of the first rows, of which g moves on to those behind. */
-INLINE void NAME(gemm_rows_tile)(fastconv_gemm_rows *g, NAME(gemm_run) *run, const int mr, const int nv,
+INLINE void NAME(gemm_rows_tile)(fastconv_gemm_rows *g, NAME(gemm_run) * run, const int mr, const int nv,
                                  const ptrdiff_t tail) {
   const fastconv_epilogue *e = g->epilogue;
-  const real *a[GEMM_MR];
+  const real *b = (const real *)g->b;
   NAME(gemm_places) at;
   at.residual[0] = NULL;
-  UNROLL for (int i = 0; i < mr; i++) a[i] = (const real *)(g->a + i * g->a_step);
   UNROLL for (int i = 0; i < mr; i++) at.c[i] = (real *)(g->c + i * g->c_step);
   if (g->residual) UNROLL for (int i = 0; i < mr; i++) at.residual[i] = (const real *)(g->residual + i * g->c_step);
   const int stream = !tail && e && e->stream && NAME(gemm_is_aligned)(&at, mr);
   NAME(gemm_sums) sum;
   NAME(gemm_start)(sum, e, g->accumulate, mr, nv, tail);
-  run->half = NAME(gemm_bring_first)(&at, g->k / GEMM_STEPS, mr, nv, stream);
-  NAME(gemm_sum_run)(sum, run, &at, a, (const real *)g->b, mr, nv, stream);
+  run->half = NAME(gemm_bring_first)(&at, g->entries * (g->k / GEMM_STEPS), mr, nv, stream);
+  for (ptrdiff_t entry = 0; entry < g->entries; entry++, b += g->k * g->ldb) {
+    const real *a[GEMM_MR];
+    UNROLL for (int i = 0; i < mr; i++) a[i] = (const real *)(g->a + g->a_offsets[entry] + i * g->a_step);
+    NAME(gemm_sum_run)(sum, run, &at, a, b, mr, nv, stream);
+  }
   NAME(gemm_finish)(sum, e, &at, g->accumulate, mr, nv, tail);
   NAME(gemm_store)(sum, &at, stream, mr, nv, tail);
   g->a += mr * g->a_step;
@@ -235,12 +238,23 @@ INLINE void NAME(gemm_tiles_down)(const fastconv_gemm_rows *rows, const int nv, 
   NAME(gemm_run) run = {g.k, g.ldb, g.prefetch_step, 0, g.prefetch};
   for (; g.rows >= GEMM_MR; g.rows -= GEMM_MR) NAME(gemm_rows_tile)(&g, &run, GEMM_MR, nv, tail);
   switch (g.rows) {
-    case 1: NAME(gemm_rows_tile)(&g, &run, 1, nv, tail); break;
-    case 2: NAME(gemm_rows_tile)(&g, &run, 2, nv, tail); break;
-    case 3: NAME(gemm_rows_tile)(&g, &run, 3, nv, tail); break;
-    case 4: NAME(gemm_rows_tile)(&g, &run, 4, nv, tail); break;
-    case 5: NAME(gemm_rows_tile)(&g, &run, 5, nv, tail); break;
-    default: break;
+    case 1:
+      NAME(gemm_rows_tile)(&g, &run, 1, nv, tail);
+      break;
+    case 2:
+      NAME(gemm_rows_tile)(&g, &run, 2, nv, tail);
+      break;
+    case 3:
+      NAME(gemm_rows_tile)(&g, &run, 3, nv, tail);
+      break;
+    case 4:
+      NAME(gemm_rows_tile)(&g, &run, 4, nv, tail);
+      break;
+    case 5:
+      NAME(gemm_rows_tile)(&g, &run, 5, nv, tail);
+      break;
+    default:
+      break;
   }
 }
 
@@ -269,8 +283,8 @@ GEMM_ROWS(4)
 #endif
 typedef void (*const NAME(gemm_tiles)[GEMM_NV][GEMM_MR][2])(const fastconv_gemm_tile *);
 
-#define GEMM_DOWN(NV)                                                                                      \
-  static void NAME(gemm_down_##NV)(const fastconv_gemm_rows *g) { NAME(gemm_tiles_down)(g, NV, 0); }       \
+#define GEMM_DOWN(NV)                                                                                \
+  static void NAME(gemm_down_##NV)(const fastconv_gemm_rows *g) { NAME(gemm_tiles_down)(g, NV, 0); } \
   static void NAME(gemm_down_##NV##_masked)(const fastconv_gemm_rows *g) { NAME(gemm_tiles_down)(g, NV, 1); }
 GEMM_DOWN(1)
 GEMM_DOWN(2)
@@ -281,11 +295,11 @@ GEMM_DOWN(4)
 
 static void NAME(gemm_rows)(const fastconv_gemm_rows *g) {
   static void (*const down[GEMM_NV][2])(const fastconv_gemm_rows *) = {
-    {NAME(gemm_down_1), NAME(gemm_down_1_masked)},
-    {NAME(gemm_down_2), NAME(gemm_down_2_masked)},
+      {NAME(gemm_down_1), NAME(gemm_down_1_masked)},
+      {NAME(gemm_down_2), NAME(gemm_down_2_masked)},
 #if GEMM_NV == 4
-    {NAME(gemm_down_3), NAME(gemm_down_3_masked)},
-    {NAME(gemm_down_4), NAME(gemm_down_4_masked)},
+      {NAME(gemm_down_3), NAME(gemm_down_3_masked)},
+      {NAME(gemm_down_4), NAME(gemm_down_4_masked)},
 #endif
   };
   down[(g->columns - 1) / VLEN][g->columns % VLEN != 0](g);
