@@ -122,6 +122,8 @@ def _costs(graph: Graph, nodes: Sequence[Node], x: str) -> list[Cost]:
 
 def _cost(graph: Graph, node: Node, of_images: dict[str, Sizes]) -> Cost | None:
     """Of a node whose images are its own, whose result's size is noted then; None for another."""
+    if node.op == "Stripes":
+        return _cost_of_stages(graph, node, of_images)
     inputs = [name for name in node.reads if name not in graph.constants]
     if node.domain or node.captured or len(node.outputs) != 1 or not of_images.keys() >= set(inputs):
         return None
@@ -138,6 +140,18 @@ def _cost(graph: Graph, node: Node, of_images: dict[str, Sizes]) -> Cost | None:
     made = sizes[0] if node.op == "ConvTranspose" else prod(y)
     terms = 0 if weight is None else prod(weight.shape[1:])
     return Cost(2.0 * terms * made, sum(sizes) + prod(y))
+
+
+def _cost_of_stages(graph: Graph, stripes: Node, of_images: dict[str, Sizes]) -> Cost | None:
+    """What is between the stages stays in a near cache."""
+    operations = 0.0
+    for stage in stripes.need("stages"):
+        cost = _cost(graph, stage, of_images)
+        if cost is None:
+            return None
+        operations += cost.operations
+    moved = [name for name in (*stripes.reads, *stripes.outputs) if name not in graph.constants]
+    return Cost(operations, sum(prod(of_images[name]) for name in moved))
 
 
 def _size(graph: Graph, node: Node, of_images: dict[str, Sizes]) -> Sizes | None:

@@ -16,6 +16,7 @@ from fastconv.backends.onnx.model import Source, read
 from fastconv.backends.onnx.passes import optimize
 from fastconv.backends.onnx.program import Program
 from fastconv.backends.onnx.step import Step
+from fastconv.backends.onnx.stripes import join_depthwise
 from fastconv.geometry import is_channels_last
 
 Feeds = Mapping[str, Any]
@@ -97,7 +98,9 @@ class Session:
         self._outputs = tuple(map(_value, graph.outputs))
         self._types = {value.name: value.type for value in graph.inputs}
         optimize(graph)
-        convolved = {node.inputs[0] for node in graph.nodes if node.op in ("Conv", "ConvTranspose")}
+        if last:
+            join_depthwise(graph)
+        convolved = {node.inputs[0] for node in graph.nodes if node.op in ("Conv", "ConvTranspose", "Stripes")}
         self._turned = convolved if last else set()
         self._program = Program(graph)
 
