@@ -58,7 +58,8 @@ def test_results_are_the_same(name, batch, data_format, monkeypatch, always):
     nodes, outputs, steps = NETWORKS[name]
     inputs = [declared("x", X, (batch, *X.shape[1:]))]
     session = Session(model(nodes, inputs, outputs, CONSTANTS), data_format=data_format)
-    assert steps_of(session) == steps
+    joined = name == "block" and data_format == "channels_last"  # its convolutions are one step of stripes
+    assert steps_of(session) == steps - joined
     apart = [session.run({"x": X}) for _ in range(2)]  # the second time in memory that the first has left
     monkeypatch.setattr(ImageWise, "_count", lambda self, images, size: 0)
     whole = session.run({"x": X})

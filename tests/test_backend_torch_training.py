@@ -63,7 +63,7 @@ def assert_trains_alike(plain, ours, *inputs, times=3, terms=TERMS):
         for optimizer in optimizers:
             optimizer.step()
         for mine, theirs in zip(ours.buffers(), plain.buffers(), strict=True):
-            assert_close(mine, theirs, terms * 2**8)
+            assert_close(mine, theirs, CANCELLED)  # statistics of sums with weights that such gradients moved
 
 
 @each(dtype=[torch.float32, torch.float64], last=[False, True])
