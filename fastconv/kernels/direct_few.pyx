@@ -1,7 +1,7 @@
 """Direct convolution in channels_last of few channels, as first layers have them.
 
 The lines that some rows of outputs read are copied once, with their padding; the taps of a line then lie side by side,
-so that a tile sums them as one run, in place, an entry for each tap along H. Rows of outputs are cut where a block ends.
+so that a tile sums them as one run, in place, an entry for each tap along H. Rows are cut where a block ends.
 """
 
 from libc.string cimport memcpy, memset

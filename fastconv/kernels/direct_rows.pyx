@@ -1,4 +1,4 @@
-"""Direct convolution in channels_last where pixels lie equally far apart: a panel of weights under rows of any number."""
+"""Direct convolution in channels_last where pixels lie equally far apart: a panel of weights under a run of them."""
 
 from fastconv.kernels.core cimport ceil_div, fastconv_epilogue, fastconv_gemm_rows
 from fastconv.kernels.direct_problem cimport Phase, Problem, epilogue_of
@@ -14,9 +14,9 @@ cdef const char *panel_at(const Problem *p, const Phase *f, const Call *call, Py
 
 cdef void sum_rows(const Problem *p, const Phase *f, const Call *call, fastconv_gemm_rows *r, Py_ssize_t channel,
                    bint first) noexcept nogil:
-    """One panel, of the channels from `channel` on, under all rows; r lacks but the epilogue and what is asked for. That
-    is the next panel; but the first one, which meets pixels that no near cache holds, asks for those of the next tile
-    if there are more of them than weights."""
+    """One panel, of the channels from `channel` on, under all rows; r lacks but the epilogue and what is asked for: the
+    next panel. But the first one, which meets pixels that no near cache holds, asks for those of the next tile if there
+    are more of them than weights."""
     cdef Py_ssize_t isz = p.itemsize, mr = p.kernels.mr, at = r.c - call.destination
     cdef bint last = channel + r.k >= p.kin, adds = channel == 0 and call.residual != NULL
     cdef fastconv_epilogue epilogue = epilogue_of(call, last, last)
