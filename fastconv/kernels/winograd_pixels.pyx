@@ -4,6 +4,7 @@ from fastconv.kernels.core cimport (
     FASTCONV_MAX_ROWS,
     ceil_div,
     fastconv_epilogue,
+    fastconv_gemm_rows,
     fastconv_gemm_tile,
     fastconv_winograd_pixels,
 )
@@ -19,6 +20,7 @@ from fastconv.kernels.winograd_problem cimport (
     Tile,
     TileAxis,
     destination_line,
+    has_point,
     source_of,
     sum_chains,
     tile_at,
@@ -94,27 +96,58 @@ cdef void pixels_out(const Problem *p, const Phase *f, const Cut *cut, const Cal
 cdef void tiles_by_panels(const Problem *p, const Phase *f, const Cut *cut, const Call *call, const Batch *b,
                           Py_ssize_t point, Py_ssize_t column, Py_ssize_t stop) noexcept nogil:
     """sums[point][tile][column .. stop] = points[point][tile][channel] x weight[point][panel][channel][NR]."""
-    cdef Py_ssize_t nr = p.kernels.nr, mr = p.kernels.mr, isz = p.itemsize, zero = 0, tile, tiles, i
     cdef Py_ssize_t channels = f.components * p.kin
+    cdef const char *panel = weight_point(p, f, call, b.group, point)
+    while column < stop:
+        if f.part == p.kin:
+            all_by_panel(p, f, cut, b, point, column, panel + column * channels * p.itemsize)
+        else:
+            parts_by_panel(p, f, cut, b, point, column, panel + column * channels * p.itemsize)
+        column += p.kernels.nr
+
+
+cdef void all_by_panel(const Problem *p, const Phase *f, const Cut *cut, const Batch *b, Py_ssize_t point,
+                       Py_ssize_t column, const char *panel) noexcept nogil:
+    """All tiles chain by chain, so that L1 keeps the panel's lines meanwhile; see `sum_chains`."""
+    cdef Py_ssize_t nr = p.kernels.nr, isz = p.itemsize, channels = f.components * p.kin, in_place = 0, channel, end
+    cdef bint first = True
+    cdef int i
+    cdef fastconv_gemm_rows r
+    r.rows, r.entries, r.a_offsets, r.residual, r.epilogue = b.tiles, 1, &in_place, NULL, NULL
+    r.a_step, r.c_step, r.ldb, r.columns = channels * isz, p.kout * isz, nr, <int> min(nr, p.kout - column)
+    r.c = b.sums + point * cut.stride + column * isz
+    r.prefetch_step = nr * isz // ceil_div(b.tiles, p.kernels.mr)
+    for i in range(f.components):
+        if not has_point(f, &f.component[i], point):
+            continue
+        channel, end = i * p.kin, (i + 1) * p.kin
+        while channel < end:
+            r.k, r.accumulate = min(f.chain, end - channel), not first
+            r.a = b.points + point * cut.stride + channel * isz
+            r.b = panel + channel * nr * isz
+            r.prefetch = r.b + channels * nr * isz
+            p.kernels.gemm_rows(&r)
+            channel += r.k
+            first = False
+
+
+cdef void parts_by_panel(const Problem *p, const Phase *f, const Cut *cut, const Batch *b, Py_ssize_t point,
+                         Py_ssize_t column, const char *panel) noexcept nogil:
+    """Tile by tile, where parts of the channels are added up by themselves."""
+    cdef Py_ssize_t nr = p.kernels.nr, mr = p.kernels.mr, isz = p.itemsize, channels = f.components * p.kin, zero = 0
+    cdef Py_ssize_t tile = 0, i
     cdef const char *a[FASTCONV_MAX_ROWS]
-    cdef const char *panel
     cdef char *c[FASTCONV_MAX_ROWS]
     cdef fastconv_gemm_tile t
-    tiles = ceil_div(b.tiles, mr)
     t.entries, t.a, t.b_offsets, t.c, t.ldb = 1, a, &zero, c, nr
-    while column < stop:
-        t.columns = <int> min(nr, p.kout - column)
-        panel = weight_point(p, f, call, b.group, point) + column * channels * isz
-        t.c_offset = column * isz
-        t.prefetch, t.prefetch_step = panel + nr * channels * isz, nr * isz // tiles
-        tile = 0
-        while tile < b.tiles:
-            t.rows = <int> ceil_div(b.tiles - tile, ceil_div(b.tiles - tile, mr))
-            for i in range(t.rows):
-                a[i] = b.points + point * cut.stride + (tile + i) * channels * isz
-                c[i] = b.sums + point * cut.stride + (tile + i) * p.kout * isz
-            t.b = panel
-            sum_chains(p, f, point, &t)
-            t.prefetch += channels * t.prefetch_step
-            tile += t.rows
-        column += nr
+    t.columns, t.c_offset = <int> min(nr, p.kout - column), column * isz
+    t.prefetch, t.prefetch_step = panel + nr * channels * isz, nr * isz // ceil_div(b.tiles, mr)
+    while tile < b.tiles:
+        t.rows = <int> ceil_div(b.tiles - tile, ceil_div(b.tiles - tile, mr))
+        for i in range(t.rows):
+            a[i] = b.points + point * cut.stride + (tile + i) * channels * isz
+            c[i] = b.sums + point * cut.stride + (tile + i) * p.kout * isz
+        t.b = panel
+        sum_chains(p, f, point, &t)
+        t.prefetch += channels * t.prefetch_step
+        tile += t.rows

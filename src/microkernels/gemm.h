@@ -236,7 +236,12 @@ INLINE void NAME(gemm_tiles_down)(const fastconv_gemm_rows *rows, const int nv, 
   const ptrdiff_t tail = masked ? rows->columns - (nv - 1) * VLEN : 0;
   fastconv_gemm_rows g = *rows;
   NAME(gemm_run) run = {g.k, g.ldb, g.prefetch_step, 0, g.prefetch};
-  for (; g.rows >= GEMM_MR; g.rows -= GEMM_MR) NAME(gemm_rows_tile)(&g, &run, GEMM_MR, nv, tail);
+  for (; g.rows > GEMM_MR + 1 || g.rows == GEMM_MR; g.rows -= GEMM_MR)
+    NAME(gemm_rows_tile)(&g, &run, GEMM_MR, nv, tail);
+  if (g.rows > GEMM_MR) { /* 4 and 3, as a row alone waits for its own sums */
+    NAME(gemm_rows_tile)(&g, &run, 4, nv, tail);
+    g.rows -= 4;
+  }
   switch (g.rows) {
     case 1:
       NAME(gemm_rows_tile)(&g, &run, 1, nv, tail);
