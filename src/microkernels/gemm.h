@@ -60,8 +60,7 @@ INLINE void NAME(gemm_sum_run)(NAME(gemm_sums) sum, NAME(gemm_run) * run, const 
   ptrdiff_t k = 0;
   for (; k < whole; k += GEMM_STEPS) {
     if (run->half < 2 * mr) NAME(gemm_bring)(at, run->half++, nv, stream);
-    PREFETCH_L2(run->prefetch);
-    PREFETCH_L2(run->prefetch + GEMM_STEPS / 2 * run->prefetch_step);
+    UNROLL for (int step = 0; step < GEMM_STEPS; step++) PREFETCH_L2(run->prefetch + step * run->prefetch_step);
     UNROLL for (int step = 0; step < GEMM_STEPS; step++, b += run->ldb) NAME(gemm_step)(sum, a, k + step, b, mr, nv);
     run->prefetch += GEMM_STEPS * run->prefetch_step;
   }
