@@ -16,6 +16,7 @@ from fastconv.functional._output import check_like, residual_output
 from fastconv.functional.conv import conv_plan
 from fastconv.geometry import check_array, check_same_dtype
 from fastconv.geometry.arguments import IntOrTuple, Padding
+from fastconv.kernels.core import team_of
 from fastconv.kernels.stripes import MOST_STAGES, StripesPlan
 
 __all__ = ["PlannedStripes", "Stage", "plan_stripes"]
@@ -142,7 +143,7 @@ def plan_stripes(
     row_bytes = [dtype.itemsize * prod(s[2:]) for s in ((1, *image), *(plan.y_shape for plan in plans))]
     work = [kernel.multiply_adds for kernel in kernels]
     if cut is None:
-        cut = _cut(windows, row_bytes, work, batch, max(kernel.threads for kernel in kernels))
+        cut = _cut(windows, row_bytes, work, batch, team_of(batch * sum(work)))
     if cut is None or cut.waste > WASTE:
         return None
     made = [

@@ -103,6 +103,11 @@ def get_threads() -> int:
     return fastconv_get_threads()
 
 
+def team_of(double work) -> int:
+    """How many threads a call of so many multiply-adds takes now."""
+    return fastconv_team(work)
+
+
 def register_tile(str dtype) -> dict[str, int]:
     """Rows, columns and vector length of the current ISA's register tile: what tests and tables of tasks need."""
     cdef const fastconv_kernels *k = kernels(1 if dtype == "float64" else 0)

@@ -67,7 +67,7 @@ from fastconv.kernels.depthwise_rows cimport (
 )
 from fastconv.kernels.finish cimport Finish
 
-from fastconv.kernels.plan cimport Call as PlanCall, RowKernel, Rows
+from fastconv.kernels.plan cimport Call as PlanCall, RowKernel, RowMaker
 
 from fastconv.kernels.plan import sizes_of_parts
 from fastconv.sliding import backward_axis, forward_axis, lattice, links
@@ -337,11 +337,11 @@ cdef class DepthwiseLines(DepthwisePass):
         p.chunks = ceil_div(p.channels, p.chunk)
         p.tasks = p.batch * p.chunks
 
-    cdef Rows _rows(self):
+    cdef RowMaker _rows(self):
         cdef const Problem *p = &self.problem
         if self._form != ROWS or p.batch * p.axis[0].size != 1:
-            return Rows(NULL, NULL, 0, NULL)
-        return Rows(depthwise_rows, p, p.workspace, NULL)
+            return RowMaker(NULL, NULL, 0, NULL)
+        return RowMaker(depthwise_rows, p, p.workspace, NULL)
 
     def pack_rows(self, cnp.ndarray weight, cnp.ndarray bias):
         cdef cnp.ndarray packed = packed_memory(self.packed_bytes)
@@ -404,7 +404,7 @@ cdef class DepthwiseLines(DepthwisePass):
 
 cdef void depthwise_rows(const void *problem, const PlanCall *call, Py_ssize_t row, Py_ssize_t end,
                          char *workspace) noexcept nogil:
-    """See `fastconv.kernels.plan.Rows`; weight and bias are packed by `pack_rows`."""
+    """See `fastconv.kernels.plan.RowMaker`; weight and bias are packed by `pack_rows`."""
     cdef const Problem *p = <const Problem *> problem
     cdef Call c
     cdef Py_ssize_t chunk

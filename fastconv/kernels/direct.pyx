@@ -53,7 +53,7 @@ from fastconv.kernels.direct_pixels cimport (
     rows_bytes,
 )
 from fastconv.kernels.direct_problem cimport Cut, Lines, Part, PartSegment, Phase, Problem, Segment
-from fastconv.kernels.plan cimport Call, ConvolutionPlan, Rows, Scratch, place_sizes, scratch_bytes
+from fastconv.kernels.plan cimport Call, ConvolutionPlan, RowMaker, Scratch, place_sizes, scratch_bytes
 
 from fastconv.kernels.plan import sizes_of_parts
 
@@ -247,12 +247,12 @@ cdef class DirectPlan(ConvolutionPlan):
                 most = phase
         return most
 
-    cdef Rows _rows(self):
+    cdef RowMaker _rows(self):
         cdef const Problem *p = &self.problem
         alone = self.channels_last and self.covered and p.batch * p.groups * p.phases == 1
         if not alone or p.phase.count[0] > 1:
-            return Rows(NULL, NULL, 0, NULL)
-        return Rows(pixels_rows, p, rows_bytes(p, p.phase), self.zeros)
+            return RowMaker(NULL, NULL, 0, NULL)
+        return RowMaker(pixels_rows, p, rows_bytes(p, p.phase), self.zeros)
 
     def tasks(self, int threads):
         """See `ConvolutionPlan.tasks`; a team that shares panels packs a stretch of blocks, then sums over it."""

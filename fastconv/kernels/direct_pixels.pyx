@@ -186,7 +186,7 @@ cdef void pixels_task(const Problem *p, const Phase *f, Cut cut, const Call *cal
 
 cdef void pixels_rows(const void *problem, const Call *call, Py_ssize_t row, Py_ssize_t end,
                       char *workspace) noexcept nogil:
-    """See `fastconv.kernels.plan.Rows`: of the only phase, group and image."""
+    """See `fastconv.kernels.plan.RowMaker`: of the only phase, group and image."""
     cdef const Problem *p = <const Problem *> problem
     cdef const Phase *f = p.phase
     cdef Py_ssize_t q = row * f.count[2], stop = end * f.count[2], part = even_part(stop - q, f.block, p.kernels.mr)

@@ -27,7 +27,7 @@ cdef struct Scratch:           # memory that a call works in, in bytes
 ctypedef void (*rows_t)(const void *problem, const Call *call, Py_ssize_t row, Py_ssize_t end,
                         char *scratch) noexcept nogil
 
-cdef struct Rows:              # how rows `row` .. `end` - 1 of an image of the destination are made by one thread
+cdef struct RowMaker:          # how rows `row` .. `end` - 1 of an image of the destination are made by one thread
     rows_t make                # NULL: rows are not made apart from others
     const void *problem
     Py_ssize_t scratch         # bytes
@@ -35,7 +35,7 @@ cdef struct Rows:              # how rows `row` .. `end` - 1 of an image of the 
 
 
 cdef class RowKernel:
-    cdef Rows _rows(self)
+    cdef RowMaker _rows(self)
 
 
 cdef class ConvolutionPlan(RowKernel):

@@ -19,8 +19,8 @@ cdef class RowKernel:
     them.
     """
 
-    cdef Rows _rows(self):
-        return Rows(NULL, NULL, 0, NULL)
+    cdef RowMaker _rows(self):
+        return RowMaker(NULL, NULL, 0, NULL)
 
     @property
     def makes_rows(self):

@@ -29,7 +29,7 @@ from fastconv.kernels.core cimport (
     take_task,
     team,
 )
-from fastconv.kernels.plan cimport Call, RowKernel, Rows
+from fastconv.kernels.plan cimport Call, RowKernel, RowMaker
 
 cnp.import_array()
 
@@ -40,7 +40,7 @@ cdef enum:
     SLACK = 64                 # bytes behind a buffer that may be read: kernels read whole vectors
 
 cdef struct Stage:
-    Rows rows
+    RowMaker rows
     Call call                  # but for its source and destination, which change from image to image
     Py_ssize_t source_rows, count  # rows of an image that it reads and makes
     Py_ssize_t stride, before, extent  # row i reads rows i * stride - before .. + extent
