@@ -231,42 +231,27 @@ INLINE void NAME(gemm_rows_tile)(fastconv_gemm_rows *g, NAME(gemm_run) * run, co
   if (g->residual) g->residual += mr * g->c_step;
 }
 
-INLINE void NAME(gemm_tiles_down)(const fastconv_gemm_rows *rows, const int nv, const int masked) {
+INLINE void NAME(gemm_tiles_down)(fastconv_gemm_rows *rows, ptrdiff_t tiles, const int mr, const int nv,
+                                  const int masked) {
   const ptrdiff_t tail = masked ? rows->columns - (nv - 1) * VLEN : 0;
-  fastconv_gemm_rows g = *rows;
+  fastconv_gemm_rows g = *rows; /* a copy of its own, which no store can change */
   NAME(gemm_run) run = {g.k, g.ldb, g.prefetch_step, 0, g.prefetch};
-  for (; g.rows > GEMM_MR + 1 || g.rows == GEMM_MR; g.rows -= GEMM_MR)
-    NAME(gemm_rows_tile)(&g, &run, GEMM_MR, nv, tail);
-  if (g.rows > GEMM_MR) { /* 4 and 3, as a row alone waits for its own sums */
-    NAME(gemm_rows_tile)(&g, &run, 4, nv, tail);
-    g.rows -= 4;
-  }
-  switch (g.rows) {
-    case 1:
-      NAME(gemm_rows_tile)(&g, &run, 1, nv, tail);
-      break;
-    case 2:
-      NAME(gemm_rows_tile)(&g, &run, 2, nv, tail);
-      break;
-    case 3:
-      NAME(gemm_rows_tile)(&g, &run, 3, nv, tail);
-      break;
-    case 4:
-      NAME(gemm_rows_tile)(&g, &run, 4, nv, tail);
-      break;
-    case 5:
-      NAME(gemm_rows_tile)(&g, &run, 5, nv, tail);
-      break;
-    default:
-      break;
-  }
+  for (; tiles > 0; tiles--) NAME(gemm_rows_tile)(&g, &run, mr, nv, tail);
+  g.prefetch = run.prefetch;
+  *rows = g;
 }
 
-#define GEMM_TILE(MR, NV)                                                                                        \
-  static void NAME(gemm_##MR##x##NV)(const fastconv_gemm_tile *t) { NAME(gemm_tile)(t, MR, NV, 0, 0); }          \
-  static void NAME(gemm_##MR##x##NV##_masked)(const fastconv_gemm_tile *t) { NAME(gemm_tile)(t, MR, NV, 1, 0); } \
-  static void NAME(lines_##MR##x##NV)(const fastconv_gemm_tile *t) { NAME(gemm_tile)(t, MR, NV, 0, 1); }         \
-  static void NAME(lines_##MR##x##NV##_masked)(const fastconv_gemm_tile *t) { NAME(gemm_tile)(t, MR, NV, 1, 1); }
+#define GEMM_TILE(MR, NV)                                                                                         \
+  static void NAME(gemm_##MR##x##NV)(const fastconv_gemm_tile *t) { NAME(gemm_tile)(t, MR, NV, 0, 0); }           \
+  static void NAME(gemm_##MR##x##NV##_masked)(const fastconv_gemm_tile *t) { NAME(gemm_tile)(t, MR, NV, 1, 0); }  \
+  static void NAME(lines_##MR##x##NV)(const fastconv_gemm_tile *t) { NAME(gemm_tile)(t, MR, NV, 0, 1); }          \
+  static void NAME(lines_##MR##x##NV##_masked)(const fastconv_gemm_tile *t) { NAME(gemm_tile)(t, MR, NV, 1, 1); } \
+  static void NAME(rows_##MR##x##NV)(fastconv_gemm_rows * g, ptrdiff_t tiles) {                                   \
+    NAME(gemm_tiles_down)(g, tiles, MR, NV, 0);                                                                   \
+  }                                                                                                               \
+  static void NAME(rows_##MR##x##NV##_masked)(fastconv_gemm_rows * g, ptrdiff_t tiles) {                          \
+    NAME(gemm_tiles_down)(g, tiles, MR, NV, 1);                                                                   \
+  }
 #define GEMM_ROWS(NV) \
   GEMM_TILE(1, NV) GEMM_TILE(2, NV) GEMM_TILE(3, NV) GEMM_TILE(4, NV) GEMM_TILE(5, NV) GEMM_TILE(6, NV)
 GEMM_ROWS(1)
@@ -287,26 +272,17 @@ GEMM_ROWS(4)
 #endif
 typedef void (*const NAME(gemm_tiles)[GEMM_NV][GEMM_MR][2])(const fastconv_gemm_tile *);
 
-#define GEMM_DOWN(NV)                                                                                \
-  static void NAME(gemm_down_##NV)(const fastconv_gemm_rows *g) { NAME(gemm_tiles_down)(g, NV, 0); } \
-  static void NAME(gemm_down_##NV##_masked)(const fastconv_gemm_rows *g) { NAME(gemm_tiles_down)(g, NV, 1); }
-GEMM_DOWN(1)
-GEMM_DOWN(2)
-#if GEMM_NV == 4
-GEMM_DOWN(3)
-GEMM_DOWN(4)
-#endif
+typedef void (*const NAME(gemm_heights)[GEMM_NV][GEMM_MR][2])(fastconv_gemm_rows *, ptrdiff_t tiles);
 
-static void NAME(gemm_rows)(const fastconv_gemm_rows *g) {
-  static void (*const down[GEMM_NV][2])(const fastconv_gemm_rows *) = {
-      {NAME(gemm_down_1), NAME(gemm_down_1_masked)},
-      {NAME(gemm_down_2), NAME(gemm_down_2_masked)},
-#if GEMM_NV == 4
-      {NAME(gemm_down_3), NAME(gemm_down_3_masked)},
-      {NAME(gemm_down_4), NAME(gemm_down_4_masked)},
-#endif
-  };
-  down[(g->columns - 1) / VLEN][g->columns % VLEN != 0](g);
+static void NAME(gemm_rows)(const fastconv_gemm_rows *rows) {
+  static NAME(gemm_heights) heights = GEMM_TABLE(rows);
+  const ptrdiff_t nv = (rows->columns - 1) / VLEN, masked = rows->columns % VLEN != 0;
+  fastconv_gemm_rows g = *rows;
+  ptrdiff_t tiles = g.rows / GEMM_MR, rest = g.rows % GEMM_MR;
+  const int splits = rest == 1 && tiles > 0; /* a row alone would wait for its own sums: then the last tiles are 4, 3 */
+  if (tiles > splits) heights[nv][GEMM_MR - 1][masked](&g, tiles - splits);
+  if (splits) heights[nv][GEMM_MR / 2][masked](&g, 1), rest = GEMM_MR / 2;
+  if (rest) heights[nv][rest - 1][masked](&g, 1);
 }
 
 static void NAME(gemm)(const fastconv_gemm_tile *t) {
