@@ -48,8 +48,8 @@ POINTWISE |= {
 }
 CASES = {f"{kind}: {name}": case for kind, cases in (("lines", LINES), ("taps", TAPS), ("1x1", POINTWISE))
          for name, case in cases.items()}  # fmt: skip
-SOME = ("lines: first-of-vgg", "lines: first-of-alexnet", "lines: long-line", "taps: dilated", "1x1: 7 pixels, 24 to 144",
-        "1x1: 241 pixels, 5 to 65", "1x1: channels-in-blocks", "1x1: groups")  # fmt: skip
+SOME = ("lines: first-of-vgg", "lines: first-of-alexnet", "lines: long-line", "taps: dilated",
+        "1x1: 7 pixels, 24 to 144", "1x1: 241 pixels, 5 to 65", "1x1: channels-in-blocks", "1x1: groups")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
