@@ -57,6 +57,15 @@ class Window(NamedTuple):
         return low, max(low, min(self.source_rows, (end - 1) * self.stride - self.before + self.extent))
 
 
+class Cut(NamedTuple):
+    """How the rows of y are shared out."""
+
+    bands: int
+    stripe: int
+    waste: float
+    """The busiest thread's multiply-adds over an even share of those without bands."""
+
+
 class PlannedStripes:
     """Convolutions of any x of one shape, one after the other.
 
@@ -92,15 +101,6 @@ class PlannedStripes:
         y = residual_output(out, self.y_shape, self.dtype, residual, x)
         self._kernel(x, y, residual)
         return y
-
-
-class Cut(NamedTuple):
-    """How the rows of y are shared out."""
-
-    bands: int
-    stripe: int
-    waste: float
-    """The busiest thread's multiply-adds over an even share of those without bands."""
 
 
 def plan_stripes(

@@ -50,8 +50,8 @@ cdef Py_ssize_t lines_block(const Problem *p, const Phase *f, Py_ssize_t most) n
 
 
 cdef Py_ssize_t lines_bytes(const Problem *p, const Phase *f) noexcept nogil:
-    """Offsets of the taps along H, and the lines of a block."""
-    cdef Py_ssize_t rows = max(1, f.block // max(1, f.count[2])), outputs = min(f.block, f.count[2])
+    """Offsets of the taps along H, and the lines of a block's rows of one image."""
+    cdef Py_ssize_t rows = max(1, min(f.count[1], f.block // max(1, f.count[2]))), outputs = min(f.block, f.count[2])
     return (round_up(f.taps[1] * sizeof(Py_ssize_t), 64)
             + line_count(f, rows) * line_length(f, outputs) * p.kin * p.itemsize)
 
