@@ -6,7 +6,7 @@ so that a tile sums them as one run, in place, an entry for each tap along H. Ro
 
 from libc.string cimport memcpy, memset
 
-from fastconv.kernels.core cimport even_part, fastconv_gemm_rows, round_up
+from fastconv.kernels.core cimport CACHE_LINE, even_part, fastconv_gemm_rows, round_up
 from fastconv.kernels.direct_problem cimport Phase, Position, Problem, position_of
 from fastconv.kernels.direct_rows cimport panel_at, sum_rows
 from fastconv.kernels.plan cimport Call
@@ -52,8 +52,8 @@ cdef Py_ssize_t lines_block(const Problem *p, const Phase *f, Py_ssize_t most) n
 cdef Py_ssize_t lines_bytes(const Problem *p, const Phase *f) noexcept nogil:
     """Offsets of the taps along H, and the lines of a block's rows of one image."""
     cdef Py_ssize_t rows = max(1, min(f.count[1], f.block // max(1, f.count[2]))), outputs = min(f.block, f.count[2])
-    return (round_up(f.taps[1] * sizeof(Py_ssize_t), 64)
-            + line_count(f, rows) * line_length(f, outputs) * p.kin * p.itemsize)
+    return round_up(round_up(f.taps[1] * sizeof(Py_ssize_t), CACHE_LINE)
+                    + line_count(f, rows) * line_length(f, outputs) * p.kin * p.itemsize, CACHE_LINE)
 
 
 cdef void sum_lines(const Problem *p, const Phase *f, const Call *call, Py_ssize_t q, Py_ssize_t pixels,
@@ -76,7 +76,7 @@ cdef void sum_lines(const Problem *p, const Phase *f, const Call *call, Py_ssize
 cdef void sum_piece(const Problem *p, const Phase *f, const Call *call, const Piece *piece, Py_ssize_t column,
                     Py_ssize_t stop, char *workspace) noexcept nogil:
     cdef Py_ssize_t *offsets = <Py_ssize_t *> workspace
-    cdef char *lines = workspace + round_up(f.taps[1] * sizeof(Py_ssize_t), 64)
+    cdef char *lines = workspace + round_up(f.taps[1] * sizeof(Py_ssize_t), CACHE_LINE)
     cdef Py_ssize_t pixel = p.kin * p.itemsize, line = line_length(f, piece.outputs) * pixel, first = column, row
     cdef Py_ssize_t place = piece.n * p.destination_plane + piece.h * f.count[2] + piece.w
     cdef fastconv_gemm_rows r
