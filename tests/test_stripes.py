@@ -10,7 +10,7 @@ from conftest import each, using_threads
 import fastconv
 from fastconv import layers, models
 from fastconv.functional import stripes
-from fastconv.functional.stripes import Cut, Stage, plan_stripes
+from fastconv.functional.stripes import Cut, Stage, StripesByShape, plan_stripes
 from fastconv.layers.stripes import Striped
 
 ACTIVATIONS = (None, "relu", "relu6", "tanh", "gelu")
@@ -108,6 +108,25 @@ def test_what_does_not_pay_is_not_planned():
     assert planned((1, 28, 28, 24), [dense, block(64)[0]], algorithm="winograd") is False  # its tiles have many rows
 
 
+def test_a_shape_is_planned_once_for_the_threads_and_the_policy_in_force():
+    asked = []
+    plans, kept = StripesByShape(), block()
+
+    def plan(x_shape=(1, 28, 28, 24)):
+        return plans(x_shape, lambda: asked.append(x_shape) or kept)
+
+    with using_threads(1):
+        first = plan()
+        assert plan() is first
+        assert plan((1, 4, 9000, 24)) is None
+        assert plan((1, 4, 9000, 24)) is None  # what does not pay is not planned again either
+        with fastconv.algorithm("direct"):
+            assert plan() is not first
+    with using_threads(2):
+        assert plan() is not first
+    assert len(asked) == 4
+
+
 def test_arguments_are_checked():
     stages = block()
     with pytest.raises(ValueError, match="stages must be 2 to 8, got 1"):
@@ -147,16 +166,19 @@ def mobilenet(layout="channels_last"):
     return models.create("mobilenet-v2", num_classes=7, data_format=layout, rng=0).eval()
 
 
-def test_blocks_of_mobilenet_run_by_stripes():
+def test_blocks_of_mobilenet_run_by_stripes(monkeypatch):
     """All seventeen, the sums among them, with the bits of the layers one by one."""
+    plans = []
+    monkeypatch.setattr(stripes, "plan_stripes", lambda *given: plans.append(plan_stripes(*given)) or plans[-1])
     fused = layers.fuse(mobilenet())
     assert len(striped(fused)) == 17
     x = np.random.default_rng(0).standard_normal((2, 96, 96, 3), np.float32)
     y = fused(x)
-    assert all(plan is not None for layer in striped(fused) for (plan,) in layer._plans._plans.values())
+    assert len(plans) == 17
+    assert None not in plans
     alone = layers.fuse(mobilenet()).eval(pack=False)  # nothing is kept, so nothing is planned
     np.testing.assert_array_equal(alone(x), y)
-    assert not any(layer._plans._plans for layer in striped(alone))
+    assert len(plans) == 17
 
 
 def test_copies_and_pickles_run_by_stripes_of_their_own():

@@ -35,7 +35,12 @@ __all__ = [
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 
-SHAPES_KEPT = 4  # packs of one weight in PlansByShape: a service has a few sizes of batch, and each pack is a weight
+SHAPES_KEPT = 4  # packs of one weight: a service has a few sizes of batch, and each pack is a weight
+
+
+def plan_key(x_shape: Shape, algorithm: str | None, *others: Any) -> tuple[Any, ...]:
+    """The key in a `PlanCache` of a plan for x of this shape with the ISA and algorithm policy now in force."""
+    return isa_index(), resolve_algorithm(algorithm), x_shape, *others
 
 
 class PlannedConv:
@@ -123,7 +128,7 @@ class PlansByShape:
         self, x: Array, weight: Array, bias: Array | None, *, residual: Array | None = None, **options: Any
     ) -> Array:
         check_array(x, "x")
-        key = (isa_index(), resolve_algorithm(options["algorithm"]), x.shape, *options.values())
+        key = plan_key(x.shape, options["algorithm"], *options.values())
         plan = self._plans.get(key)
         if plan is None:
             plan = self._plans.put(key, self._plan(x.shape, weight, bias, **options))

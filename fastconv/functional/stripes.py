@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 from fastconv.functional._convolution import check_operands, epilogue
 from fastconv.functional._output import check_like, residual_output
 from fastconv.functional.conv import conv_plan
+from fastconv.functional.planned import SHAPES_KEPT, plan_key
 from fastconv.geometry import check_array, check_same_dtype
 from fastconv.geometry.arguments import IntOrTuple, Padding
 from fastconv.kernels.core import team_of
 from fastconv.kernels.stripes import MOST_STAGES, StripesPlan
+from fastconv.planner import PlanCache
+from fastconv.runtime import get_num_threads
 
-__all__ = ["PlannedStripes", "Stage", "plan_stripes"]
+__all__ = ["PlannedStripes", "Stage", "StripesByShape", "plan_stripes"]
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -101,6 +104,24 @@ class PlannedStripes:
         y = residual_output(out, self.y_shape, self.dtype, residual, x)
         self._kernel(x, y, residual)
         return y
+
+
+class StripesByShape:
+    """`plan_stripes` of the same weights, which are packed once for each shape of x; the packs made last are kept.
+
+    It is called as `plan_stripes` is, but with a function that returns the stages, which is asked only for a plan that
+    is not kept: always for stages with the same arrays as weights and biases, which must not change.
+    """
+
+    def __init__(self) -> None:
+        self._plans: PlanCache[tuple[PlannedStripes | None]] = PlanCache(SHAPES_KEPT)
+
+    def __call__(self, x_shape: Shape, stages: Callable[[], Sequence[Stage]]) -> PlannedStripes | None:
+        key = plan_key(x_shape, None, get_num_threads())
+        held = self._plans.get(key)
+        if held is None:
+            held = self._plans.put(key, (plan_stripes(x_shape, stages()),))
+        return held[0]
 
 
 def plan_stripes(

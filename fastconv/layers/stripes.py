@@ -9,15 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeGuard, cast
 
-from fastconv import runtime
-from fastconv.functional.stripes import PlannedStripes, Stage, plan_stripes
-from fastconv.kernels.core import isa_index
+from fastconv.functional.stripes import PlannedStripes, Stage, StripesByShape
 from fastconv.layers.base import Array, Layer
 from fastconv.layers.conv import Conv2d
 from fastconv.layers.fused import Fused, FusedSum, InferenceLayer
-from fastconv.planner import PlanCache
-
-SHAPES_KEPT = 4  # of x, for which weights are packed
 
 
 class Striped(InferenceLayer):
@@ -26,7 +21,7 @@ class Striped(InferenceLayer):
     def __init__(self, convolutions: Iterable[Layer]) -> None:
         for number, convolution in enumerate(convolutions):
             self.add_layer(str(number), convolution)
-        self._plans: PlanCache[tuple[PlannedStripes | None]] = PlanCache(SHAPES_KEPT)
+        self._plans = StripesByShape()
 
     def forward(self, x: Array, residual: Array | None = None) -> Array:
         plan = self._plan(x) if self._pack else None
@@ -39,12 +34,8 @@ class Striped(InferenceLayer):
         return y
 
     def _plan(self, x: Array) -> PlannedStripes | None:
-        key = isa_index(), runtime.resolve_algorithm(None), runtime.get_num_threads(), x.shape, x.dtype
-        held = self._plans.get(key)
-        if held is None:
-            fits = x.ndim == 4 and x.dtype == self._convolutions[0].weight.dtype
-            held = self._plans.put(key, (plan_stripes(x.shape, self._stages()) if fits else None,))
-        return held[0]
+        fits = x.ndim == 4 and x.dtype == self._convolutions[0].weight.dtype
+        return self._plans(x.shape, self._stages) if fits else None
 
     def _stages(self) -> list[Stage]:
         return [
@@ -58,7 +49,7 @@ class Striped(InferenceLayer):
 
     def _unlock(self, writeable: bool) -> None:
         super()._unlock(writeable)
-        self._plans = PlanCache(SHAPES_KEPT)
+        self._plans = StripesByShape()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_plans": None}  # plans are neither copied nor pickled but made anew

@@ -6,17 +6,14 @@ whose inputs are x, each stage's weight and bias, and the last one's residual if
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fastconv.backends.onnx.convolutions import Convolution, describe, is_packable
 from fastconv.backends.onnx.graph import Graph, Node
 from fastconv.backends.onnx.kernels import Array, Constants, Kernel, floating, operator
 from fastconv.backends.onnx.layout import as_first, as_lies, lies_last
-from fastconv.functional.planned import SHAPES_KEPT
-from fastconv.functional.stripes import PlannedStripes, Stage, plan_stripes
-from fastconv.kernels.core import isa_index
-from fastconv.planner import PlanCache
-from fastconv.runtime import get_num_threads, resolve_algorithm
+from fastconv.functional.stripes import PlannedStripes, Stage, StripesByShape
 
 
 def join_depthwise(graph: Graph) -> None:
@@ -69,7 +66,7 @@ class Stripes:
 
     def __init__(self, node: Node, constants: Constants) -> None:
         self.convolutions = [Convolution(stage, constants) for stage in node.need("stages")]
-        self._plans: PlanCache[tuple[PlannedStripes | None]] = PlanCache(SHAPES_KEPT)
+        self._plans = StripesByShape()
 
     def run(self, x: Array, *given: Array | None) -> Array:
         """y; of what is given beside x only a residual is not None."""
@@ -101,11 +98,7 @@ class Stripes:
         """For x as it lies, if its channels lie last and it pays."""
         if x.ndim != 4 or not lies_last(x):
             return None
-        key = isa_index(), resolve_algorithm(None), get_num_threads(), x.shape
-        held = self._plans.get(key)
-        if held is None:
-            held = self._plans.put(key, (plan_stripes(as_lies(x, True).shape, self._stages(x.shape)),))
-        return held[0]
+        return self._plans(as_lies(x, True).shape, partial(self._stages, x.shape))
 
     def _stages(self, x_shape: tuple[int, ...]) -> list[Stage]:
         stages, size = [], x_shape[2:]
