@@ -55,19 +55,19 @@ from fastconv.kernels.depthwise_problem cimport (
     clip,
 )
 from fastconv.kernels.depthwise_rows cimport (
+    make_rows,
     pack_weights,
     rows_task,
     rows_weight_task,
     rows_weight_workspace,
     rows_workspace,
-    sum_block,
     turned_task,
     turned_weight_task,
     unpack_weights,
 )
 from fastconv.kernels.finish cimport Finish
 
-from fastconv.kernels.plan cimport Call as PlanCall, RowKernel, RowMaker
+from fastconv.kernels.plan cimport RowKernel, RowMaker
 
 from fastconv.kernels.plan import sizes_of_parts
 from fastconv.sliding import backward_axis, forward_axis, lattice, links
@@ -341,7 +341,7 @@ cdef class DepthwiseLines(DepthwisePass):
         cdef const Problem *p = &self.problem
         if self._form != ROWS or p.batch * p.axis[0].size != 1:
             return RowMaker(NULL, NULL, 0, NULL)
-        return RowMaker(depthwise_rows, p, p.workspace, NULL)
+        return RowMaker(make_rows, p, p.workspace, NULL)
 
     def pack_rows(self, cnp.ndarray weight, cnp.ndarray bias):
         cdef cnp.ndarray packed = packed_memory(self.packed_bytes)
@@ -400,25 +400,6 @@ cdef class DepthwiseLines(DepthwisePass):
         finally:
             release(workspace)
             release(packed)
-
-
-cdef void depthwise_rows(const void *problem, const PlanCall *call, Py_ssize_t row, Py_ssize_t end,
-                         char *workspace) noexcept nogil:
-    """See `fastconv.kernels.plan.RowMaker`; weight and bias are packed by `pack_rows`."""
-    cdef const Problem *p = <const Problem *> problem
-    cdef Call c
-    cdef Py_ssize_t chunk
-    c.source, c.weight, c.destination, c.threads = call.source, call.weight, call.destination, 0
-    c.shift = call.weight + p.outs * p.taps * p.padded if call.epilogue.shift != NULL else NULL
-    c.lower, c.upper = call.epilogue.lower, call.epilogue.upper
-    if call.residual != NULL:
-        c.lower, c.upper = -INFINITY, INFINITY
-    c.finish = Finish(c.destination, call.residual, call.epilogue.lower, call.epilogue.upper, call.activation,
-                      call.alpha)
-    while row < end:
-        for chunk in range(p.chunks):
-            sum_block(p, &c, 0, row, min(p.rows, end - row), chunk * p.chunk, workspace)
-        row += p.rows
 
 
 cdef void run_lines(const Problem *p, const Call *call, Form form, char *workspace, int threads) noexcept nogil:

@@ -12,7 +12,8 @@ from libc.string cimport memset
 
 from fastconv.kernels.core cimport fastconv_depthwise, fastconv_depthwise_weight, fastconv_segment, round_up
 from fastconv.kernels.depthwise_problem cimport Axis, Call, Gradient, Phase, Problem
-from fastconv.kernels.finish cimport finish_row, finishes
+from fastconv.kernels.finish cimport Finish, finish_row, finishes
+from fastconv.kernels.plan cimport Call as PlanCall
 
 
 cdef inline Py_ssize_t row_segments(const Problem *p) noexcept nogil:
@@ -168,6 +169,25 @@ cdef void rows_task(const Problem *p, const Call *call, Py_ssize_t task, char *w
     cdef Py_ssize_t row = task // p.chunks % p.blocks * p.rows
     sum_block(p, call, task // p.chunks // p.blocks, row, min(p.rows, all_rows(p) - row), task % p.chunks * p.chunk,
               workspace)
+
+
+cdef void make_rows(const void *problem, const PlanCall *call, Py_ssize_t row, Py_ssize_t end,
+                    char *workspace) noexcept nogil:
+    """See `fastconv.kernels.plan.RowMaker`; weight and bias are those of `pack_weights`."""
+    cdef const Problem *p = <const Problem *> problem
+    cdef Call c
+    cdef Py_ssize_t chunk
+    c.source, c.weight, c.destination, c.threads = call.source, call.weight, call.destination, 0
+    c.shift = call.weight + p.outs * p.taps * p.padded if call.epilogue.shift != NULL else NULL
+    c.lower, c.upper = call.epilogue.lower, call.epilogue.upper
+    if call.residual != NULL:
+        c.lower, c.upper = -INFINITY, INFINITY
+    c.finish = Finish(c.destination, call.residual, call.epilogue.lower, call.epilogue.upper, call.activation,
+                      call.alpha)
+    while row < end:
+        for chunk in range(p.chunks):
+            sum_block(p, &c, 0, row, min(p.rows, end - row), chunk * p.chunk, workspace)
+        row += p.rows
 
 
 cdef void sum_block(const Problem *p, const Call *call, Py_ssize_t n, Py_ssize_t row, Py_ssize_t count,
