@@ -22,6 +22,8 @@ from fastconv.sources import AxisSources
 Sources = Sequence[tuple[AxisSources, ...]]
 
 POINTS = 6  # of Winograd's filtering along an axis
+PLANE_POINTS = 5  # along both of two axes, where outputs fill tiles of three better than those of four
+PLANE_TAPS = 4  # along an axis, up to which they do
 DEPTH_POINTS = 4  # along the first of three axes, where six round too coarsely or are no fewer
 DEPTH_CHANNELS = 128  # a group, up to which six do not
 TAPS = range(2, 6)
@@ -295,7 +297,7 @@ def winograd_points(axes: Sequence[AxisSources], kin: int) -> list[int]:
 
     Every axis magnifies rounding errors, for 3 taps by 2.7 on six points and by 1.3 on four.
     """
-    points = [POINTS] * len(axes)
+    points = plane_points(axes)
     if len(axes) == 3 and filter_taps(axes[0]) <= DEPTH_POINTS:
         few, many = (n * tiles_along(axes[0], n) for n in (DEPTH_POINTS, POINTS))
         if kin > DEPTH_CHANNELS or filter_taps(axes[0]) == 2 or few <= many:
@@ -305,8 +307,19 @@ def winograd_points(axes: Sequence[AxisSources], kin: int) -> list[int]:
 
 def gradient_points(axes: Sequence[AxisSources]) -> list[int]:
     """The same for a weight gradient, whose sums over pixels are long."""
-    few = len(axes) == 3 and len(axes[0].taps) < DEPTH_POINTS
-    return [DEPTH_POINTS if few else POINTS, *[POINTS] * (len(axes) - 1)]
+    points = plane_points(axes)
+    if len(axes) == 3 and filter_taps(axes[0]) < DEPTH_POINTS:
+        points[0] = DEPTH_POINTS
+    return points
+
+
+def plane_points(axes: Sequence[AxisSources]) -> list[int]:
+    """Points of a tile along each axis, as if rounding did not matter: of two, those that take fewer products."""
+    if len(axes) == 2 and max(map(filter_taps, axes)) <= PLANE_TAPS:
+        few, many = (prod(n * tiles_along(axis, n) for axis in axes) for n in (PLANE_POINTS, POINTS))
+        if few < many:
+            return [PLANE_POINTS] * 2
+    return [POINTS] * len(axes)
 
 
 def costs_of(task: Dense) -> Costs:

@@ -13,39 +13,43 @@ from fastconv.kernels.winograd import WinogradPlan
 from tolerance import assert_within, bound
 
 import fastconv.functional as ff
-from fastconv import plan_conv2d
+from fastconv import explain_plan, plan_conv2d
 from fastconv.functional.conv import conv_plan
 
-POINTS = np.array([0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)])  # and infinity
+POINTS = np.array([0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)])  # and infinity; or the last four of them and it
 
 
-def matrices(taps):
-    """A', G and B' of F(7 - taps, taps) from their definition: polynomials at the points (Toom and Cook)."""
-    outputs = 7 - taps
-    kernel = np.vstack([np.vander(POINTS, taps, True), np.eye(taps)[-1]])
-    output = np.vstack([np.vander(POINTS, outputs, True), np.eye(outputs)[-1]]).T
-    data = np.zeros((6, 6))
-    for i, point in enumerate(POINTS):
-        others = np.delete(POINTS, i)
+def matrices(taps, points):
+    """A', G and B' of so many points from their definition: polynomials at the points (Toom and Cook)."""
+    outputs, finite = points + 1 - taps, POINTS[6 - points :]
+    kernel = np.vstack([np.vander(finite, taps, True), np.eye(taps)[-1]])
+    output = np.vstack([np.vander(finite, outputs, True), np.eye(outputs)[-1]]).T
+    data = np.zeros((points, points))
+    for i, point in enumerate(finite):
+        others = np.delete(finite, i)
         kernel[i] /= np.prod(point - others)
-        data[i, :5] = np.poly(others)[::-1]
-    data[5] = np.poly(POINTS)[::-1]
+        data[i, :-1] = np.poly(others)[::-1]
+    data[-1] = np.poly(finite)[::-1]
     return output, kernel, data
 
 
 def amplification(taps):
-    """How much larger than max|x| max|w| the terms of an output may become on the way, a channel."""
+    """How much larger than max|x| max|w| the terms of an output may become on the way, a channel, by any points."""
     return prod(
-        np.max(np.abs(output) @ (np.abs(kernel).sum(1) * np.abs(data).sum(1)))
-        for output, kernel, data in map(matrices, taps)
+        max(
+            np.max(np.abs(output) @ (np.abs(kernel).sum(1) * np.abs(data).sum(1)))
+            for output, kernel, data in (matrices(along, points) for points in (5, 6) if along < points)
+        )
+        for along in taps
     )
 
 
+@each(points=(5, 6))
 @pytest.mark.parametrize("taps", [2, 3, 4, 5])
-def test_matrices_compute_a_correlation(taps):
-    output, kernel, data = matrices(taps)
+def test_matrices_compute_a_correlation(taps, points):
+    output, kernel, data = matrices(taps, points)
     rng = np.random.default_rng(taps)
-    x, w = rng.standard_normal(6), rng.standard_normal(taps)
+    x, w = rng.standard_normal(points), rng.standard_normal(taps)
     np.testing.assert_allclose(output @ ((kernel @ w) * (data @ x)), np.correlate(x, w), atol=1e-13)
 
 
@@ -70,6 +74,14 @@ CASES = {
     "taps-3-4": lambda t: Conv((2, 5, 9, 37), (6, 5, 3, 4), padding=2),
     "taps-2-5": lambda t: Conv((5, 5, 4, 9), (6, 5, 2, 5), padding=(0, 2)),
     "taps-2-dilated": lambda t: Conv((2, 5, 9, 37), (6, 5, 2, 2), dilation=3),
+    "five-points": lambda t: Conv((t.nr + 1, t.vlen + 1, 9, 6), (t.nr + 1, t.vlen + 1, 3, 3), padding=1),
+    "five-points-long-lines": lambda t: Conv((2, 4, 5, 6 * t.vlen), (5, 4, 3, 3), padding=1),
+    "five-points-taps-2-4": lambda t: Conv((2, 5, 9, 5), (6, 5, 2, 4), padding=(0, 1)),
+    "five-points-taps-4-2": lambda t: Conv((1, 5, 7, 8 * t.vlen + 1), (6, 5, 4, 2)),
+    "five-points-dilated": lambda t: Conv((2, 5, 17, 17), (t.nr + 1, 5, 3, 3), padding=6, dilation=6),
+    "five-points-groups": lambda t: Conv((2, 12, 6, 5), (18, 4, 3, 3), groups=3, padding=1),
+    "five-points-two-chains": lambda t: Conv((1, 300, 6, 6), (17, 300, 3, 3), padding=1),
+    "five-points-strided": lambda t: Conv((2, 5, 11, 19), (6, 5, 5, 5), stride=2, padding=2),
     "reflect": lambda t: Conv((2, 3, 8, 30), (6, 3, 3, 3), padding=2, padding_mode="reflect"),
     "replicate": lambda t: Conv((2, 3, 8, 30), (6, 3, 3, 3), padding=2, padding_mode="replicate"),
     "circular": lambda t: Conv((2, 3, 8, 30), (6, 3, 3, 3), padding=3, padding_mode="circular"),
@@ -230,6 +242,8 @@ def of_an_error(case, rectified):
         ((400,), 512, 3, 1),
         ((28, 28), 64, 3, 1),
         ((14, 14), 512, 3, 1),
+        ((9, 9), 512, 3, 1),
+        ((3, 3), 64, 4, 1),
         ((20, 20), 64, 5, 1),
         ((8, 8, 8), 32, 3, 1),
         ((8, 8, 8), 128, 3, 1),
@@ -254,6 +268,26 @@ def test_error_is_within_four_times_the_direct_kernels(size, channels, kernel, s
     errors = {name: y - exact for name, y in results.items()}
     for size_of in (np.linalg.norm, lambda error: np.max(np.abs(error))):
         assert size_of(errors["winograd"]) <= 4 * size_of(errors["direct"])
+
+
+@pytest.mark.parametrize(
+    ("size", "taps", "dilation", "points"),
+    [
+        ((9, 9), 3, 1, 5),
+        ((6, 3), 3, 1, 5),
+        ((33, 33), 3, 12, 5),  # grids of three outputs
+        ((3, 3), 4, 1, 5),
+        ((9, 9), 5, 1, 6),
+        ((14, 14), 3, 1, 6),
+        ((7, 7), 3, 1, 6),
+        ((9,), 3, 1, 6),
+    ],
+)
+def test_points_of_planes_are_those_of_fewer_products(size, taps, dilation, points):
+    shapes = (1, 16, *size), (16, 16, *[taps] * len(size))
+    options = {"padding": dilation * (taps // 2), "dilation": dilation, "algorithm": "winograd"}
+    for direction in ("forward", "backward_weight"):
+        assert explain_plan(*shapes, direction=direction, **options).points == ((points,) * len(size),)
 
 
 @each(layout=LAYOUTS)

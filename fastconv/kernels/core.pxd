@@ -320,6 +320,7 @@ cdef extern from "table.h" nogil:
     ctypedef struct fastconv_winograd_weight:
         int axes
         int depth
+        int edge
         int taps[3]
         const Py_ssize_t *offsets
         Py_ssize_t stride
@@ -328,6 +329,7 @@ cdef extern from "table.h" nogil:
     ctypedef struct fastconv_winograd_pixels:
         int axes
         int depth
+        int edge
         int outputs[3]
         Py_ssize_t channels
         const char *const *pixels
@@ -339,6 +341,7 @@ cdef extern from "table.h" nogil:
     ctypedef struct fastconv_winograd_planes:
         int axes
         int depth
+        int edge
         int outputs[3]
         Py_ssize_t channels
         Py_ssize_t lanes

@@ -1,9 +1,10 @@
-"""Winograd convolution: F(m, r) with 6 points an axis, for 2 to 5 taps an axis of stride 1, or of a stride's component.
+"""Winograd convolution: F(m, r) with mostly 6 points an axis, for 2 to 5 taps of stride 1, or of a stride's component.
 
-    y = A' (sum over channels c of (G w[row][c]) * (B' x[c])),  tile by tile of m = 7 - r outputs an axis
+    y = A' (sum over channels c of (G w[row][c]) * (B' x[c])),  tile by tile of m = points + 1 - r outputs an axis
 
-F(4, 3) in two dimensions spends 36 multiplications on 16 outputs of 9 taps each: a quarter. In three the first axis may
-have 4 points, F(5 - r, r), which round less (`fastconv.choice.winograd_points`).
+F(4, 3) in two dimensions spends 36 multiplications on 16 outputs of 9 taps each: a quarter. There both axes may have 5
+points, F(6 - r, r), where outputs come by threes; in three dimensions the first axis may have 4, F(5 - r, r), which
+round less (`fastconv.choice.winograd_points`).
 
 Tiles are numbered over all images; a batch of them goes through three steps, each of which a thread may do alone or a
 team together:
@@ -204,7 +205,7 @@ cdef Cut cut_for(const Problem *p, const Phase *f, int threads) noexcept nogil:
     cut.own = 0
     if not p.channels_last:
         cut.own = MOST_PARTS * MOST_VALUES // POINTS * sizeof(Py_ssize_t)
-        cut.own += f.points // POINTS * IN_VECTORS * p.kernels.vlen * <Py_ssize_t> sizeof(fastconv_run)
+        cut.own += f.points // f.axis[2].points * IN_VECTORS * p.kernels.vlen * <Py_ssize_t> sizeof(fastconv_run)
         cut.own = round_up(cut.own, CACHE_LINE)
     return cut
 
@@ -261,7 +262,7 @@ cdef void transform_row(const Problem *p, const Phase *f, const char *weight, ch
     cdef Py_ssize_t channels = f.components * p.kin
     cdef fastconv_winograd_weight w
     cdef int i
-    w.axes, w.depth, w.point_stride = p.axes, f.axis[0].points, weight_stride(p, f)
+    w.axes, w.depth, w.edge, w.point_stride = p.axes, f.axis[0].points, f.axis[2].points, weight_stride(p, f)
     w.stride = row_stride if p.channels_last else stride
     for i in range(3):
         w.taps[i] = f.taps[i]

@@ -43,7 +43,7 @@ cdef void pixels_in(const Problem *p, const Phase *f, int component, const Cut *
                 w = source_of(f, from_component, 2, at.w, i)
                 pixels[used] = call.zeros if line < 0 or w < 0 else call.source + (line + w) * pixel
                 used += 1
-    t.axes, t.depth, t.channels = p.axes, axis[0].points, p.kin
+    t.axes, t.depth, t.edge, t.channels = p.axes, axis[0].points, axis[2].points, p.kin
     t.pixels, t.offset = pixels, b.group * p.kin * p.itemsize
     t.points = b.points + (tile * f.components + component) * p.kin * p.itemsize
     t.point_stride = cut.stride
@@ -78,7 +78,8 @@ cdef void pixels_out(const Problem *p, const Phase *f, const Cut *cut, const Cal
                 if line >= 0 and w < along.outputs:
                     destinations[used] = call.destination + (line + along.output + w * axis[2].step) * channels + offset
                 used += 1
-    t.axes, t.depth, t.channels, t.destinations = p.axes, axis[0].points, p.kout, destinations
+    t.axes, t.depth, t.edge, t.channels = p.axes, axis[0].points, axis[2].points, p.kout
+    t.destinations = destinations
     for w in range(3):
         t.outputs[w] = axis[w].outputs
     t.points, t.point_stride = b.sums + tile * p.kout * p.itemsize, cut.stride

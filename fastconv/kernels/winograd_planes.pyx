@@ -81,7 +81,7 @@ cdef Py_ssize_t input_runs(const Problem *p, const Phase *f, const Component *co
     cdef Py_ssize_t length = f.axis[2].outputs * p.kernels.vlen, line = 0, count = 0, part, first, i, base
     for d in range(f.axis[0].points):
         for h in range(f.axis[1].points):
-            for part in range(ceil_div(POINTS, f.axis[2].outputs)):
+            for part in range(ceil_div(f.axis[2].points, f.axis[2].outputs)):
                 first = count
                 for s in range(used):
                     base = source_line(p, f, component, &stretches[s].at, d, h)
@@ -133,7 +133,7 @@ cdef fastconv_winograd_planes planes_of(const Problem *p, const Phase *f, Py_ssi
     cdef fastconv_winograd_planes t
     cdef int i
     memset(&t, 0, sizeof(t))
-    t.axes, t.depth, t.lanes = p.axes, f.axis[0].points, lanes
+    t.axes, t.depth, t.edge, t.lanes = p.axes, f.axis[0].points, f.axis[2].points, lanes
     for i in range(3):
         t.outputs[i] = f.axis[i].outputs
     t.whole = <const Py_ssize_t *> lists

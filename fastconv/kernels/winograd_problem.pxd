@@ -15,7 +15,7 @@ from fastconv.kernels.core cimport (
 from fastconv.kernels.plan cimport Call
 
 cdef enum:
-    POINTS = 6                    # along an axis
+    POINTS = 6                    # along an axis, at most
     MOST_PARTS = 3                # of an input line of channels_first, see table.h
     IN_VECTORS = 10               # and of all its parts
     MOST_VALUES = 216
@@ -37,7 +37,7 @@ cdef struct Axis:                 # a missing leading axis has one tile of one o
     Py_ssize_t dilation           # between the inputs of a tile in a component's table
     Py_ssize_t source_step        # and in x
     Py_ssize_t tiles
-    int outputs, points           # points: 6, or 4 along the first of three axes
+    int outputs, points           # points: 6, or 5 along both of two axes, or 4 along the first of three
     const TileAxis *tile
 
 cdef struct Component:            # what meets the same ones of every `stride` sources along each axis

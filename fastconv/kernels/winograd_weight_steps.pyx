@@ -69,7 +69,8 @@ cdef void x_line(const Problem *p, const Gradients *g, Py_ssize_t group, Py_ssiz
     lines = lines_from(p, g.x, line_of, <int> count, at.n, p.x_plane, p.x_size[2], p.groups * p.kin,
                        group * p.kin + begin, channels, own)
     memset(&t, 0, sizeof(t))
-    t.axes, t.depth, t.pixels, t.point_stride = p.axes, axis[0].points, pixels, p.x_stride
+    t.axes, t.depth, t.edge = p.axes, axis[0].points, axis[2].points
+    t.pixels, t.point_stride = pixels, p.x_stride
     for tile in range(axis[2].tiles):
         for j in range(axis[2].points):
             row = source_of(f, f.component, 2, tile, j)
@@ -105,7 +106,8 @@ cdef void y_line(const Problem *p, const Gradients *g, Py_ssize_t group, Py_ssiz
             count += 1
     lines = lines_from(p, g.y, line_of, <int> count, at.n, p.y_plane, p.y_size[2], p.groups * p.kout,
                        group * p.kout + begin, channels, own)
-    t.axes, t.depth, t.offsets, t.stride, t.point_stride = p.axes, axis[0].points, offsets, 1, p.y_stride
+    t.axes, t.depth, t.edge = p.axes, axis[0].points, axis[2].points
+    t.offsets, t.stride, t.point_stride = offsets, 1, p.y_stride
     for i in range(3):
         t.taps[i] = axis[i].outputs
     for tile in range(axis[2].tiles):
@@ -171,7 +173,8 @@ cdef void gradient_row(const Problem *p, const Gradients *g, Py_ssize_t group, P
     memset(&t, 0, sizeof(t))
     memset(&epilogue, 0, sizeof(epilogue))
     epilogue.lower, epilogue.upper = -INFINITY, INFINITY
-    t.axes, t.depth, t.channels, t.destinations = p.axes, p.phase.axis[0].points, p.kin, destinations
+    t.axes, t.depth, t.edge = p.axes, p.phase.axis[0].points, p.phase.axis[2].points
+    t.channels, t.destinations = p.kin, destinations
     for i in range(3):
         t.outputs[i] = p.phase.taps[i]
     for i in range(p.taps):

@@ -305,11 +305,11 @@ typedef struct {
   ptrdiff_t ahead;    /* bytes from an element to what a later line needs, which is prefetched */
 } fastconv_spread;
 
-/* The transforms of Winograd's filtering (winograd.c), 6 points along each of 1 to 3 axes, but along the first of three
- * `depth`, 6 or 4 (1 where there are fewer). What is listed by axis has three entries, those before the first axis 1.
- * A point's values are `point_stride` bytes apart from the next one's. */
+/* The transforms of Winograd's filtering (winograd.c) along 1 to 3 axes: `edge` points each, 6 or of two axes 5, but
+ * along the first of three `depth`, 6 or 4 (1 where there are fewer). What is listed by axis has three entries, those
+ * before the first axis 1. A point's values are `point_stride` bytes apart from the next one's. */
 typedef struct {
-  int axes, depth, taps[3];
+  int axes, depth, edge, taps[3];
   const ptrdiff_t *offsets; /* [taps]: elements from a kernel's start, in the order of the input; -1: a tap of 0 */
   ptrdiff_t stride;         /* elements between the kernels of neighbouring lanes */
   ptrdiff_t point_stride;
@@ -317,9 +317,9 @@ typedef struct {
 
 /* One tile of channels_last: lanes are channels. */
 typedef struct {
-  int axes, depth, outputs[3];
+  int axes, depth, edge, outputs[3];
   ptrdiff_t channels;
-  const char *const *pixels; /* [depth][6][6], a run of zeros where there is padding */
+  const char *const *pixels; /* one for every point, a run of zeros where there is padding */
   ptrdiff_t offset;          /* bytes from each of them to the first channel */
   char *const *destinations; /* [outputs].., the first channel; NULL: not stored */
   char *points;
@@ -330,10 +330,10 @@ typedef struct {
  * `runs` bring the source's elements to (or take the destination's from).
  *
  * With m outputs a tile along lines: buffer [lines][parts][m vectors], in which tiles follow each other. Input lines
- * have as many parts as six columns take: the tiles' first m columns, the next m and, if m is 2, the last two. Output
- * lines have one. A part that is one run of the plane is used in place: it begins at whole[line][part], else -1. */
+ * have as many parts as their columns take: the tiles' first m, the next m and, if m is 2, the last. Output lines have
+ * one. A part that is one run of the plane is used in place: it begins at whole[line][part], else -1. */
 typedef struct {
-  int axes, depth, outputs[3];
+  int axes, depth, edge, outputs[3];
   ptrdiff_t channels, lanes;
   const char *source;
   char *destination;

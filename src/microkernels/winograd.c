@@ -6,7 +6,8 @@
  * evaluate polynomials at the points. Those with a b = 1 keep the error at half of what 0, 1, 2 give, since what B' and
  * A' magnify is smaller. A tile of D axes is 6^D values, transformed axis by axis where they lie.
  *
- * Errors of the axes multiply. So the first of three axes may have 4 points instead, 0, 1, -1 and infinity: m + r = 5.
+ * Two axes may have 5 points instead, m + r = 6, where outputs come by threes: the same without 0, so that B' lacks its
+ * factor x. Errors of the axes multiply, so the first of three may have 4, 0, 1, -1 and infinity: m + r = 5.
  *
  * Lanes are neighbouring tiles (planes) or channels (pixels); points are `point_stride` bytes apart.
  */
@@ -20,26 +21,30 @@
 #define POINTS 6
 #define POINT_A 0.70710678118654752440
 #define POINT_B 1.41421356237309504880
-#define PLANE (POINTS * POINTS)
-#define MOST_VALUES (POINTS * PLANE)
+#define MOST_VALUES (POINTS * POINTS * POINTS)
 #endif
 
-INLINE void NAME(input_axis)(vec *v, const ptrdiff_t s) {
+/* The points of as many inputs, 5 or 6. */
+INLINE void NAME(input_axis)(const int points, vec *v, const ptrdiff_t s) {
   const vec a = NAME(splat)((real)POINT_A), b = NAME(splat)((real)POINT_B);
-  const vec d0 = v[0], d1 = v[s], d2 = v[2 * s], d3 = v[3 * s], d4 = v[4 * s], d5 = v[5 * s];
+  const vec *d = points == POINTS ? v + s : v; /* what the points but 0 are made of */
+  const vec d1 = d[0], d2 = d[s], d3 = d[2 * s], d4 = d[3 * s], d5 = d[4 * s];
   const vec even_a = d4 - d2 * (real)2, odd_a = a * d3 - b * d1;
   const vec even_b = d4 - d2 * (real)0.5, odd_b = b * d3 - a * d1;
-  v[0] = d0 + d4 - d2 * (real)2.5;
-  v[s] = even_a + odd_a;
-  v[2 * s] = even_a - odd_a;
-  v[3 * s] = even_b + odd_b;
-  v[4 * s] = even_b - odd_b;
-  v[5 * s] = d1 + d5 - d3 * (real)2.5;
+  if (points == POINTS) {
+    *v += d4 - d2 * (real)2.5;
+    v += s;
+  }
+  v[0] = even_a + odd_a;
+  v[s] = even_a - odd_a;
+  v[2 * s] = even_b + odd_b;
+  v[3 * s] = even_b - odd_b;
+  v[4 * s] = d1 + d5 - d3 * (real)2.5;
 }
 
 INLINE void NAME(input_depth)(const int depth, vec *v, const ptrdiff_t s) {
   if (depth == POINTS) {
-    NAME(input_axis)(v, s);
+    NAME(input_axis)(depth, v, s);
     return;
   }
   const vec d0 = v[0], d1 = v[s], d2 = v[2 * s], d3 = v[3 * s];
@@ -49,13 +54,15 @@ INLINE void NAME(input_depth)(const int depth, vec *v, const ptrdiff_t s) {
   v[3 * s] = d3 - d1;
 }
 
-/* The m outputs of 6 points. */
-INLINE void NAME(output_axis)(const int m, vec *v, const ptrdiff_t s) {
-  const vec even_a = v[s] + v[2 * s], odd_a = v[s] - v[2 * s];
-  const vec even_b = v[3 * s] + v[4 * s], odd_b = v[3 * s] - v[4 * s];
-  const vec first = v[0], last = v[5 * s];
+/* The m outputs of 5 or 6 points. */
+INLINE void NAME(output_axis)(const int points, const int m, vec *v, const ptrdiff_t s) {
+  const vec *p = points == POINTS ? v + s : v; /* the points but 0 */
+  const vec even_a = p[0] + p[s], odd_a = p[0] - p[s];
+  const vec even_b = p[2 * s] + p[3 * s], odd_b = p[2 * s] - p[3 * s];
+  const vec last = p[4 * s];
   const real a = (real)POINT_A, b = (real)POINT_B;
-  vec y = first + even_a + even_b;
+  vec y = even_a + even_b;
+  if (points == POINTS) y += v[0];
   v[0] = m == 1 ? y + last : y;
   if (m > 1) {
     y = odd_a * a + odd_b * b;
@@ -72,63 +79,69 @@ INLINE void NAME(output_axis)(const int m, vec *v, const ptrdiff_t s) {
   if (m > 4) v[4 * s] = even_a * (real)0.25 + even_b * (real)4 + last;
 }
 
-/* The 6 points of r taps; r values are read, 6 written. */
-INLINE void NAME(weight_axis)(const int r, vec *v, const ptrdiff_t s) {
+/* The 5 or 6 points of r taps. */
+INLINE void NAME(weight_axis)(const int r, const int points, vec *v, const ptrdiff_t s) {
   const real a = (real)POINT_A, b = (real)POINT_B;
+  const real share_a = points == POINTS ? (real)(-1 / 1.5) : -b / 3,
+             share_b = points == POINTS ? (real)(1 / 6.0) : a / 3;
   vec even_a = v[0], even_b = v[0], odd_a = {0}, odd_b = {0};
-  const vec first = v[0], last = v[(r - 1) * s];
+  const vec last = v[(r - 1) * s];
   if (r > 1) odd_a = v[s] * a, odd_b = v[s] * b;
   if (r > 2) even_a += v[2 * s] * (real)0.5, even_b += v[2 * s] * (real)2;
   if (r > 3) odd_a += v[3 * s] * (a / 2), odd_b += v[3 * s] * (2 * b);
   if (r > 4) even_a += v[4 * s] * (real)0.25, even_b += v[4 * s] * (real)4;
-  v[0] = first;
-  v[s] = (even_a + odd_a) * (real)(-1 / 1.5);
-  v[2 * s] = (even_a - odd_a) * (real)(-1 / 1.5);
-  v[3 * s] = (even_b + odd_b) * (real)(1 / 6.0);
-  v[4 * s] = (even_b - odd_b) * (real)(1 / 6.0);
-  v[5 * s] = last;
+  if (points == POINTS) v += s; /* the first tap is the point 0 */
+  v[0] = (even_a + odd_a) * share_a;
+  v[s] = (even_a - odd_a) * (points == POINTS ? share_a : -share_a);
+  v[2 * s] = (even_b + odd_b) * share_b;
+  v[3 * s] = (even_b - odd_b) * (points == POINTS ? share_b : -share_b);
+  v[4 * s] = last;
 }
 
-INLINE ptrdiff_t NAME(values)(const int axes, const int depth) { return axes == 1 ? POINTS : depth * PLANE; }
+/* Points of a tile: `depth` along the first of three axes, `edge` along the others. */
+INLINE ptrdiff_t NAME(values)(const int axes, const int depth, const int edge) {
+  return axes == 1 ? edge : depth * edge * edge;
+}
 
-/* v[depth][6][6], of which the last axis is transformed, to points[depth][6][6] of n lanes: the last pass over the
- * values stores them. */
-INLINE void NAME(input_rest)(const int axes, const int depth, vec *v, char *points, ptrdiff_t stride, ptrdiff_t n) {
-  const ptrdiff_t last = axes > 2 ? PLANE : axes > 1 ? POINTS : 1, along = axes > 2 ? depth : axes > 1 ? POINTS : 1;
+/* v[depth][edge][edge], of which the last axis is transformed, to points of n lanes: the last pass over the values
+ * stores them. */
+INLINE void NAME(input_rest)(const int axes, const int depth, const int edge, vec *v, char *points, ptrdiff_t stride,
+                             ptrdiff_t n) {
+  const ptrdiff_t last = axes > 2 ? edge * edge : axes > 1 ? edge : 1, along = axes > 2 ? depth : axes > 1 ? edge : 1;
   for (ptrdiff_t o = 0; o < depth && axes > 2; o++)
-    for (ptrdiff_t i = 0; i < POINTS; i++) NAME(input_axis)(v + o * PLANE + i, POINTS);
-  for (ptrdiff_t i = 0; i < (axes > 1 ? last : POINTS); i++) {
+    for (ptrdiff_t i = 0; i < edge; i++) NAME(input_axis)(edge, v + o * edge * edge + i, edge);
+  for (ptrdiff_t i = 0; i < (axes > 1 ? last : edge); i++) {
     vec d[POINTS];
     UNROLL for (ptrdiff_t k = 0; k < along; k++) d[k] = v[k * last + i];
-    if (axes == 2) NAME(input_axis)(d, 1);
+    if (axes == 2) NAME(input_axis)(edge, d, 1);
     if (axes > 2) NAME(input_depth)(depth, d, 1);
     char *to = points + i * stride;
     UNROLL for (ptrdiff_t k = 0; k < along; k++, to += last * stride) NAME(store_some)((real *)to, d[k], n);
   }
 }
 
-INLINE void NAME(output_any)(int m, vec *v, const ptrdiff_t s) {
+INLINE void NAME(output_any)(const int points, int m, vec *v, const ptrdiff_t s) {
   switch (m) {
     case 1:
-      NAME(output_axis)(1, v, s);
+      NAME(output_axis)(points, 1, v, s);
       break;
     case 2:
-      NAME(output_axis)(2, v, s);
+      NAME(output_axis)(points, 2, v, s);
       break;
     case 3:
-      NAME(output_axis)(3, v, s);
+      NAME(output_axis)(points, 3, v, s);
       break;
     case 4:
-      NAME(output_axis)(4, v, s);
+      NAME(output_axis)(points, 4, v, s);
       break;
     default:
-      NAME(output_axis)(5, v, s);
+      NAME(output_axis)(points, 5, v, s);
   }
 }
 
 INLINE void NAME(output_depth)(const int depth, const int m, vec *v) {
   if (depth == POINTS) {
-    NAME(output_any)(m, v, 1);
+    NAME(output_any)(depth, m, v, 1);
     return;
   }
   const vec even = v[1] + v[2], odd = v[1] - v[2], last = v[3];
@@ -137,22 +150,23 @@ INLINE void NAME(output_depth)(const int depth, const int m, vec *v) {
   if (m > 2) v[2] = even + last;
 }
 
-/* points[depth][6][6] of n lanes, transformed along all axes but the last, to v[m0][m1][6], lines POINTS apart: the
- * first pass over the values loads them. The three are m of the last axes, 1 before the first. */
-INLINE void NAME(output_first)(const int axes, const int depth, const int *m, vec *v, const char *points,
-                               ptrdiff_t stride, ptrdiff_t n) {
-  const ptrdiff_t first = axes > 2 ? PLANE : axes > 1 ? POINTS : 1, along = axes > 2 ? depth : axes > 1 ? POINTS : 1;
+/* points[depth][edge][edge] of n lanes, transformed along all axes but the last, to v[m0][m1][edge], planes as far
+ * apart as they were: the first pass over the values loads them. The three are m of the last axes, 1 before the first.
+ */
+INLINE void NAME(output_first)(const int axes, const int depth, const int edge, const int *m, vec *v,
+                               const char *points, ptrdiff_t stride, ptrdiff_t n) {
+  const ptrdiff_t first = axes > 2 ? edge * edge : axes > 1 ? edge : 1, along = axes > 2 ? depth : axes > 1 ? edge : 1;
   const ptrdiff_t outputs = axes > 2 ? m[0] : axes > 1 ? m[1] : 1;
-  for (ptrdiff_t i = 0; i < (axes > 1 ? first : POINTS); i++) {
+  for (ptrdiff_t i = 0; i < (axes > 1 ? first : edge); i++) {
     vec d[POINTS];
     const char *from = points + i * stride;
     UNROLL for (ptrdiff_t k = 0; k < along; k++, from += first * stride) d[k] = NAME(load_some)((const real *)from, n);
-    if (axes == 2) NAME(output_any)(m[1], d, 1);
+    if (axes == 2) NAME(output_any)(edge, m[1], d, 1);
     if (axes > 2) NAME(output_depth)(depth, m[0], d);
     UNROLL for (ptrdiff_t k = 0; k < along; k++) if (k < outputs) v[k * first + i] = d[k];
   }
   for (ptrdiff_t o = 0; o < m[0] && axes > 2; o++)
-    for (ptrdiff_t i = 0; i < POINTS; i++) NAME(output_any)(m[1], v + o * PLANE + i, POINTS);
+    for (ptrdiff_t i = 0; i < edge; i++) NAME(output_any)(edge, m[1], v + o * edge * edge + i, edge);
 }
 
 /* -------------------------------------------------------------------------------------------------------- weights */
@@ -174,16 +188,16 @@ INLINE void NAME(output_first)(const int axes, const int depth, const int *m, ve
   }
 #endif
 
-INLINE void NAME(weight_depth)(const int depth, const int r, vec *v) {
+INLINE void NAME(weight_depth)(const int depth, const int r, vec *v, const ptrdiff_t s) {
   if (depth == POINTS) {
-    OF_TAPS(weight_axis, r, v, PLANE)
+    OF_TAPS(weight_axis, r, depth, v, s)
     return;
   }
-  const vec first = v[0], last = v[(r - 1) * PLANE];
-  const vec even = r > 2 ? first + v[2 * PLANE] : first, odd = r > 3 ? v[PLANE] + v[3 * PLANE] : v[PLANE];
-  v[PLANE] = (even + odd) * (real)0.5;
-  v[2 * PLANE] = (even - odd) * (real)0.5;
-  v[3 * PLANE] = last;
+  const vec first = v[0], last = v[(r - 1) * s];
+  const vec even = r > 2 ? first + v[2 * s] : first, odd = r > 3 ? v[s] + v[3 * s] : v[s];
+  v[s] = (even + odd) * (real)0.5;
+  v[2 * s] = (even - odd) * (real)0.5;
+  v[3 * s] = last;
 }
 
 INLINE vec NAME(strided)(const real *p, ptrdiff_t stride, ptrdiff_t n) {
@@ -193,75 +207,88 @@ INLINE vec NAME(strided)(const real *p, ptrdiff_t stride, ptrdiff_t n) {
   return v;
 }
 
-/* The lines of r taps, transformed along them, to v: lines POINTS apart, planes PLANE. */
-INLINE void NAME(weight_lines)(const int r, const fastconv_winograd_weight *w, const real *from, ptrdiff_t n, vec *v) {
+/* The lines of r taps, transformed along them, to v[d][h][edge], planes edge * edge apart. */
+INLINE void NAME(weight_lines)(const int r, const int edge, const fastconv_winograd_weight *w, const real *from,
+                               ptrdiff_t n, vec *v) {
   const ptrdiff_t *tap = w->offsets;
   for (int d = 0; d < w->taps[0]; d++)
     for (int h = 0; h < w->taps[1]; h++, tap += r) {
       vec line[POINTS];
       UNROLL for (int c = 0; c < r; c++) line[c] = tap[c] < 0 ? (vec){0} : NAME(strided)(from + tap[c], w->stride, n);
-      NAME(weight_axis)(r, line, 1);
-      UNROLL for (int c = 0; c < POINTS; c++) v[d * PLANE + h * POINTS + c] = line[c];
+      NAME(weight_axis)(r, edge, line, 1);
+      UNROLL for (int c = 0; c < edge; c++) v[(d * edge + h) * edge + c] = line[c];
     }
 }
 
-/* v[r][6], transformed along the first axis, to points. */
-INLINE void NAME(weight_columns)(const int r, const vec *v, char *points, ptrdiff_t stride, ptrdiff_t n) {
-  for (int p = 0; p < POINTS; p++) {
+/* v[r][edge], transformed along the first axis, to points. */
+INLINE void NAME(weight_columns)(const int r, const int edge, const vec *v, char *points, ptrdiff_t stride,
+                                 ptrdiff_t n) {
+  for (int p = 0; p < edge; p++) {
     vec column[POINTS];
-    UNROLL for (int k = 0; k < r; k++) column[k] = v[k * POINTS + p];
-    NAME(weight_axis)(r, column, 1);
-    UNROLL for (int k = 0; k < POINTS; k++)
-        NAME(store_some)((real *)(points + (k * POINTS + p) * stride), column[k], n);
+    UNROLL for (int k = 0; k < r; k++) column[k] = v[k * edge + p];
+    NAME(weight_axis)(r, edge, column, 1);
+    UNROLL for (int k = 0; k < edge; k++) NAME(store_some)((real *)(points + (k * edge + p) * stride), column[k], n);
+  }
+}
+
+INLINE void NAME(weight_points)(const int edge, const fastconv_winograd_weight *w, const char *from, char *to,
+                                ptrdiff_t n) {
+  const int axes = w->axes, depth = w->depth, *r = w->taps, plane = edge * edge;
+  const ptrdiff_t stride = w->point_stride;
+  vec v[MOST_VALUES];
+  for (ptrdiff_t i = 0; i < n; i += VLEN, to += VEC_BYTES) {
+    OF_TAPS(weight_lines, r[2], edge, w, (const real *)from + i * w->stride, n - i, v)
+    if (axes == 2) {
+      OF_TAPS(weight_columns, r[1], edge, v, to, stride, n - i)
+      continue;
+    }
+    for (int d = 0; d < r[0] && axes > 2; d++)
+      for (int p = 0; p < edge; p++) OF_TAPS(weight_axis, r[1], edge, v + d * plane + p, edge)
+    for (int p = 0; p < plane && axes > 2; p++) NAME(weight_depth)(depth, r[0], v + p, plane);
+    for (ptrdiff_t p = 0; p < NAME(values)(axes, depth, edge); p++)
+      NAME(store_some)((real *)(to + p * stride), v[p], n - i);
   }
 }
 
 static void NAME(winograd_weight)(const fastconv_winograd_weight *w, const char *from, char *to, ptrdiff_t n) {
-  const int axes = w->axes, depth = w->depth, *r = w->taps;
-  const ptrdiff_t stride = w->point_stride;
-  vec v[MOST_VALUES];
-  for (ptrdiff_t i = 0; i < n; i += VLEN, to += VEC_BYTES) {
-    OF_TAPS(weight_lines, r[2], w, (const real *)from + i * w->stride, n - i, v)
-    if (axes == 2) {
-      OF_TAPS(weight_columns, r[1], v, to, stride, n - i)
-      continue;
-    }
-    for (int d = 0; d < r[0] && axes > 2; d++)
-      for (int p = 0; p < POINTS; p++) OF_TAPS(weight_axis, r[1], v + d * PLANE + p, POINTS)
-    for (int p = 0; p < PLANE && axes > 2; p++) NAME(weight_depth)(depth, r[0], v + p);
-    for (ptrdiff_t p = 0; p < NAME(values)(axes, depth); p++) NAME(store_some)((real *)(to + p * stride), v[p], n - i);
-  }
+  if (w->edge == POINTS) NAME(weight_points)(POINTS, w, from, to, n);
+  else NAME(weight_points)(5, w, from, to, n);
 }
 
 /* --------------------------------------------------------------------------------------------------------- pixels */
 
+#ifndef OF_POINTS
+/* F for the points of t's tiles. */
+#define OF_POINTS(F, ...)                                         \
+  if (t->axes == 1) F(1, 1, POINTS, __VA_ARGS__);                 \
+  else if (t->axes == 2 && t->edge == 5) F(2, 1, 5, __VA_ARGS__); \
+  else if (t->axes == 2) F(2, 1, POINTS, __VA_ARGS__);            \
+  else if (t->depth == 4) F(3, 4, POINTS, __VA_ARGS__);           \
+  else F(3, POINTS, POINTS, __VA_ARGS__);
+#endif
+
 #define VECTORS_AHEAD 2 /* of each pixel, which are far apart */
 
-INLINE void NAME(input_pixels)(const int axes, const int depth, const fastconv_winograd_pixels *t) {
+INLINE void NAME(input_pixels)(const int axes, const int depth, const int edge, const fastconv_winograd_pixels *t) {
   vec v[MOST_VALUES];
-  const ptrdiff_t values = NAME(values)(axes, depth);
+  const ptrdiff_t values = NAME(values)(axes, depth, edge);
   for (ptrdiff_t c = 0; c < t->channels; c += VLEN) {
     const ptrdiff_t n = t->channels - c;
-    for (ptrdiff_t p = 0; p < values; p += POINTS) {
+    for (ptrdiff_t p = 0; p < values; p += edge) {
       vec d[POINTS];
-      UNROLL for (int i = 0; i < POINTS; i++) {
+      UNROLL for (int i = 0; i < edge; i++) {
         const real *pixel = (const real *)(t->pixels[p + i] + t->offset) + c;
         PREFETCH(pixel + VECTORS_AHEAD * VLEN);
         d[i] = NAME(load_some)(pixel, n);
       }
-      NAME(input_axis)(d, 1);
-      UNROLL for (int i = 0; i < POINTS; i++) v[p + i] = d[i];
+      NAME(input_axis)(edge, d, 1);
+      UNROLL for (int i = 0; i < edge; i++) v[p + i] = d[i];
     }
-    NAME(input_rest)(axes, depth, v, t->points + c * (ptrdiff_t)sizeof(real), t->point_stride, n);
+    NAME(input_rest)(axes, depth, edge, v, t->points + c * (ptrdiff_t)sizeof(real), t->point_stride, n);
   }
 }
 
-static void NAME(winograd_input_pixels)(const fastconv_winograd_pixels *t) {
-  if (t->axes == 1) NAME(input_pixels)(1, 1, t);
-  else if (t->axes == 2) NAME(input_pixels)(2, 1, t);
-  else if (t->depth == 4) NAME(input_pixels)(3, 4, t);
-  else NAME(input_pixels)(3, POINTS, t);
-}
+static void NAME(winograd_input_pixels)(const fastconv_winograd_pixels *t){OF_POINTS(NAME(input_pixels), t)}
 
 /* The first channels of a tile's outputs, while its points are transformed. */
 INLINE void NAME(bring_outputs)(const fastconv_winograd_pixels *t) {
@@ -270,21 +297,21 @@ INLINE void NAME(bring_outputs)(const fastconv_winograd_pixels *t) {
     if (*to) UNROLL for (int i = 0; i < VECTORS_AHEAD; i++) PREFETCH_WRITE(*to + i * VEC_BYTES);
 }
 
-INLINE int NAME(output_pixels)(const int axes, const int depth, const fastconv_winograd_pixels *t,
+INLINE int NAME(output_pixels)(const int axes, const int depth, const int edge, const fastconv_winograd_pixels *t,
                                const fastconv_epilogue *e, const int adds) {
   vec v[MOST_VALUES], wrong = {0};
   const vec lower = NAME(splat)((real)e->lower), upper = NAME(splat)((real)e->upper);
   for (ptrdiff_t c = 0; c < t->channels; c += VLEN) {
     const ptrdiff_t n = t->channels - c < VLEN ? t->channels - c : VLEN;
     if (c == 0) NAME(bring_outputs)(t);
-    NAME(output_first)(axes, depth, t->outputs, v, t->points + c * (ptrdiff_t)sizeof(real), t->point_stride, n);
+    NAME(output_first)(axes, depth, edge, t->outputs, v, t->points + c * (ptrdiff_t)sizeof(real), t->point_stride, n);
     const vec shift = e->shift ? NAME(load_some)((const real *)e->shift + c, n) : (vec){0};
     char *const *to = t->destinations;
     const char *const *residual = e->residual;
     for (int d = 0; d < t->outputs[0]; d++)
       for (int h = 0; h < t->outputs[1]; h++) {
-        vec *line = v + (d * POINTS + h) * POINTS;
-        NAME(output_any)(t->outputs[2], line, 1);
+        vec *line = v + (d * edge + h) * edge;
+        NAME(output_any)(edge, t->outputs[2], line, 1);
         for (int w = 0; w < t->outputs[2]; w++, to++) {
           const char *from = adds ? *residual++ : NULL;
           if (!*to) continue;
@@ -299,18 +326,15 @@ INLINE int NAME(output_pixels)(const int axes, const int depth, const fastconv_w
   return NAME(sum_lanes)(wrong) != 0; /* NaN */
 }
 
-#ifndef OUTPUT_OF
-#define OUTPUT_OF(LAYOUT, AXES, DEPTH, T, E) \
-  (E)->residual ? NAME(output_##LAYOUT)(AXES, DEPTH, T, E, 1) : NAME(output_##LAYOUT)(AXES, DEPTH, T, E, 0)
-#endif
-
-static int NAME(winograd_output_pixels)(const fastconv_winograd_pixels *t, const fastconv_epilogue *e) {
-  if (t->axes == 1) return OUTPUT_OF(pixels, 1, 1, t, e);
-  if (t->axes == 2) return OUTPUT_OF(pixels, 2, 1, t, e);
-  if (t->depth == 4) return OUTPUT_OF(pixels, 3, 4, t, e);
-  return OUTPUT_OF(pixels, 3, POINTS, t, e);
+/* With a residual, or without the loads of one. */
+INLINE int NAME(output_pixels_any)(const int axes, const int depth, const int edge, const fastconv_winograd_pixels *t,
+                                   const fastconv_epilogue *e) {
+  if (e->residual) return NAME(output_pixels)(axes, depth, edge, t, e, 1);
+  return NAME(output_pixels)(axes, depth, edge, t, e, 0);
 }
 
+static int NAME(winograd_output_pixels)(const fastconv_winograd_pixels *t,
+                                        const fastconv_epilogue *e){OF_POINTS(return NAME(output_pixels_any), t, e)}
 /* --------------------------------------------------------------------------------------------------------- planes */
 
 #ifndef QUARTERS
@@ -320,14 +344,16 @@ static int NAME(winograd_output_pixels)(const fastconv_winograd_pixels *t, const
 #define BRING_BYTES 2048 /* of a plane, from which on its next lines are asked for */
 #endif
 
-INLINE int NAME(parts_of)(const int m) { return m == 2 ? 3 : 2; }
+INLINE int NAME(parts_of)(const int m) {
+  return m == 2 ? 3 : 2;
+}
 
-/* VLEN tiles' six columns, from parts of m. */
-INLINE void NAME(columns)(const int m, vec *v, const real *const *part) {
+/* VLEN tiles' columns, from parts of m. */
+INLINE void NAME(columns)(const int m, const int edge, vec *v, const real *const *part) {
   UNROLL for (int i = 0; i < NAME(parts_of)(m); i++) {
     vec split[OUT_VECTORS];
     NAME(split)(m, split, part[i]);
-    UNROLL for (int k = 0; k < m; k++) if (i * m + k < POINTS) v[i * m + k] = split[k];
+    UNROLL for (int k = 0; k < m; k++) if (i * m + k < edge) v[i * m + k] = split[k];
   }
 }
 
@@ -369,9 +395,9 @@ INLINE void NAME(fill_run)(real *dst, const real *plane, const fastconv_run *run
   if (i < run->length) NAME(store)(dst + run->to + i, NAME(load_tail)(src + i, run->length - i));
 }
 
-/* The six columns of every tile of a channel's lines, transformed. */
-INLINE void NAME(line_columns)(const fastconv_winograd_planes *t, const int m, vec *v, ptrdiff_t lines, real *buffer,
-                               const real *plane) {
+/* The columns of every tile of a channel's lines, transformed. */
+INLINE void NAME(line_columns)(const int m, const int edge, const fastconv_winograd_planes *t, vec *v, ptrdiff_t lines,
+                               real *buffer, const real *plane) {
   const int parts = NAME(parts_of)(m);
   for (ptrdiff_t r = 0; r < t->count; r++) NAME(fill_run)(buffer, plane, &t->runs[r]);
   NAME(bring_lines)(t, m, parts, plane + t->plane_stride, lines, 0);
@@ -382,14 +408,14 @@ INLINE void NAME(line_columns)(const fastconv_winograd_planes *t, const int m, v
       const ptrdiff_t at = parts * l + i;
       part[i] = t->whole[at] < 0 ? buffer + at * m * VLEN : plane + t->whole[at];
     }
-    NAME(columns)(m, d, part);
-    NAME(input_axis)(d, 1);
-    UNROLL for (int i = 0; i < POINTS; i++) v[l * POINTS + i] = d[i];
+    NAME(columns)(m, edge, d, part);
+    NAME(input_axis)(edge, d, 1);
+    UNROLL for (int i = 0; i < edge; i++) v[l * edge + i] = d[i];
   }
 }
 
-INLINE void NAME(input_planes)(const int axes, const int depth, const fastconv_winograd_planes *t) {
-  const ptrdiff_t lines = NAME(values)(axes, depth) / POINTS;
+INLINE void NAME(input_planes)(const int axes, const int depth, const int edge, const fastconv_winograd_planes *t) {
+  const ptrdiff_t lines = NAME(values)(axes, depth, edge) / edge;
   const int m = t->outputs[2];
   real buffer[MOST_VALUES / POINTS * IN_VECTORS * VLEN + VLEN];
   vec v[MOST_VALUES];
@@ -398,27 +424,22 @@ INLINE void NAME(input_planes)(const int axes, const int depth, const fastconv_w
     const real *plane = (const real *)t->source + c * t->plane_stride;
     switch (m) {
       case 2:
-        NAME(line_columns)(t, 2, v, lines, buffer, plane);
+        NAME(line_columns)(2, edge, t, v, lines, buffer, plane);
         break;
       case 3:
-        NAME(line_columns)(t, 3, v, lines, buffer, plane);
+        NAME(line_columns)(3, edge, t, v, lines, buffer, plane);
         break;
       case 4:
-        NAME(line_columns)(t, 4, v, lines, buffer, plane);
+        NAME(line_columns)(4, edge, t, v, lines, buffer, plane);
         break;
       default:
-        NAME(line_columns)(t, 5, v, lines, buffer, plane);
+        NAME(line_columns)(5, edge, t, v, lines, buffer, plane);
     }
-    NAME(input_rest)(axes, depth, v, t->points + c * t->channel_stride, t->point_stride, VLEN);
+    NAME(input_rest)(axes, depth, edge, v, t->points + c * t->channel_stride, t->point_stride, VLEN);
   }
 }
 
-static void NAME(winograd_input_planes)(const fastconv_winograd_planes *t) {
-  if (t->axes == 1) NAME(input_planes)(1, 1, t);
-  else if (t->axes == 2) NAME(input_planes)(2, 1, t);
-  else if (t->depth == 4) NAME(input_planes)(3, 4, t);
-  else NAME(input_planes)(3, POINTS, t);
-}
+static void NAME(winograd_input_planes)(const fastconv_winograd_planes *t){OF_POINTS(NAME(input_planes), t)}
 
 INLINE void NAME(drain_run)(real *plane, const real *src, const fastconv_run *run) {
   real *dst = plane + run->from;
@@ -469,7 +490,7 @@ INLINE void NAME(columns_of)(int m, vec *v, const real *line) {
   }
 }
 
-INLINE int NAME(output_planes)(const int axes, const int depth, const fastconv_winograd_planes *t,
+INLINE int NAME(output_planes)(const int axes, const int depth, const int edge, const fastconv_winograd_planes *t,
                                const fastconv_epilogue *e, const int adds) {
   const int *m = t->outputs;
   const ptrdiff_t lines = (ptrdiff_t)m[0] * m[1];
@@ -486,11 +507,11 @@ INLINE int NAME(output_planes)(const int axes, const int depth, const fastconv_w
       NAME(bring_lines)(t, m[2], 1, residual + t->plane_stride, lines, 0);
       for (ptrdiff_t r = 0; r < t->count; r++) NAME(fill_run)(buffer, residual, &t->runs[r]);
     }
-    NAME(output_first)(axes, depth, m, v, from, t->point_stride, VLEN);
+    NAME(output_first)(axes, depth, edge, m, v, from, t->point_stride, VLEN);
     const vec shift = NAME(splat)(e->shift ? ((const real *)e->shift)[c] : 0);
     for (ptrdiff_t l = 0; l < lines; l++) {
-      vec *y = v + (l / m[1] * POINTS + l % m[1]) * POINTS;
-      NAME(output_any)(m[2], y, 1);
+      vec *y = v + (l / m[1] * edge + l % m[1]) * edge;
+      NAME(output_any)(edge, m[2], y, 1);
       if (adds) NAME(columns_of)(m[2], addend, t->whole[l] < 0 ? buffer + l * m[2] * VLEN : residual + t->whole[l]);
       for (int i = 0; i < m[2]; i++) {
         y[i] += shift;
@@ -509,12 +530,14 @@ INLINE int NAME(output_planes)(const int axes, const int depth, const fastconv_w
   return 0;
 }
 
-static int NAME(winograd_output_planes)(const fastconv_winograd_planes *t, const fastconv_epilogue *e) {
-  if (t->axes == 1) return OUTPUT_OF(planes, 1, 1, t, e);
-  if (t->axes == 2) return OUTPUT_OF(planes, 2, 1, t, e);
-  if (t->depth == 4) return OUTPUT_OF(planes, 3, 4, t, e);
-  return OUTPUT_OF(planes, 3, POINTS, t, e);
+INLINE int NAME(output_planes_any)(const int axes, const int depth, const int edge, const fastconv_winograd_planes *t,
+                                   const fastconv_epilogue *e) {
+  if (e->residual) return NAME(output_planes)(axes, depth, edge, t, e, 1);
+  return NAME(output_planes)(axes, depth, edge, t, e, 0);
 }
+
+static int NAME(winograd_output_planes)(const fastconv_winograd_planes *t,
+                                        const fastconv_epilogue *e){OF_POINTS(return NAME(output_planes_any), t, e)}
 
 FILL(winograd) {
   table->winograd_weight = NAME(winograd_weight);
