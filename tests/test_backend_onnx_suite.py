@@ -44,13 +44,20 @@ def folder_of_models(tmp_path_factory):
         yield
 
 
-def every_case():
+class ChannelsFirst(Backend):
+    @classmethod
+    def prepare(cls, model, device="CPU", **options):
+        return super().prepare(model, device, data_format="channels_first", **options)
+
+
+def every_case(backend):
     with warnings.catch_warnings():  # NumPy's, of cases about overflow, as they are made
         warnings.simplefilter("ignore")
-        runner = onnx.backend.test.BackendTest(Backend, __name__, test_kwargs=HALF_PRECISION)
+        runner = onnx.backend.test.BackendTest(backend, __name__, test_kwargs=HALF_PRECISION)
     for pattern in BEYOND_THE_EVALUATOR:
         runner.exclude(pattern)
     return of_this_machine(runner.test_cases)
 
 
-globals().update(every_case())
+globals().update(every_case(Backend))
+globals().update({f"{name}ChannelsFirst": case for name, case in every_case(ChannelsFirst).items()})

@@ -10,9 +10,25 @@ import fastconv.functional as ff
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("threads", [1, 2, 5])
-@pytest.mark.parametrize("shape", [(2, 3, 70, 65), (1, 200, 7), (3, 17, 2, 3, 4), (2, 1, 5), (2, 6), (1, 700, 40, 30)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (2, 3, 70, 65),
+        (1, 200, 7),
+        (3, 17, 2, 3, 4),
+        (2, 1, 5),
+        (2, 6),
+        (1, 700, 40, 30),
+        (40, 4, 35),
+        (40, 2, 34),
+        (30, 3, 17),
+        (30, 1, 9),
+        (5, 4, 128),
+        (5, 4, 257),
+    ],
+)
 def test_as_numpy_and_back(shape, threads, dtype):
-    """Tiles that are whole and those at the edges."""
+    """Tiles that are whole and those at the edges; small matrices of few rows."""
     x = draw(*shape, dtype=dtype)
     with using_threads(threads):
         last = ff.to_channels_last(x)

@@ -14,6 +14,8 @@ cnp.import_array()
 cdef enum:
     RUN = 256       # bytes of a row of a tile of x: a stream for each row would be too many
     ROWS = 512      # of a tile
+    FEW_ROWS = 4    # of a small matrix, which are interleaved,
+    SHORT = 1024    # bytes of them
 
 
 def transpose(cnp.ndarray x, cnp.ndarray y, Py_ssize_t matrices, Py_ssize_t rows, Py_ssize_t columns):
@@ -24,6 +26,11 @@ def transpose(cnp.ndarray x, cnp.ndarray y, Py_ssize_t matrices, Py_ssize_t rows
     cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), run = RUN // size, down = ceil_div(rows, ROWS)
     cdef Py_ssize_t across = ceil_div(columns, run), tile
     cdef int threads = team(cnp.PyArray_NBYTES(x) / 2.)
+    if 0 < rows <= FEW_ROWS and columns * size <= SHORT:
+        for tile in prange(matrices, nogil=True, num_threads=threads, schedule="static"):
+            k.interleave(to + tile * rows * columns * size, from_ + tile * rows * columns * size, columns, rows,
+                         rows * columns)
+        return
     for tile in prange(matrices * across * down, nogil=True, num_threads=threads, schedule="static"):
         transpose_tile(k, from_, to, size, rows, columns, tile // (across * down), tile // down % across * run,
                        tile % down * ROWS)

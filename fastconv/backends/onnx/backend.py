@@ -58,13 +58,17 @@ class Backend(OnnxBackend):
         return cls.supports_device(device)
 
     @classmethod
-    def prepare(cls, model: Any, device: str = CPU, **options: Any) -> PreparedModel:
-        """Return the model, a `ModelProto`, ready to run.
+    def prepare(
+        cls, model: Any, device: str = CPU, *, data_format: str = "channels_last", **options: Any
+    ) -> PreparedModel:
+        """Return the model, a `ModelProto`, ready to run; data_format as `Session` takes it.
 
         Raises
         ------
         ModelError
             If onnx's checker or `Session` refuses it, or the device is none of ours.
+        ValueError
+            If data_format is none.
         """
         cls._check_device(device)
         try:
@@ -73,7 +77,7 @@ class Backend(OnnxBackend):
             raise ModelError(f"onnx's checker refuses the model: {' '.join(str(error).split())}") from error
         except ValueError:
             pass  # more than 2 GiB, which the checker does not take; Session checks what it needs itself
-        return PreparedModel(Session(model))
+        return PreparedModel(Session(model, data_format=data_format))
 
     @classmethod
     def run_model(cls, model: Any, inputs: Any, device: str = CPU, **options: Any) -> tuple[Any, ...]:

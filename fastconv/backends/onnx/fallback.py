@@ -13,7 +13,17 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from fastconv.backends.onnx import convolutions, linear, normalizations, pointwise, pools, resize, shapes, stripes  # noqa: F401
+from fastconv.backends.onnx import (  # noqa: F401
+    convolutions,
+    linear,
+    normalizations,
+    pointwise,
+    pools,
+    resize,
+    shapes,
+    shuffles,
+    stripes,
+)
 from fastconv.backends.onnx.graph import Node, copied, nodes_of
 from fastconv.backends.onnx.kernels import OPERATORS, Kernel
 from fastconv.planner import PlanCache

@@ -69,8 +69,9 @@ def _lrn(node: Node, constants: Constants) -> Kernel:
 
     @floating
     def run(x: Array) -> Array:
+        last = lies_last(x)
         if size % 2:
-            return F.local_response_norm(x, *options)
+            return as_first(F.local_response_norm(as_lies(x, last), *options, data_format=format_of(last)), last)
         # The larger half of an even window lies ahead in ONNX, behind in fastconv: so from the last channel on.
         return np.ascontiguousarray(F.local_response_norm(x[:, ::-1], *options)[:, ::-1])
 

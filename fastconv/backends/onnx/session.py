@@ -15,6 +15,7 @@ from fastconv.backends.onnx.layout import lying_last
 from fastconv.backends.onnx.model import Source, read
 from fastconv.backends.onnx.passes import optimize
 from fastconv.backends.onnx.program import Program
+from fastconv.backends.onnx.shuffles import join_shuffles
 from fastconv.backends.onnx.step import Step
 from fastconv.backends.onnx.stripes import join_depthwise
 from fastconv.geometry import is_channels_last
@@ -78,8 +79,8 @@ class Session:
     model
         Path of a file, its bytes, or a `ModelProto`.
     data_format
-        Where channels lie inside: "channels_first" (default), as the model has them, or "channels_last", for which
-        inputs of convolutions are copied. Inputs, outputs and results are the same.
+        Where channels lie inside: "channels_last" (default), in which most models run faster, or "channels_first", as
+        the model has them. Inputs and outputs are the same, results but for rounding.
 
     Raises
     ------
@@ -91,7 +92,7 @@ class Session:
         If the file cannot be read.
     """
 
-    def __init__(self, model: Source, *, data_format: str = "channels_first") -> None:
+    def __init__(self, model: Source, *, data_format: str = "channels_last") -> None:
         last = is_channels_last(data_format)
         graph = read(model)
         self._inputs = tuple(map(_value, graph.inputs))
@@ -100,6 +101,7 @@ class Session:
         optimize(graph)
         if last:
             join_depthwise(graph)
+            join_shuffles(graph)
         convolved = {node.inputs[0] for node in graph.nodes if node.op in ("Conv", "ConvTranspose", "Stripes")}
         self._turned = convolved if last else set()
         self._program = Program(graph)

@@ -40,10 +40,14 @@ def _reshape(node: Node, constants: Constants) -> Kernel:
         wanted = known if shape is None else shape.tolist()
         if wanted is None:
             raise ValueError("shape must be given")
-        sizes = [x.shape[i] if n == 0 and not keeps_zeros and i < x.ndim else n for i, n in enumerate(wanted)]
-        return x.reshape(sizes)
+        return x.reshape(wanted if keeps_zeros else without_zeros(wanted, x.shape))
 
     return Kernel(run, VIEW, fresh=False)
+
+
+def without_zeros(sizes: Sequence[int], shape: Sequence[int]) -> list[int]:
+    """Sizes that a Reshape asks for, of which 0 stands for that of the same axis before."""
+    return [shape[i] if n == 0 and i < len(shape) else n for i, n in enumerate(sizes)]
 
 
 @operator("Flatten")
@@ -126,7 +130,7 @@ def _split(node: Node, constants: Constants) -> Kernel:
             parts = [max(0, min(part, size - start * part)) for start in range(count)]
         if sum(parts) != size:
             raise ValueError(f"split must add up to {size}, the size of axis {axis}, got {list(parts)}")
-        return tuple(np.split(x, np.cumsum(parts)[:-1], axis))
+        return tuple(_lying_alike(part, x) for part in np.split(x, np.cumsum(parts)[:-1], axis))
 
     return Kernel(run, VIEW, fresh=False)
 
@@ -143,9 +147,16 @@ def _slice(node: Node, constants: Constants) -> Kernel:
         for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
             # Behind x, and before it where steps go back: a slice would count -1 from the end.
             parts[axis] = slice(start, None if step < 0 and end < -x.shape[axis] else end, step)
-        return x[tuple(parts)]
+        return _lying_alike(x[tuple(parts)], x)
 
     return Kernel(run, VIEW, fresh=False)
+
+
+def _lying_alike(part: Array, x: Array) -> Array:
+    """A view of x, or a copy of it whose channels lie last as those of x do: else kernels would have them first."""
+    if part.ndim < 3 or part.shape[1] == x.shape[1] or not lies_last(x):
+        return part
+    return as_first(np.ascontiguousarray(as_lies(part, True)), True)
 
 
 @operator("Dropout")
