@@ -190,6 +190,65 @@ def test_tracing_leaves_no_trace():
     assert (ours.calls, ours.total.item()) == (1, 1)
 
 
+class Recording(nn.Module):
+    """It keeps what its blocks give, by hooks that it registers when it first runs, as transformers' models do."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks, self.head = nn.ModuleList([Block(4), Block(4)]), nn.Conv2d(4, 4, 1)
+        self.hooked, self.kept = False, []
+
+    def forward(self, x):
+        if not self.hooked:
+            for block in self.blocks:
+                block.register_forward_hook(lambda module, args, y: self.kept.append(y))
+            self.hooked = True
+        for block in self.blocks:
+            x = block(x)
+        return torch.relu(self.head(x))
+
+
+class Around(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = Recording()
+
+    def forward(self, x):
+        self.inner.kept = []
+        y = self.inner(x)
+        return y, len(self.inner.kept)
+
+
+def test_hooks_that_a_forward_registers_are_registered_once():
+    plain, ours = optimized(Around())
+    x = images(2, 4, 6, 5)
+    with torch.no_grad():
+        for _ in range(6):
+            (y, kept), (expected, _) = ours(x), plain(x)
+            assert kept == 2
+            assert_close(y, expected, TERMS)
+    assert fused(ours, "inner.blocks.0.conv1") == ("inner.blocks.0.bn1", "inner.blocks.0.relu")
+
+
+def test_parts_of_a_module_with_lasting_hooks_run_fused():
+    """And for some calls the module is as it was, should the hooks go away again."""
+    plain, ours = optimized(nn.Sequential(Block(4), nn.Sequential(Block(4), nn.Conv2d(4, 4, 1))))
+    x, seen = images(2, 4, 6, 5), []
+    with torch.no_grad():
+        ours(x)
+        hook = ours[1][0].relu.register_forward_hook(lambda *_: seen.append(1))
+        ours(x)
+        hook.remove()
+        assert_close(ours(x), plain(x), TERMS)
+        assert [type(region).__name__ for region in regions.regions(ours)] == ["Sequential"]
+        ours[1][0].relu.register_forward_hook(lambda *_: seen.append(1))
+        for _ in range(5):
+            assert_close(ours(x), plain(x), TERMS)
+    assert len(seen) == 12
+    assert ours.fastconv_region.refused == "modules in it have hooks"
+    assert ours[0].fastconv_region.agrees
+
+
 def test_a_class_that_cannot_be_inherited_from_is_left_alone():
     class Final(Chain):
         def __init_subclass__(cls):

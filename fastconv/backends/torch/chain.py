@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 from abc import abstractmethod
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -154,6 +155,20 @@ def has_hooks(module: nn.Module) -> bool:
     """Whether something wants to see a module's calls, or takes them."""
     hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
     return any(hooks) or "forward" in vars(module)
+
+
+@contextmanager
+def silenced(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within it nobody hears of these modules' forward calls."""
+    hooks = [of for module in modules for of in (module._forward_hooks, module._forward_pre_hooks) if of]
+    kept = [dict(of) for of in hooks]
+    for of in hooks:
+        of.clear()
+    try:
+        yield
+    finally:
+        for of, before in zip(hooks, kept, strict=True):
+            of.update(before)
 
 
 def activation_of(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str, Callable[..., Any]] | None:

@@ -15,15 +15,17 @@ from torch.utils import _pytree as pytree
 
 from fastconv.backends.torch.arrays import Tensor
 from fastconv.backends.torch.calls import is_ordinary, is_plain
-from fastconv.backends.torch.chain import has_hooks
+from fastconv.backends.torch.chain import has_hooks, silenced
 from fastconv.backends.torch.fusion import fuse
 from fastconv.backends.torch.joined import join
 from fastconv.backends.torch.modules import SwappedOperator, own_class
 from fastconv.backends.torch.quick import Watch, quick_steps
 from fastconv.backends.torch.tracing import attributes_of, compiled, listed_in, required, restored, traced
 from fastconv.backends.torch.training import fuse_in_training
+from fastconv.backends.torch.turning import is_worth_turning, turned, turned_back
 
 _OURS = frozenset(("fastconv_region", "fastconv_training"))  # attributes of a region
+PATIENCE = 3  # calls with hooks, after which these are taken for lasting
 AGREE = 2**13  # eps of the largest value: some for each layer of a deep network; other code is off by far more
 
 
@@ -50,6 +52,7 @@ class Fused:
     agrees = False
     refused: str | None = None
     training: bool
+    _hooked = 0  # calls in a row
 
     def __init__(
         self, root: nn.Module, names: tuple[str, ...], listed: set[str], code: Callable[..., Any],
@@ -89,11 +92,17 @@ class Fused:
         """Whether what is wanted of gradients is what the code was made for."""
 
     def gives_way(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Refuse to be used again, and tell so, if a call, which was no error, has other arguments than were traced."""
-        if self.refused is None and self._required(args, kwargs) is None:
+        """Refuse to be used again, and tell so, if a call, which was no error, has other arguments than were traced, or
+        if modules that it does not call have had hooks for some calls."""
+        if self.refused is not None:
+            return False
+        hooked = any(kind is not None and has_hooks(module) for module, kind, _ in self._absorbed)
+        self._hooked = self._hooked + 1 if hooked else 0
+        if self._required(args, kwargs) is None:
             self.refused = "it is called with other arguments"
-            return True
-        return False
+        elif self._hooked == PATIENCE:
+            self.refused = "modules in it have hooks"
+        return self.refused is not None
 
     def _tensors(self, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """What must be tensors: arguments, and the items of lists; None if a list has not the length it had."""
@@ -133,13 +142,15 @@ class Fused:
         return True
 
     def first(self, arguments: tuple[Any, ...], forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """What the module's own forward gives; the code runs before it, on the same numbers and random ones."""
+        """What the module's own forward gives; the code runs before it, on the same numbers and random ones, unheard by
+        hooks of what both call, which are to hear of one call."""
         if not any(tensor.numel() for tensor in self._tensors(arguments) or ()):
             return forward(*args, **kwargs)  # from which nothing can be seen
         copies, lots = pytree.tree_map(lambda x: x.detach().clone(), arguments), torch.get_rng_state()
         trouble, result = None, None
         try:
-            result = self._tried(copies)
+            with silenced(part for module in self.left for part in module.modules()):
+                result = self._tried(copies)
         except Exception as error:
             trouble = f"its traced forward fails: {error}"
         finally:
@@ -147,9 +158,13 @@ class Fused:
         expected = forward(*args, **kwargs)
         self.agrees = trouble is None and agree((expected, self._state()), result) and agree(arguments, copies)
         self._lengths = {name: len(arguments[self.names.index(name)]) for name in self._lengths}
-        if not self.agrees:
+        if not self.agrees and not self._may_be_tried_again():
             self.refused = trouble or "its traced forward gives other results"
         return expected
+
+    def _may_be_tried_again(self) -> bool:
+        """Whether there is another way to run the code, which the next call is to try."""
+        return False
 
     def _state(self) -> list[Tensor]:
         """What the code changes beside its arguments."""
@@ -161,13 +176,35 @@ class Fused:
 
 
 class FusedInEvaluation(Fused):
-    """The code for evaluation mode, without gradients; its steps are fused convolutions."""
+    """The code for evaluation mode, without gradients; its steps are fused convolutions.
+
+    Attributes
+    ----------
+    turns : whether contiguous images are turned to channels_last for it
+    """
 
     training = False
     _quick: tuple[Watch, _Scope] | None = None
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.turns = is_worth_turning(self.steps.values())
+
     def __call__(self, arguments: tuple[Any, ...]) -> Any:
-        return self._code(self._quick_scope() if self.agrees else self._scope, *arguments)
+        scope = self._quick_scope() if self.agrees else self._scope
+        images = turned(arguments) if self.turns else None
+        if images is None:
+            return self._code(scope, *arguments)
+        try:
+            return turned_back(self._code(scope, *images))
+        except Exception:  # a view, say, that only contiguous tensors have
+            result = self._code(scope, *arguments)
+            self.turns = False
+            return result
+
+    def _may_be_tried_again(self) -> bool:
+        turned, self.turns = self.turns, False
+        return turned
 
     def _quick_scope(self) -> _Scope:
         """What the code sees while nothing has changed that its steps were planned with."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
 from torch import nn
 
 from fastconv.backends.torch import packing, regions
@@ -24,7 +25,8 @@ def optimize(model: nn.Module, inplace: bool = False, *, fuse: bool = True) -> n
     count as a write, one to ``weight.data`` or through ``weight.numpy()``, takes `refresh`. With `fuse`, the largest
     modules whose forward torch.fx can trace run fused. In evaluation mode, when nothing needs a gradient, a convolution
     takes in zeros padded right before it, and a batch normalization, a sum and an activation after it, and a linear
-    layer the last two; the weights themselves are left alone. In training mode a convolution takes in the zeros, a
+    layer the last two; the weights themselves are left alone; contiguous images are copied to channels_last for a
+    module of eight convolutions or more, and its results back. In training mode a convolution takes in the zeros, a
     batch normalization the sum and the activation. A fused forward first runs beside the module's own, and is used from
     then on if both agree; in training also only while numbers and flags that its modules keep are those of the trace.
     While a model is being optimized no other thread may call modules, since torch.fx watches the calls of all.
@@ -51,7 +53,8 @@ def optimize(model: nn.Module, inplace: bool = False, *, fuse: bool = True) -> n
     """
     check_module(model)
     if not inplace:
-        model = copy.deepcopy(model)
+        with torch.inference_mode(False):  # whose own tensors count no writes, so that nothing can be kept of them
+            model = copy.deepcopy(model)
     regions.forget(model)
     for name, module in model.named_modules():
         NAMES[module] = name or "the model"

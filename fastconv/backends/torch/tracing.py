@@ -90,9 +90,9 @@ def attributes_of(root: nn.Module) -> list[tuple[nn.Module, dict[str, Any], list
     return [(module, dict(vars(module)), _registered(module)) for module in root.modules()]
 
 
-def _registered(module: nn.Module) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """What a module calls its own, with copies."""
-    return [(of, dict(of)) for of in (module._parameters, module._buffers, module._modules)]
+def _registered(module: nn.Module) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:
+    """What a module calls its own, its hooks among them, with copies."""
+    return [(of, dict(of)) for of in vars(module).values() if isinstance(of, dict)]
 
 
 def restored(before: list[tuple[nn.Module, dict[str, Any], list[Any]]]) -> bool:
