@@ -3,8 +3,9 @@
 The weights of a cost were fitted to every convolution of benchmarks/shapes.py that both algorithms can run, in both
 layouts, weights packed ahead, timed on two Zen 5 cores with AVX-512: choosing by them loses 1.5 % of the time on
 average against the better of the two. (Fitted to Cascade Lake, where transforms cost half as much again, they lost
-3 %.) Those of packing, and of weight gradients, were fitted to some twenty layers on a Cascade Lake core. A choice
-depends on geometry and policy alone, never on the number of threads.
+3 %.) Those of packing within the call, and of weight gradients, were fitted on the same cores to some forty layers of
+few pixels, where they count: choosing by them loses 2 % and 11 % there. A choice depends on geometry and policy alone,
+never on the number of threads.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ LINE_TAPS = 3  # along the lines of channels_first, whose tiles have four output
 
 # Multiply-adds that cost as much as
 READ = 14  # one element or point of the weight brought from memory while the products run
-PACKED = 40  # one element of the weight packed for the direct kernel
-TRANSFORMED = 70  # one point of the weight transformed: it is written to memory
+PACKED = 20  # one element of the weight packed for the direct kernel
+TRANSFORMED = 15  # one point of the weight transformed
+TRANSFORMED_FAR = 40  # or where more points are written to memory than
+NEAR_POINTS = 12 << 20  # a last-level cache keeps
 INPUT_OUTPUT = {True: 16, False: 23}  # one point of the input or output transformed, by channels_last
 OTHER_TAPS = 0.85  # times that, with other taps along the lines
 STRIDED_INPUT = {True: 1.2, False: 3.5}  # or where inputs lie apart
@@ -47,8 +50,10 @@ MOST_TAPS_3D = 4  # along an axis, above which it does
 GRADIENT_TAPS = {1: 5, 2: 4, 3: 3}  # of an axis, by dimension, above which weight gradients round coarsely
 
 # The same for weight gradients, in multiply-adds of their direct kernel's inner loop
-GRADIENT_SUM = 70  # one element of the sums of points, written first and transformed at last
-GRADIENT_INPUT = {True: 50, False: 60}  # one point of x or of grad_y transformed, by channels_last
+GRADIENT_SUM = 20  # one element of the sums of points, written first and transformed at last
+GRADIENT_SUM_FAR = 50  # or where they are more than
+NEAR_SUMS = 3 << 20  # caches keep beside the points
+GRADIENT_INPUT = {True: 20, False: 24}  # one point of x or of grad_y transformed, by channels_last
 
 ZONED = 0.65  # of the products of all taps, above which zones are not worth their smaller tiles
 ZONED_PRODUCT = 1.2  # times a multiply-add of whole phases: tiles of zones are small
@@ -342,7 +347,8 @@ def _winograd_cost(task: Dense) -> float:
         points, components = prod(along), prod(len(a.components()) for a in axes)
         products = prod(products_of_points(a, n) for a, n in zip(axes, along, strict=True))
         tiles = task.batch * prod(tiles_along(a, n) for a, n in zip(axes, along, strict=True))
-        cost += kin * kout * products * (tiles * SHORT_SUMS + READ + (0 if task.prepared else TRANSFORMED))
+        transformed = TRANSFORMED if kin * kout * products <= NEAR_POINTS else TRANSFORMED_FAR
+        cost += kin * kout * products * (tiles * SHORT_SUMS + READ + (0 if task.prepared else transformed))
         others = not task.channels_last and filter_taps(axes[-1]) != LINE_TAPS
         strided = STRIDED_INPUT[task.channels_last] if components > 1 else 1
         if not task.channels_last and abs(axes[-1].components()[0].tap_step) > 1 and axes[-1].count >= LONG_LINE:
@@ -360,5 +366,6 @@ def _direct_gradient_cost(task: Dense) -> float:
 def _winograd_gradient_cost(task: Dense) -> float:
     along = gradient_points(task.sources[0])
     tiles = task.batch * prod(tiles_along(a, n) for a, n in zip(task.sources[0], along, strict=True))
-    sums = task.kin * task.kout * (tiles * SHORT_SUMS + GRADIENT_SUM)
+    written = GRADIENT_SUM if prod(along) * task.kin * task.kout <= NEAR_SUMS else GRADIENT_SUM_FAR
+    sums = task.kin * task.kout * (tiles * SHORT_SUMS + written)
     return prod(along) * (sums + tiles * (task.kin + task.kout) * GRADIENT_INPUT[task.channels_last])

@@ -325,7 +325,7 @@ def test_auto_takes_it_where_it_pays():
     assert chosen((16, 256, 16, 16), (512, 256, 5, 5), padding=2, stride=2) is WinogradPlan
     assert chosen((1, 64, 56, 56), (64, 64, 1, 1)) is DirectPlan
     assert chosen((1, 3, 224, 224), (64, 3, 3, 3), padding=1) is DirectPlan  # too few channels
-    few_tiles = (1, 256, 14, 14), (256, 256, 3, 3)
+    few_tiles = (2, 256, 7, 7), (256, 256, 3, 3)
     assert chosen(*few_tiles, padding=1) is DirectPlan  # transforming the weight costs more than it saves
     assert chosen(*few_tiles, padding=1, prepared=True) is WinogradPlan
     assert chosen((1, 512, 7, 7), (512, 512, 3, 3), padding=1, prepared=True) is DirectPlan  # so does reading it
