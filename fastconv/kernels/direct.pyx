@@ -42,17 +42,12 @@ from fastconv.kernels.direct_few cimport copies_lines, has_few_channels, lines_b
 from fastconv.kernels.direct_planes cimport (
     block_bytes,
     pack_shared,
-    pack_weights as pack_tile_rows,
     planes_task,
     planes_tasks,
 )
-from fastconv.kernels.direct_pixels cimport (
-    pack_weights as pack_weight_panel,
-    pixels_rows,
-    pixels_task,
-    rows_bytes,
-)
+from fastconv.kernels.direct_pixels cimport pixels_rows, pixels_task, rows_bytes
 from fastconv.kernels.direct_problem cimport Cut, Lines, Part, PartSegment, Phase, Problem, Segment
+from fastconv.kernels.direct_weights cimport pack_unit, weight_units
 from fastconv.kernels.plan cimport Call, ConvolutionPlan, RowMaker, Scratch, place_sizes, scratch_bytes
 
 from fastconv.kernels.plan import sizes_of_parts
@@ -306,7 +301,7 @@ cdef class DirectPlan(ConvolutionPlan):
         cdef bint channels_last = self.channels_last, backward = self.backward
         for i in range(1 if self.zoned else p.phases):
             f = &p.phase[i]
-            units = ceil_div(p.kout, p.kernels.nr if channels_last else f.tile_rows)
+            units = weight_units(p, f, channels_last)
             if threads == 1:
                 for unit in range(p.groups * units):
                     pack_unit(p, f, weight, packed, channels_last, unit // units, unit % units, backward)
@@ -494,11 +489,3 @@ cdef void fill(const Problem *p, const Call *call, bint channels_last, Py_ssize_
     else:
         for i in range(p.destination_plane):
             (<double *> to)[i] = (<const double *> value)[0]
-
-
-cdef inline void pack_unit(const Problem *p, const Phase *f, const char *weight, char *packed, bint channels_last,
-                           Py_ssize_t group, Py_ssize_t unit, bint backward) noexcept nogil:
-    if channels_last:
-        pack_weight_panel(p, f, weight, packed, group, unit, backward)
-    else:
-        pack_tile_rows(p, f, weight, packed, group, unit, backward)

@@ -1,4 +1,4 @@
-"""Tasks of channels_last, the workspace they need, and their weights."""
+"""Tasks of channels_last, and the workspace they need."""
 
 from fastconv.kernels.direct_problem cimport Cut, Phase, Problem
 from fastconv.kernels.plan cimport Call
@@ -8,5 +8,3 @@ cdef void pixels_task(const Problem *p, const Phase *f, Cut cut, const Call *cal
                       char *workspace) noexcept nogil
 cdef void pixels_rows(const void *problem, const Call *call, Py_ssize_t row, Py_ssize_t end,
                       char *workspace) noexcept nogil
-cdef void pack_weights(const Problem *p, const Phase *f, const char *weight, char *packed, Py_ssize_t group,
-                       Py_ssize_t panel, bint backward) noexcept nogil

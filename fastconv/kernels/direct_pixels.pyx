@@ -1,7 +1,7 @@
 """Direct convolution in channels_last: a tile's rows are pixels, its columns are destination channels.
 
 Pixels are read in place through pointers, to zeros where the tap meets padding, and run on across images; weights are
-panels [tap][channel][NR]. With few channels lines are copied (direct_few) or, where taps would not lie side by side in
+panels [tap][channel][NR] (direct_weights). With few channels lines are copied (direct_few) or, where taps would not lie side by side in
 them, a pixel's taps.
 """
 
@@ -28,7 +28,6 @@ from fastconv.kernels.direct_problem cimport (
     point_residual,
     position_of,
     source_of,
-    weight_group,
 )
 from fastconv.kernels.direct_rows cimport panel_at, sum_rows
 from fastconv.kernels.plan cimport Call
@@ -316,21 +315,3 @@ cdef Py_ssize_t rows_bytes(const Problem *p, const Phase *f) noexcept nogil:
     lists = tiles * (<Py_ssize_t> sizeof(Rows) + entries_bytes(1 if few else f.all_taps))
     lists += (f.all_taps + 1) * <Py_ssize_t> sizeof(Py_ssize_t)
     return lists + (f.block * f.all_taps * p.kin * p.itemsize if few else 0)
-
-
-cdef void pack_weights(const Problem *p, const Phase *f, const char *weight, char *packed, Py_ssize_t group,
-                       Py_ssize_t panel, bint backward) noexcept nogil:
-    """packed[group][panel of NR rows][block of channels][tap][kc][NR] from weight[C_out][C_in / groups][kernel]."""
-    cdef Py_ssize_t row_stride = p.kernel_taps if backward else p.kin * p.kernel_taps
-    cdef Py_ssize_t nr = p.kernels.nr, isz = p.itemsize
-    cdef Py_ssize_t stride = p.kout * p.kernel_taps if backward else p.kernel_taps, channel = 0, tap, kc
-    cdef Py_ssize_t panels = ceil_div(p.kout, nr), columns = min(nr, p.kout - panel * nr)
-    cdef const char *source = weight_group(p, weight, group) + panel * nr * row_stride * isz
-    cdef char *to = packed + f.weight_offset + (group * panels + panel) * p.kin * f.all_taps * nr * isz
-    while channel < p.kin:
-        kc = min(f.kc, p.kin - channel)
-        for tap in range(f.all_taps):
-            p.kernels.pack_matrix(to, nr, source + (channel * stride + f.weight_taps[tap]) * isz, stride, row_stride,
-                                  kc, columns)
-            to += kc * nr * isz
-        channel += kc

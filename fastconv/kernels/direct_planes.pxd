@@ -1,4 +1,4 @@
-"""Tasks of channels_first, the panels that a team packs together, and their weights."""
+"""Tasks of channels_first, and the panels that a team packs together."""
 
 from fastconv.kernels.direct_problem cimport Cut, Phase, Problem
 from fastconv.kernels.plan cimport Call
@@ -9,5 +9,3 @@ cdef void pack_shared(const Problem *p, const Phase *f, Py_ssize_t pieces, const
                       Py_ssize_t unit, char *panels, char *workspace) noexcept nogil
 cdef void planes_task(const Problem *p, const Phase *f, Cut cut, const Call *call, Py_ssize_t index, Py_ssize_t part,
                       const char *shared, char *workspace) noexcept nogil
-cdef void pack_weights(const Problem *p, const Phase *f, const char *weight, char *packed, Py_ssize_t group,
-                       Py_ssize_t tile, bint backward) noexcept nogil

@@ -1,7 +1,7 @@
 """Direct convolution in channels_first: a tile's rows are destination channels, its columns are pixels.
 
-A block of pixels is packed (direct_blocks) into panels that stay in L2 while the rows pass over them; weights are
-[block of channels][tile of rows][channel][tap][row], or for zones, which share them, [tile of rows][tap][channel][row].
+A block of pixels is packed (direct_blocks) into panels that stay in L2 while the rows pass over them; weights are packed
+tile by tile of rows (direct_weights).
 """
 
 from fastconv.kernels.core cimport CACHE_LINE, FASTCONV_MAX_ROWS, ceil_div, fastconv_epilogue, fastconv_gemm_tile
@@ -26,7 +26,6 @@ from fastconv.kernels.direct_problem cimport (
     activate_tile,
     epilogue_of,
     point_residual,
-    weight_group,
 )
 from fastconv.kernels.plan cimport Call
 
@@ -193,32 +192,3 @@ cdef void rows_by_panels(const Problem *p, const Phase *f, const Call *call, con
             if last and call.activation >= 0 and not (tile.aside and call.residual != NULL):
                 activate_tile(p, call, &t)
         row += t.rows
-
-
-cdef void pack_weights(const Problem *p, const Phase *f, const char *weight, char *packed, Py_ssize_t group,
-                       Py_ssize_t tile, bint backward) noexcept nogil:
-    """packed[group][block of channels][tile of rows][channel][tap][row] from weight[C_out][C_in / groups][kernel]."""
-    cdef Py_ssize_t row_stride = p.kernel_taps if backward else p.kin * p.kernel_taps, isz = p.itemsize
-    cdef Py_ssize_t stride = p.kout * p.kernel_taps if backward else p.kernel_taps, channel = 0, tap, kc
-    cdef Py_ssize_t row = tile * f.tile_rows, rows = min(f.tile_rows, p.kout - row)
-    cdef const char *source = weight_group(p, weight, group) + row * row_stride * isz
-    cdef char *block = packed + f.weight_offset + group * p.kout * p.kin * f.all_taps * isz
-    cdef char *to
-    if f.apart:
-        block = packed + (group * p.kout + row) * p.kin * p.kernel_taps * isz
-        for tap in range(p.kernel_taps):
-            p.kernels.copy_matrix(block + tap * p.kin * rows * isz, rows, source + tap * isz, stride, row_stride,
-                                  p.kin, rows)
-        return
-    while channel < p.kin:
-        kc = min(f.kc, p.kin - channel)
-        to = block + row * f.all_taps * kc * isz
-        if not backward and f.all_taps == p.kernel_taps:
-            p.kernels.copy_matrix(to, rows, source + channel * stride * isz, 1, row_stride, kc * f.all_taps, rows)
-        else:
-            for tap in range(f.all_taps):
-                p.kernels.copy_matrix(to + tap * rows * isz, f.all_taps * rows,
-                                      source + (channel * stride + f.weight_taps[tap]) * isz, stride, row_stride, kc,
-                                      rows)
-        block += p.kout * f.all_taps * kc * isz
-        channel += kc
