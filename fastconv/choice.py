@@ -32,10 +32,10 @@ LINE_TAPS = 3  # along the lines of channels_first, whose tiles have four output
 
 # Multiply-adds that cost as much as
 READ = 14  # one element or point of the weight brought from memory while the products run
-PACKED = 20  # one element of the weight packed for the direct kernel
-TRANSFORMED = 15  # one point of the weight transformed
-TRANSFORMED_FAR = 40  # or where more points are written to memory than
-NEAR_POINTS = 12 << 20  # a last-level cache keeps
+PACKED = 30  # one element of the weight packed for the direct kernel
+TRANSFORMED = 10  # one point of the weight transformed
+TRANSFORMED_FAR = 30  # or where more points are written to memory than
+NEAR_POINTS = 6 << 20  # a last-level cache keeps
 INPUT_OUTPUT = {True: 16, False: 23}  # one point of the input or output transformed, by channels_last
 OTHER_TAPS = 0.85  # times that, with other taps along the lines
 STRIDED_INPUT = {True: 1.2, False: 3.5}  # or where inputs lie apart

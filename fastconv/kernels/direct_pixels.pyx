@@ -1,8 +1,8 @@
 """Direct convolution in channels_last: a tile's rows are pixels, its columns are destination channels.
 
 Pixels are read in place through pointers, to zeros where the tap meets padding, and run on across images; weights are
-panels [tap][channel][NR] (direct_weights). With few channels lines are copied (direct_few) or, where taps would not lie side by side in
-them, a pixel's taps.
+panels [tap][channel][NR] (direct_weights). With few channels lines are copied (direct_few) or, where taps would not lie
+side by side in them, a pixel's taps.
 """
 
 from libc.string cimport memcpy, memset

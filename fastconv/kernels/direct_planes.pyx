@@ -1,7 +1,7 @@
 """Direct convolution in channels_first: a tile's rows are destination channels, its columns are pixels.
 
-A block of pixels is packed (direct_blocks) into panels that stay in L2 while the rows pass over them; weights are packed
-tile by tile of rows (direct_weights).
+A block of pixels is packed (direct_blocks) into panels that stay in L2 while the rows pass over them; weights are
+packed by the tile of rows (direct_weights).
 """
 
 from fastconv.kernels.core cimport CACHE_LINE, FASTCONV_MAX_ROWS, ceil_div, fastconv_epilogue, fastconv_gemm_tile
