@@ -190,6 +190,11 @@ def test_copies_and_pickles_run_by_stripes_of_their_own():
         assert len(striped(other)) == 17
 
 
+def test_what_is_no_array_is_told():
+    with pytest.raises(TypeError, match="x must be a NumPy array, got list"):
+        layers.fuse(mobilenet())([[1.0]])
+
+
 def test_new_weights_are_planned_anew():
     fused, other = layers.fuse(mobilenet()), layers.fuse(models.create("mobilenet-v2", num_classes=7, rng=1,
                                                                        data_format="channels_last"))  # fmt: skip

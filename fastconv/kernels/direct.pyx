@@ -47,7 +47,7 @@ from fastconv.kernels.direct_planes cimport (
 )
 from fastconv.kernels.direct_pixels cimport pixels_rows, pixels_task, rows_bytes
 from fastconv.kernels.direct_problem cimport Cut, Lines, Part, PartSegment, Phase, Problem, Segment
-from fastconv.kernels.direct_weights cimport pack_unit, weight_units
+from fastconv.kernels.direct_weights cimport pack_unit, packs_phases, weight_units
 from fastconv.kernels.plan cimport Call, ConvolutionPlan, RowMaker, Scratch, place_sizes, scratch_bytes
 
 from fastconv.kernels.plan import sizes_of_parts
@@ -299,7 +299,7 @@ cdef class DirectPlan(ConvolutionPlan):
         cdef int i, threads = team(<double> self.packed_bytes / 4)
         cdef Py_ssize_t unit, units
         cdef bint channels_last = self.channels_last, backward = self.backward
-        for i in range(1 if self.zoned else p.phases):
+        for i in range(1 if self.zoned or packs_phases(p, channels_last, backward) else p.phases):
             f = &p.phase[i]
             units = weight_units(p, f, channels_last)
             if threads == 1:

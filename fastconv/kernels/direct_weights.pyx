@@ -6,10 +6,11 @@
 
 from weight[C_out][C_in / groups][kernel]. Rows that lie side by side in a pack are far apart in the weight, but a row's
 taps are not, nor forward its channels: so squares of rows and taps are turned in registers, for panels 3 times as fast
-as copies of single elements. (For a tile's rows backward, fewer than lanes, that gained nothing.)
+as copies of single elements, and go to their places from L1. (For a tile's rows backward, fewer than lanes, that gained
+nothing.)
 """
 
-from libc.string cimport memset
+from libc.string cimport memcpy
 
 from fastconv.kernels.core cimport ceil_div
 from fastconv.kernels.direct_problem cimport Phase, Problem, weight_group
@@ -24,40 +25,70 @@ cdef Py_ssize_t weight_units(const Problem *p, const Phase *f, bint channels_las
     return ceil_div(p.kout, p.kernels.nr if channels_last else f.tile_rows)
 
 
+cdef bint packs_phases(const Problem *p, bint channels_last, bint backward) noexcept nogil:
+    """Whether a unit packs all phases at once, each tap as it is read."""
+    return channels_last and backward and p.kernel_taps > 1 and turned_bytes(p) <= TURNED_BYTES
+
+
 cdef void pack_unit(const Problem *p, const Phase *f, const char *weight, char *packed, bint channels_last,
                     Py_ssize_t group, Py_ssize_t unit, bint backward) noexcept nogil:
-    if channels_last:
+    if packs_phases(p, channels_last, backward):
+        pack_panels(p, weight, packed, group, unit)
+    elif channels_last:
         pack_panel(p, f, weight, packed, group, unit, backward)
     else:
         pack_tile_rows(p, f, weight, packed, group, unit, backward)
 
 
-cdef int tap_step(const Problem *p, const Phase *f) noexcept nogil:
-    """1, or -1, if a phase has all taps of the kernel in order, or from the last on; else 0."""
-    cdef Py_ssize_t tap, last = f.all_taps - 1
-    cdef bint onward = True, back = True
-    if f.all_taps != p.kernel_taps:
-        return 0
-    for tap in range(f.all_taps):
-        onward = onward and f.weight_taps[tap] == tap
-        back = back and f.weight_taps[tap] == last - tap
-    return 1 if onward else -1 if back else 0
+cdef inline Py_ssize_t turned_bytes(const Problem *p) noexcept nogil:
+    """Of a channel's taps by NR rows."""
+    return p.kernel_taps * p.kernels.nr * p.itemsize
+
+
+cdef inline char *aligned(char *buffer) noexcept nogil:
+    return buffer + (LINE - <size_t> buffer % LINE) % LINE
+
+
+cdef inline char *panel_of(const Problem *p, const Phase *f, char *packed, Py_ssize_t group,
+                           Py_ssize_t panel) noexcept nogil:
+    cdef Py_ssize_t nr = p.kernels.nr
+    return packed + f.weight_offset + (group * ceil_div(p.kout, nr) + panel) * p.kin * f.all_taps * nr * p.itemsize
+
+
+cdef void pack_panels(const Problem *p, const char *weight, char *packed, Py_ssize_t group,
+                      Py_ssize_t panel) noexcept nogil:
+    """A panel of every phase, channel by channel, each [row][tap] in one piece."""
+    cdef char buffer[TURNED_BYTES + LINE]
+    cdef char *turned = aligned(buffer)
+    cdef const Phase *f
+    cdef Py_ssize_t nr = p.kernels.nr, isz = p.itemsize, taps = p.kernel_taps, row = nr * isz, channel, tap, kc, i
+    cdef Py_ssize_t first
+    cdef const char *source = weight_group(p, weight, group) + panel * nr * taps * isz
+    cdef char *to
+    for channel in range(p.kin):
+        p.kernels.pack_matrix(turned, nr, source + channel * p.kout * taps * isz, 1, taps, taps,
+                              min(nr, p.kout - panel * nr))
+        for i in range(p.phases):
+            f = &p.phase[i]
+            first = channel // f.kc * f.kc
+            kc = min(f.kc, p.kin - first)
+            to = panel_of(p, f, packed, group, panel) + (first * f.all_taps + channel - first) * row
+            for tap in range(f.all_taps):
+                memcpy(to + tap * kc * row, turned + f.weight_taps[tap] * row, row)
 
 
 cdef void pack_panel(const Problem *p, const Phase *f, const char *weight, char *packed, Py_ssize_t group,
                      Py_ssize_t panel, bint backward) noexcept nogil:
-    """A panel of channels_last, block of channels by block."""
+    """A panel of one phase, block of channels by block."""
     cdef Py_ssize_t nr = p.kernels.nr, isz = p.itemsize, taps = p.kernel_taps, channel = 0, kc, row_stride, stride
-    cdef Py_ssize_t panels = ceil_div(p.kout, nr), columns = min(nr, p.kout - panel * nr)
+    cdef Py_ssize_t columns = min(nr, p.kout - panel * nr)
     row_stride, stride = (taps, p.kout * taps) if backward else (p.kin * taps, taps)
     cdef const char *source = weight_group(p, weight, group) + panel * nr * row_stride * isz
-    cdef char *to = packed + f.weight_offset + (group * panels + panel) * p.kin * f.all_taps * nr * isz
-    cdef int step = tap_step(p, f) if taps > 1 else 0
+    cdef char *to = panel_of(p, f, packed, group, panel)
+    cdef bint turns = not backward and taps > 1 and f.all_taps == taps and turned_bytes(p) <= TURNED_BYTES
     while channel < p.kin:
         kc = min(f.kc, p.kin - channel)
-        if step != 0 and backward:
-            turn_taps(p, step, to, kc, source + channel * stride * isz, stride, columns)
-        elif not backward and 2 * f.all_taps > taps > 1 and taps * nr * isz <= TURNED_BYTES:
+        if turns:
             turn_channels(p, f, to, kc, source + channel * stride * isz, row_stride, columns)
         else:
             copy_taps(p, f, to, kc, source + channel * stride * isz, stride, row_stride, columns)
@@ -65,27 +96,13 @@ cdef void pack_panel(const Problem *p, const Phase *f, const char *weight, char 
         channel += kc
 
 
-cdef void turn_taps(const Problem *p, int step, char *to, Py_ssize_t kc, const char *source, Py_ssize_t stride,
-                    Py_ssize_t columns) noexcept nogil:
-    """to[tap][channel][NR] channel by channel, each [row][tap] in one piece."""
-    cdef Py_ssize_t nr = p.kernels.nr, isz = p.itemsize, taps = p.kernel_taps, channel, tap
-    if step < 0:
-        to += (taps - 1) * kc * nr * isz
-    for channel in range(kc):
-        p.kernels.copy_matrix(to + channel * nr * isz, step * kc * nr, source + channel * stride * isz, 1, taps, taps,
-                              columns)
-    if columns < nr:
-        for tap in range(taps):
-            clear_columns(p, to + step * tap * kc * nr * isz, kc, columns)
-
-
 cdef void turn_channels(const Problem *p, const Phase *f, char *to, Py_ssize_t kc, const char *source,
                         Py_ssize_t row_stride, Py_ssize_t columns) noexcept nogil:
     """to[tap][channel][NR] some channels at a time, each row's [channel][tap] in one piece."""
     cdef char buffer[TURNED_BYTES + LINE]
-    cdef char *turned = buffer + (LINE - <size_t> buffer % LINE) % LINE
+    cdef char *turned = aligned(buffer)
     cdef Py_ssize_t nr = p.kernels.nr, isz = p.itemsize, taps = p.kernel_taps, begin = 0, tap, n
-    cdef Py_ssize_t most = TURNED_BYTES // (taps * nr * isz)
+    cdef Py_ssize_t most = TURNED_BYTES // turned_bytes(p)
     while begin < kc:
         n = min(most, kc - begin)
         p.kernels.pack_matrix(turned, nr, source + begin * taps * isz, 1, row_stride, n * taps, columns)
@@ -104,13 +121,6 @@ cdef void copy_taps(const Problem *p, const Phase *f, char *to, Py_ssize_t kc, c
                               columns)
 
 
-cdef void clear_columns(const Problem *p, char *to, Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:
-    """to[row][columns .. NR) = 0"""
-    cdef Py_ssize_t nr = p.kernels.nr, isz = p.itemsize, row
-    for row in range(rows):
-        memset(to + (row * nr + columns) * isz, 0, (nr - columns) * isz)
-
-
 cdef void pack_tile_rows(const Problem *p, const Phase *f, const char *weight, char *packed, Py_ssize_t group,
                          Py_ssize_t tile, bint backward) noexcept nogil:
     """The rows of a register tile of channels_first, block of channels by block."""
@@ -125,7 +135,7 @@ cdef void pack_tile_rows(const Problem *p, const Phase *f, const char *weight, c
     while channel < p.kin:
         kc = min(f.kc, p.kin - channel)
         to = packed + f.weight_offset + ((group * p.kin + channel) * p.kout + row * kc) * f.all_taps * isz
-        if not backward and tap_step(p, f) > 0:
+        if not backward and f.all_taps == p.kernel_taps:
             p.kernels.copy_matrix(to, rows, source + channel * stride * isz, 1, row_stride, kc * taps, rows)
         else:
             rows_tap_by_tap(p, f, to, kc, source + channel * stride * isz, stride, row_stride, rows)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any, TypeGuard, cast
 
 from fastconv.functional.stripes import PlannedStripes, Stage, StripesByShape
+from fastconv.geometry import check_array
 from fastconv.layers.base import Array, Layer
 from fastconv.layers.conv import Conv2d
 from fastconv.layers.fused import Fused, FusedSum, InferenceLayer
@@ -34,6 +35,7 @@ class Striped(InferenceLayer):
         return y
 
     def _plan(self, x: Array) -> PlannedStripes | None:
+        check_array(x, "x")
         fits = x.ndim == 4 and x.dtype == self._convolutions[0].weight.dtype
         return self._plans(x.shape, self._stages) if fits else None
 
