@@ -28,7 +28,7 @@ PLANE_TAPS = 4  # along an axis, up to which they do
 DEPTH_POINTS = 4  # along the first of three axes, where six round too coarsely or are no fewer
 DEPTH_CHANNELS = 128  # a group, up to which six do not
 TAPS = range(2, 6)
-LINE_TAPS = 3  # along the lines of channels_first, whose tiles have four outputs
+LINE_TAPS = 3  # along the lines of channels_first, which most tiles have
 
 # Multiply-adds that cost as much as
 READ = 14  # one element or point of the weight brought from memory while the products run
@@ -319,7 +319,7 @@ def gradient_points(axes: Sequence[AxisSources]) -> list[int]:
 
 
 def plane_points(axes: Sequence[AxisSources]) -> list[int]:
-    """Points of a tile along each axis, as if rounding did not matter: of two, those that take fewer products."""
+    """Points of a tile along each axis, as if rounding did not matter: of two, those that are fewer in all."""
     if len(axes) == 2 and max(map(filter_taps, axes)) <= PLANE_TAPS:
         few, many = (prod(n * tiles_along(axis, n) for axis in axes) for n in (PLANE_POINTS, POINTS))
         if few < many:
@@ -347,7 +347,7 @@ def _winograd_cost(task: Dense) -> float:
         points, components = prod(along), prod(len(a.components()) for a in axes)
         products = prod(products_of_points(a, n) for a, n in zip(axes, along, strict=True))
         tiles = task.batch * prod(tiles_along(a, n) for a, n in zip(axes, along, strict=True))
-        transformed = TRANSFORMED if kin * kout * products <= NEAR_POINTS else TRANSFORMED_FAR
+        transformed = TRANSFORMED if task.groups * kin * kout * products <= NEAR_POINTS else TRANSFORMED_FAR
         cost += kin * kout * products * (tiles * SHORT_SUMS + READ + (0 if task.prepared else transformed))
         others = not task.channels_last and filter_taps(axes[-1]) != LINE_TAPS
         strided = STRIDED_INPUT[task.channels_last] if components > 1 else 1

@@ -7,9 +7,11 @@ import pytest
 
 pytest.importorskip("onnx", reason="onnx is not installed: pip install 'fastconv[onnx]'")
 
+from onnx import TensorProto, helper
 from onnx_models import model, node, normal, run_operator
 from tolerance import assert_within
 
+from fastconv.backends.errors import ModelError
 from fastconv.backends.onnx import Session
 from fastconv.backends.onnx.graph import nodes_of
 from fastconv.backends.onnx.kernels import OPERATORS
@@ -92,6 +94,15 @@ def test_a_block_that_turns_its_values_about_copies_none():
     image = np.moveaxis(x, -1, 1)
     whole = run_operator("Conv", image, w, pads=[1, 1, 1, 1]) + image
     np.testing.assert_allclose(profile.outputs[0], np.moveaxis(whole, 1, -1), rtol=64 * EPS, atol=64 * EPS * 16)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 6)])
+def test_an_input_that_is_no_image(shape):
+    """Nothing declares its shape: the node that cannot take it is named."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, None)
+    session = Session(model([node("Conv", "x w", "y", name="conv")], [x], "y", {"w": normal(4, 6, 3, 3)}))
+    with pytest.raises(ModelError, match="Conv 'conv'"):
+        session.run({"x": normal(*shape)})
 
 
 def test_an_unknown_data_format():

@@ -244,9 +244,50 @@ def test_parts_of_a_module_with_lasting_hooks_run_fused():
         ours[1][0].relu.register_forward_hook(lambda *_: seen.append(1))
         for _ in range(5):
             assert_close(ours(x), plain(x), TERMS)
-    assert len(seen) == 12
+    assert len(seen) == 2 * (1 + 5)  # twice a call
     assert ours.fastconv_region.refused == "modules in it have hooks"
     assert ours[0].fastconv_region.agrees
+
+
+def test_hooks_that_come_and_go_leave_a_region_as_it_is():
+    plain, ours = optimized(nn.Sequential(Block(4), nn.Sequential(Block(4), nn.Conv2d(4, 4, 1))))
+    x = images(2, 4, 6, 5)
+    with torch.no_grad():
+        for _ in range(5):
+            ours(x)
+            hook = ours[1][0].relu.register_forward_hook(lambda *_: None)
+            ours(x)
+            hook.remove()
+        assert_close(ours(x), plain(x), TERMS)
+    assert ours.fastconv_region.refused is None
+    assert [type(region).__name__ for region in regions.regions(ours)] == ["Sequential"]
+
+
+class Scaled(nn.Module):
+    """What cannot be traced, with a hook that doubles what it gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.heard = 0
+        self.register_forward_hook(self.double)
+
+    def forward(self, x):
+        return x * 2 if x.sum() > 1e9 else x
+
+    @staticmethod
+    def double(module, args, y):
+        module.heard += 1
+        return y * 2
+
+
+def test_hooks_that_change_results_are_compared_with_them():
+    plain, ours = optimized(nn.Sequential(Block(4), Scaled(), nn.Conv2d(4, 4, 1)))
+    x = images(2, 4, 6, 5)
+    with torch.no_grad():
+        for _ in range(4):
+            assert_close(ours(x), plain(x), TERMS)
+    assert ours.fastconv_region.agrees
+    assert ours[1].heard == 5  # the comparison in which it has its say is one call more
 
 
 def test_a_class_that_cannot_be_inherited_from_is_left_alone():

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils import _pytree as pytree
 from torch_fused import TERMS, assert_runs_fused, optimized
 from torch_models import assert_close, images
 
@@ -44,9 +45,10 @@ def layouts(monkeypatch):
 
 
 def turns(model):
-    """Whether contiguous images are turned for a model's one region."""
+    """Whether contiguous images are turned for a model's one region; None if it has been given none."""
     (region,) = regions.regions(model)
-    return region.fastconv_region.turns
+    turning = region.fastconv_region.turning
+    return turning.agrees and not turning.refused if turning.agrees or turning.refused else None
 
 
 RESULTS = {
@@ -54,8 +56,13 @@ RESULTS = {
     "a pool": lambda y, x: F.adaptive_avg_pool2d(y, 1).flatten(1),
     "many": lambda y, x: (y, {"sum": y + x, "first": [y[:, :1], y.mean()]}),
     "pixels": lambda y, x: y.permute(0, 2, 3, 1),
-    "lines": lambda y, x: y.flatten(2).transpose(1, 2),
+    "lines": lambda y, x: y.flatten(2),
+    "lines of pixels": lambda y, x: y.flatten(2).transpose(1, 2),
+    "an image": lambda y, x: y[0],
+    "another axis": lambda y, x: y.unsqueeze(2),
+    "last of all": lambda y, x: y.contiguous(memory_format=torch.channels_last),
     "x itself": lambda y, x: (y, x),
+    "twice": lambda y, x: (y, y),
 }
 
 
@@ -65,14 +72,14 @@ def test_contiguous_images_are_turned(name, layouts):
     with torch.no_grad():
         for x in (images(2, 4, 6, 5), images(1, 4, 9, 7)):
             for _ in range(3):
-                expected, actual = plain(x), ours(x)
-                for a, b in zip(torch.utils._pytree.tree_leaves(actual), torch.utils._pytree.tree_leaves(expected),
-                                strict=True):  # fmt: skip
+                expected, actual = pytree.tree_leaves(plain(x)), pytree.tree_leaves(ours(x))
+                for a, b in zip(actual, expected, strict=True):
                     assert_close(a, b, TERMS)
                     assert a.is_contiguous() or not b.is_contiguous()
-    # Each shape's plans by the region, and by the modules where it ran for the first time.
-    assert layouts.count("channels_last") == 2 * turning.FEWEST
+                    assert (a is x) == (b is x)
+                assert len(set(map(id, actual))) == len(set(map(id, expected)))
     assert turns(ours)
+    assert layouts.count("channels_last") == 2 * turning.FEWEST  # once for each shape
 
 
 def test_what_lies_last_is_taken_as_it_is(monkeypatch):
@@ -93,6 +100,7 @@ def test_what_lies_last_is_taken_as_it_is(monkeypatch):
 
 @pytest.mark.parametrize("shape", [(2, 1, 6, 5), (2, 4, 1, 1), (0, 4, 6, 5)])
 def test_what_lies_both_ways_is_left_alone(shape):
+    """And so is a batch of none."""
     model = Deep()
     model.convs[0] = nn.Conv2d(shape[1], 4, 3, padding=1)
     plain, ours = optimized(model)
@@ -100,22 +108,23 @@ def test_what_lies_both_ways_is_left_alone(shape):
     with torch.no_grad():
         for _ in range(2):
             assert_close(ours(x), plain(x), TERMS)
+    assert turns(ours) is None
 
 
 def test_code_that_needs_contiguous_tensors():
-    """A view that maps of one pixel have in either memory format, and larger ones only where they are contiguous."""
-    plain, ours = optimized(Deep(lambda y, x: y.view(y.shape[0], -1)))
+    """A view that joins channels with lines, which maps of one line have in either memory format."""
+    plain, ours = optimized(Deep(lambda y, x: y.view(y.shape[0], 2, -1, y.shape[3])))
     with torch.no_grad():
-        small, large = images(2, 4, 1, 1), images(2, 4, 6, 5)
-        for _ in range(2):
-            assert_close(ours(small), plain(small), TERMS)
+        one, more = images(2, 4, 1, 6), images(2, 4, 3, 6)
+        for _ in range(3):
+            assert_close(ours(one), plain(one), TERMS)
         assert turns(ours)
         with pytest.raises(RuntimeError, match="channels"):
             ours(images(2, 3, 6, 5))
         assert turns(ours)  # the call was wrong
         for _ in range(2):
-            assert_close(ours(large), plain(large), TERMS)
-        assert not turns(ours)
+            assert_close(ours(more), plain(more), TERMS)
+        assert turns(ours) is False
 
 
 def test_code_that_writes_to_its_input():
@@ -132,7 +141,7 @@ def test_code_that_writes_to_its_input():
             assert torch.equal(mine, theirs)
     (region,) = regions.regions(ours)
     assert region.fastconv_region.agrees
-    assert not turns(ours)
+    assert region.fastconv_region.turning is None
 
 
 def test_a_copy_made_in_inference_mode_runs_fused_too():

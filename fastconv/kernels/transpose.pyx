@@ -26,7 +26,7 @@ def transpose(cnp.ndarray x, cnp.ndarray y, Py_ssize_t matrices, Py_ssize_t rows
     cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), run = RUN // size, down = ceil_div(rows, ROWS)
     cdef Py_ssize_t across = ceil_div(columns, run), tile
     cdef int threads = team(cnp.PyArray_NBYTES(x) / 2.)
-    if 0 < rows <= FEW_ROWS and columns * size <= SHORT:
+    if 1 < rows <= FEW_ROWS and columns * size <= SHORT:
         for tile in prange(matrices, nogil=True, num_threads=threads, schedule="static"):
             k.interleave(to + tile * rows * columns * size, from_ + tile * rows * columns * size, columns, rows,
                          rows * columns)

@@ -1,6 +1,6 @@
 """The weight gradient of a convolution of stride 1 by Winograd's filtering: F(r, m), grad_y's tiles being the kernels.
 
-    grad_w = A' (sum over tiles of (G grad_y) * (B' x)),  m = 7 - r outputs an axis give the gradient of r taps
+    grad_w = A' (sum over tiles of (G grad_y) * (B' x)),  m = points + 1 - r outputs an axis give that of r taps
 
 F(3, 4) in two dimensions spends 36 multiplications on 16 outputs of 9 taps each: a quarter. Tiles, tables and all three
 transforms are those of the convolution (winograd.pyx), with taps and outputs in each other's place.

@@ -29,10 +29,15 @@ INLINE uint32_t NAME(positions_within)(ptrdiff_t position, ptrdiff_t apart, cons
 #include "depthwise_lines.h"
 #include "depthwise_weight.h"
 
-/* Elements of even and odd in turn. */
-INLINE void NAME(store_pairs)(real *to, vec even, vec odd) {
-  NAME(store)(to, NAME(interleave_low)(even, odd));
-  NAME(store)(to + VLEN, NAME(interleave_high)(even, odd));
+/* Whole vectors of each way; returns how many elements these are. */
+INLINE ptrdiff_t NAME(interleave_vectors)(const int ways, real *to, const real *from, ptrdiff_t ld, ptrdiff_t each) {
+  ptrdiff_t i = 0;
+  for (; i + VLEN <= each; i += VLEN) {
+    vec v[4];
+    UNROLL for (int k = 0; k < ways; k++) v[k] = NAME(load)(from + k * ld + i);
+    NAME(join)(ways, to + i * ways, v);
+  }
+  return i;
 }
 
 static void NAME(interleave)(char *dst, const char *src, ptrdiff_t ld, ptrdiff_t ways, ptrdiff_t total) {
@@ -40,15 +45,9 @@ static void NAME(interleave)(char *dst, const char *src, ptrdiff_t ld, ptrdiff_t
   const real *from = (const real *)src;
   const ptrdiff_t each = total / ways;
   ptrdiff_t i = 0;
-  for (; ways == 2 && i + VLEN <= each; i += VLEN)
-    NAME(store_pairs)(to + 2 * i, NAME(load)(from + i), NAME(load)(from + ld + i));
-  for (; ways == 4 && i + VLEN <= each; i += VLEN) {
-    const vec first = NAME(load)(from + i), second = NAME(load)(from + ld + i);
-    const vec third = NAME(load)(from + 2 * ld + i), fourth = NAME(load)(from + 3 * ld + i);
-    NAME(store_pairs)(to + 4 * i, NAME(interleave_low)(first, third), NAME(interleave_low)(second, fourth));
-    NAME(store_pairs)(to + 4 * i + 2 * VLEN, NAME(interleave_high)(first, third),
-                      NAME(interleave_high)(second, fourth));
-  }
+  if (ways == 2) i = NAME(interleave_vectors)(2, to, from, ld, each);
+  if (ways == 3) i = NAME(interleave_vectors)(3, to, from, ld, each);
+  if (ways == 4) i = NAME(interleave_vectors)(4, to, from, ld, each);
   for (; i < each; i++)
     for (ptrdiff_t j = 0; j < ways; j++) to[i * ways + j] = from[j * ld + i];
   for (ptrdiff_t j = 0; j < total - each * ways; j++) to[each * ways + j] = from[j * ld + each];

@@ -4,7 +4,7 @@
  *
  * B' is the same for every r: it multiplies by the coefficients of x (x^2 - a^2) (x^2 - b^2) / (x - point), G and A'
  * evaluate polynomials at the points. Those with a b = 1 keep the error at half of what 0, 1, 2 give, since what B' and
- * A' magnify is smaller. A tile of D axes is 6^D values, transformed axis by axis where they lie.
+ * A' magnify is smaller. A tile's values, 6 along every axis, are transformed axis by axis where they lie.
  *
  * Two axes may have 5 points instead, m + r = 6, where outputs come by threes: the same without 0, so that B' lacks its
  * factor x. Errors of the axes multiply, so the first of three may have 4, 0, 1, -1 and infinity: m + r = 5.

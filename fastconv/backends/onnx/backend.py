@@ -68,7 +68,7 @@ class Backend(OnnxBackend):
         ModelError
             If onnx's checker or `Session` refuses it, or the device is none of ours.
         ValueError
-            If data_format is none.
+            If data_format is neither.
         """
         cls._check_device(device)
         try:

@@ -59,8 +59,10 @@ def new(shape: Shape, dtype: np.dtype[Any], *like: Array) -> Array:
 
 
 def lying_last(x: Array) -> Array:
-    """A copy of x whose channels lie last."""
-    if x.dtype in DTYPES and x.ndim > 2:
+    """A copy of x whose channels lie last; x itself if it has no axes beside them."""
+    if x.ndim < 3:
+        return x
+    if x.dtype in DTYPES:
         return as_first(F.to_channels_last(x), True)
     y = empty((x.shape[0], *x.shape[2:], x.shape[1]), x.dtype)
     np.copyto(y, np.moveaxis(x, 1, -1))

@@ -26,9 +26,11 @@ def join_shuffles(graph: Graph) -> None:
     for last in graph.nodes:
         turn = makers.get(last.input(0))
         first = makers.get(turn.input(0)) if turn is not None else None
-        if first is None or turn is None or not (_splits(first, graph) and _swaps(turn) and _is_reshape(last, graph)):
+        if first is None or turn is None or not (_splits(first, graph) and _swaps(turn)):
             continue
-        if any(uses[node.outputs[0]] != 1 for node in (first, turn)):
+        if not _joins(last, _sizes(first, graph), graph):
+            continue
+        if any(uses[node.outputs[0]] != 1 for node in (first, turn)) or any(kept[n] is not n for n in (first, last)):
             continue
         kept[first] = kept[turn] = None
         kept[last] = last.but(
@@ -46,6 +48,15 @@ def _is_reshape(node: Node, graph: Graph) -> bool:
 
 def _splits(node: Node, graph: Graph) -> bool:
     return _is_reshape(node, graph) and len(_sizes(node, graph)) > 3
+
+
+def _joins(node: Node, split: Shape, graph: Graph) -> bool:
+    """Whether a Reshape may join the channels that one to `split` has split."""
+    if not _is_reshape(node, graph):
+        return False
+    joined = _sizes(node, graph)
+    known = len(joined) == len(split) - 1 and min(split[1], split[2], joined[1]) > 0
+    return len(joined) == len(split) - 1 and (not known or joined[1] == split[1] * split[2])
 
 
 def _swaps(node: Node) -> bool:
@@ -69,7 +80,7 @@ def _channel_shuffle(node: Node, constants: Constants) -> Kernel:
         turned = x.reshape(without_zeros(split, x.shape)).transpose(order)
         return turned.reshape(without_zeros(joined, turned.shape))
 
-    return Kernel(run, "channel shuffle")
+    return Kernel(run, "channel shuffle", fresh=False)  # one group is a view
 
 
 def _shuffles(shape: Shape, split: Shape, joined: Shape) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Container, Sequence
-from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import fx, nn
 from torch.nn.modules import module as hooks
 from torch.utils import _pytree as pytree
 
+from fastconv.backends.torch.agreement import agree
 from fastconv.backends.torch.arrays import Tensor
 from fastconv.backends.torch.calls import is_ordinary, is_plain
 from fastconv.backends.torch.chain import has_hooks, silenced
@@ -22,11 +22,10 @@ from fastconv.backends.torch.modules import SwappedOperator, own_class
 from fastconv.backends.torch.quick import Watch, quick_steps
 from fastconv.backends.torch.tracing import attributes_of, compiled, listed_in, required, restored, traced
 from fastconv.backends.torch.training import fuse_in_training
-from fastconv.backends.torch.turning import is_worth_turning, turned, turned_back
+from fastconv.backends.torch.turning import Turning, may_turn
 
 _OURS = frozenset(("fastconv_region", "fastconv_training"))  # attributes of a region
 PATIENCE = 3  # calls with hooks, after which these are taken for lasting
-AGREE = 2**13  # eps of the largest value: some for each layer of a deep network; other code is off by far more
 
 
 class Fused:
@@ -53,6 +52,7 @@ class Fused:
     refused: str | None = None
     training: bool
     _hooked = 0  # calls in a row
+    _silent = True
 
     def __init__(
         self, root: nn.Module, names: tuple[str, ...], listed: set[str], code: Callable[..., Any],
@@ -85,7 +85,10 @@ class Fused:
             return None
         if torch.is_autocast_enabled("cpu") or hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
             return None
-        return arguments if self._is_call_as_traced(root, tensors) and self._is_as_traced() else None
+        if not self._is_call_as_traced(root, tensors) or not self._is_as_traced():
+            return None
+        self._hooked = 0
+        return arguments
 
     @abstractmethod
     def _is_call_as_traced(self, root: nn.Module, tensors: tuple[Tensor, ...]) -> bool:
@@ -143,13 +146,14 @@ class Fused:
 
     def first(self, arguments: tuple[Any, ...], forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What the module's own forward gives; the code runs before it, on the same numbers and random ones, unheard by
-        hooks of what both call, which are to hear of one call."""
+        hooks of what both call, which are to hear of one call.
+        """
         if not any(tensor.numel() for tensor in self._tensors(arguments) or ()):
             return forward(*args, **kwargs)  # from which nothing can be seen
         copies, lots = pytree.tree_map(lambda x: x.detach().clone(), arguments), torch.get_rng_state()
-        trouble, result = None, None
+        trouble, result, parts = None, None, [part for module in self.left for part in module.modules()]
         try:
-            with silenced(part for module in self.left for part in module.modules()):
+            with silenced(parts if self._silent else ()):
                 result = self._tried(copies)
         except Exception as error:
             trouble = f"its traced forward fails: {error}"
@@ -158,13 +162,11 @@ class Fused:
         expected = forward(*args, **kwargs)
         self.agrees = trouble is None and agree((expected, self._state()), result) and agree(arguments, copies)
         self._lengths = {name: len(arguments[self.names.index(name)]) for name in self._lengths}
-        if not self.agrees and not self._may_be_tried_again():
+        if not self.agrees and self._silent and any(map(has_hooks, parts)):
+            self._silent = False  # they may have a say in results: the next call compares what they hear, too
+        elif not self.agrees:
             self.refused = trouble or "its traced forward gives other results"
         return expected
-
-    def _may_be_tried_again(self) -> bool:
-        """Whether there is another way to run the code, which the next call is to try."""
-        return False
 
     def _state(self) -> list[Tensor]:
         """What the code changes beside its arguments."""
@@ -180,31 +182,23 @@ class FusedInEvaluation(Fused):
 
     Attributes
     ----------
-    turns : whether contiguous images are turned to channels_last for it
+    turning : how it runs on contiguous images, turned to channels_last; None if they are not worth it
     """
 
     training = False
     _quick: tuple[Watch, _Scope] | None = None
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, *arguments: Any, turns: bool) -> None:
         super().__init__(*arguments)
-        self.turns = is_worth_turning(self.steps.values())
+        self.turning = Turning(self.left) if turns else None
 
     def __call__(self, arguments: tuple[Any, ...]) -> Any:
-        scope = self._quick_scope() if self.agrees else self._scope
-        images = turned(arguments) if self.turns else None
-        if images is None:
+        if not self.agrees:
+            return self._code(self._scope, *arguments)
+        scope = self._quick_scope()
+        if self.turning is None:
             return self._code(scope, *arguments)
-        try:
-            return turned_back(self._code(scope, *images))
-        except Exception:  # a view, say, that only contiguous tensors have
-            result = self._code(scope, *arguments)
-            self.turns = False
-            return result
-
-    def _may_be_tried_again(self) -> bool:
-        turned, self.turns = self.turns, False
-        return turned
+        return self.turning(lambda taken: self._code(scope, *taken), arguments)
 
     def _quick_scope(self) -> _Scope:
         """What the code sees while nothing has changed that its steps were planned with."""
@@ -288,26 +282,6 @@ def _is_setting(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def agree(expected: Any, actual: Any) -> bool:
-    """Whether two results are the same but for rounding."""
-    ours, theirs = pytree.tree_flatten(actual), pytree.tree_flatten(expected)
-    return ours[1] == theirs[1] and all(map(_agrees, theirs[0], ours[0]))
-
-
-def _agrees(expected: Any, actual: Any) -> bool:
-    if not isinstance(expected, Tensor):
-        if type(expected) is type(actual) and is_dataclass(expected):
-            return agree(vars(expected), vars(actual))
-        return type(expected) is type(actual) and bool(expected == actual)
-    if not isinstance(actual, Tensor) or expected.shape != actual.shape or expected.dtype != actual.dtype:
-        return False
-    if not expected.dtype.is_floating_point:
-        return torch.equal(expected, actual)
-    largest = expected.nan_to_num(posinf=0, neginf=0).abs().max().item() if expected.numel() else 0
-    tolerance = AGREE * torch.finfo(expected.dtype).eps * largest
-    return torch.allclose(actual, expected, rtol=0, atol=tolerance, equal_nan=True)
-
-
 def fused(root: nn.Module) -> FusedInEvaluation | Unfused | None:
     """A module's forward in evaluation mode, traced and fused; None if it cannot be traced."""
     found = _traced(root, training=False)
@@ -316,7 +290,8 @@ def fused(root: nn.Module) -> FusedInEvaluation | Unfused | None:
     names, graph, modules = found
     steps = fuse(graph, modules)
     join(graph, modules, steps)
-    region = FusedInEvaluation(root, names, listed_in(graph), compiled(graph), steps, _called(graph, steps))
+    called, turns = _called(graph, steps), may_turn(graph, modules, steps)
+    region = FusedInEvaluation(root, names, listed_in(graph), compiled(graph), steps, called, turns=turns)
     return region if steps else Unfused(left=region.left)
 
 

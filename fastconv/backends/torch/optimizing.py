@@ -26,10 +26,10 @@ def optimize(model: nn.Module, inplace: bool = False, *, fuse: bool = True) -> n
     modules whose forward torch.fx can trace run fused. In evaluation mode, when nothing needs a gradient, a convolution
     takes in zeros padded right before it, and a batch normalization, a sum and an activation after it, and a linear
     layer the last two; the weights themselves are left alone; contiguous images are copied to channels_last for a
-    module of eight convolutions or more, and its results back. In training mode a convolution takes in the zeros, a
-    batch normalization the sum and the activation. A fused forward first runs beside the module's own, and is used from
-    then on if both agree; in training also only while numbers and flags that its modules keep are those of the trace.
-    While a model is being optimized no other thread may call modules, since torch.fx watches the calls of all.
+    module of eight fused convolutions or more, and its results back. In training mode a convolution takes in the zeros,
+    a batch normalization the sum and the activation. A fused forward first runs beside the module's own, and is used
+    from then on if both agree; in training also only while numbers and flags that its modules keep are those of the
+    trace. While a model is being optimized no other thread may call modules, since torch.fx watches the calls of all.
 
     fastconv has a number of threads of its own: `fastconv.set_num_threads`. Pickles of a whole optimized model need
     fastconv where they are read; `restore` the model before, or save its `state_dict`.
