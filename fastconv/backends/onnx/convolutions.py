@@ -22,10 +22,8 @@ from fastconv.backends.onnx.pointwise import activate
 from fastconv.backends.onnx.pools import check_spatial
 from fastconv.backends.onnx.windows import NDIMS, Pairs, Size, Windows, as_pairs, windows_of
 from fastconv.functional import planned
-from fastconv.functional.planned import SHAPES_KEPT, PlannedConv
-from fastconv.kernels.core import isa_index
+from fastconv.functional.planned import SHAPES_KEPT, PlannedConv, plan_key
 from fastconv.planner import PlanCache
-from fastconv.runtime import resolve_algorithm
 
 Options = dict[str, Any]
 
@@ -40,7 +38,7 @@ class PackedWeight:
 
     def plan(self, x: Array, last: bool, options: Callable[[], Options]) -> PlannedConv:
         """The plan for arrays like x, as it lies, made with these options if there is none."""
-        key = isa_index(), resolve_algorithm(None), x.shape, last
+        key = plan_key(x.shape, None, last)
         plan = self._plans.get(key)
         if plan is None:
             made = self._plan(x.shape, self.weight, self.bias, data_format=format_of(last), **options())

@@ -15,10 +15,8 @@ from torch import Tensor
 
 from fastconv.backends.torch.arrays import as_array
 from fastconv.functional import planned
-from fastconv.functional.planned import SHAPES_KEPT, PlannedConv
-from fastconv.kernels.core import isa_index
+from fastconv.functional.planned import SHAPES_KEPT, PlannedConv, plan_key
 from fastconv.planner import PlanCache
-from fastconv.runtime import resolve_algorithm
 
 
 def state_of(tensor: Tensor | None) -> Any:
@@ -57,7 +55,7 @@ def plan(
     packs, state = _packs.get(id(weight)), (state_of(weight), state_of(bias))
     if packs is None or packs.weight() is not weight or packs.state != state:
         packs = _packs[id(weight)] = Packs(weight, bias, state)
-    key = (isa_index(), resolve_algorithm(), operator, x_shape, *options.values())
+    key = plan_key(x_shape, None, operator, *options.values())
     found = packs.plans.get(key)
     if found is None:
         array = as_array(weight, False)
