@@ -82,6 +82,18 @@ def test_backward_weight(name, count, dtype, layout, isa):
 
 
 @each(dtype=DTYPES, layout=LAYOUTS)
+@pytest.mark.parametrize("padding", [0, 1, ((2, 0), (0, 2)), ((0, 1), (0, 1)), (4, 3)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_windows_of_few_rows_and_columns(stride, padding, dtype, layout, isa):
+    """Blocks of 3x3 windows: whole ones, those that step back, and those that padding cuts on any side."""
+    channels = Tile.current(dtype).vlen + 3
+    for size in [(n, 7) for n in range(3, 12)] + [(9, n) for n in range(3, 7)]:
+        case = depthwise((1, channels, *size), (3, 3), stride=stride, padding=padding)
+        check_forward(case, dtype, layout)
+        check_backward_input(case, dtype, layout)
+
+
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", TRANSPOSED)
 def test_transposed(name, dtype, layout, isa, threads):
     case = TRANSPOSED[name]

@@ -252,6 +252,29 @@ cdef extern from "table.h" nogil:
         Py_ssize_t ahead_lines
         Py_ssize_t y_ahead
 
+    ctypedef struct fastconv_depthwise_windows:
+        const char *x
+        const char *w
+        const char *shift
+        char *y
+        Py_ssize_t lanes
+        Py_ssize_t w_across
+        Py_ssize_t rows
+        Py_ssize_t columns
+        Py_ssize_t stride
+        Py_ssize_t top
+        Py_ssize_t left
+        Py_ssize_t height
+        Py_ssize_t width
+        Py_ssize_t x_row
+        Py_ssize_t x_column
+        Py_ssize_t y_row
+        Py_ssize_t y_column
+        Py_ssize_t w_row
+        Py_ssize_t w_column
+        double lower
+        double upper
+
     ctypedef struct fastconv_depthwise_weight:
         const char *x
         const char *y
@@ -424,6 +447,7 @@ cdef extern from "table.h" nogil:
                                 Py_ssize_t part_stride, char *grad_offset, char *grad_mask) noexcept nogil
         int depthwise_outputs
         void (*depthwise)(const fastconv_depthwise *lines) noexcept nogil
+        void (*depthwise_windows)(const fastconv_depthwise_windows *windows) noexcept nogil
         void (*depthwise_weight)(const fastconv_depthwise_weight *lines) noexcept nogil
         int grouped_outputs[2][4]
         void (*grouped)(const fastconv_grouped *lines) noexcept nogil

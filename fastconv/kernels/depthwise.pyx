@@ -79,6 +79,7 @@ cdef enum:
     TURNED_PIXELS = 1024        # planes up to so many pixels are turned,
     TURNED_BYTES = 1024 * 1024  # and those of many channels while L2 keeps a vector of them and of results
     FAR_BYTES = 4096 * 1024     # of a destination that L2 does not keep
+    WINDOW_ROWS = 4             # that windows are summed by: a multiple of what their blocks have in any ISA
     WINDOW_COST = 3             # of a multiply-add of a window, in those of a register tile
 
 cdef enum Form:
@@ -246,6 +247,19 @@ cdef class DepthwisePass(RowKernel):
                 runs.first, runs.end, runs.at = run.first, run.end, run.table if width.wrapped != NULL else NULL
                 runs += 1
 
+    cdef _find_windows(self):
+        """Whether rows may be summed as windows: 3x3 taps, of which no run has lost any, one stride, one phase."""
+        cdef Problem *p = &self.problem
+        cdef Axis *a
+        cdef int i
+        p.windows = p.ways == 1 and p.axis[0].size == p.axis[0].kernel == 1 and p.axis[2].wrapped == NULL
+        for i in range(1, 3):
+            a = &p.axis[i]
+            taps = [a.phase.run[k].taps for k in range(a.runs)] if a.phases == a.step == 1 else []
+            whole = [3] if a.stride == 1 else [2, 1]
+            if a.kernel != 3 or a.dilation != 1 or a.stride != p.axis[2].stride or taps != whole or a.size < 2:
+                p.windows = False
+
     cdef _cut_planes(self):
         """Blocks of planes that fit the workspace, many enough for many threads, and channels a task."""
         cdef Problem *p = &self.problem
@@ -303,6 +317,7 @@ cdef class DepthwiseLines(DepthwisePass):
             p.tasks = p.batch * p.chunks * p.cuts[0] * p.cuts[1] * p.cuts[2]
             return
         self._place_runs()
+        self._find_windows()
         if self._form == ROWS:
             self._cut_rows()
         else:
@@ -325,6 +340,8 @@ cdef class DepthwiseLines(DepthwisePass):
         if p.batch * p.blocks * p.chunks < self.many_tasks:
             p.rows = max(min(p.rows, 4), ceil_div(rows, ceil_div(self.many_tasks, max(1, p.batch * p.chunks))))
         p.rows = ceil_div(rows, ceil_div(rows, p.rows))
+        if p.windows:
+            p.rows = round_up(p.rows, WINDOW_ROWS)
         p.blocks = ceil_div(rows, p.rows)
         p.tasks = p.batch * p.blocks * p.chunks
 

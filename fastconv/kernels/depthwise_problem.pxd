@@ -53,6 +53,7 @@ cdef struct Problem:
     const fastconv_tap_run *runs  # of W, phase by phase, as they lie in a row of pixels
     Py_ssize_t padded             # bytes of the packed weights of a tap: all channels, to whole vectors
     Py_ssize_t chunk, chunks      # channels a task
+    bint windows                  # forward lines are 3x3 windows of one stride, see fastconv_depthwise_windows
     Py_ssize_t rows, blocks       # rows a task (weight gradient: rows whose sums stay in registers)
     # depthwise_planes
     Py_ssize_t block[3]           # destination slices, and positions of a phase along H and W, of a block

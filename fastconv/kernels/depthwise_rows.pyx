@@ -10,7 +10,13 @@ transposed into the workspace, convolved there, and transposed back, which costs
 from libc.math cimport INFINITY
 from libc.string cimport memset
 
-from fastconv.kernels.core cimport fastconv_depthwise, fastconv_depthwise_weight, fastconv_segment, round_up
+from fastconv.kernels.core cimport (
+    fastconv_depthwise,
+    fastconv_depthwise_weight,
+    fastconv_depthwise_windows,
+    fastconv_segment,
+    round_up,
+)
 from fastconv.kernels.depthwise_problem cimport Axis, Call, Gradient, Phase, Problem
 from fastconv.kernels.finish cimport Finish, finish_row, finishes
 from fastconv.kernels.plan cimport Call as PlanCall
@@ -81,9 +87,42 @@ cdef const char *rows_ahead(const Problem *p, const Call *call, const Rows *rows
     return x + rows.segments[segments - 1].x + (1 + (call.threads - 1) * p.rows * p.axis[1].stride) * row
 
 
-cdef void sum_rows(const Problem *p, const Call *call, const Rows *rows, Py_ssize_t channel, Py_ssize_t channels,
-                   const char *x, bint exact, char *y) noexcept nogil:
-    """Rows of `channels` channels from `channel` on; x is that channel in the image, y in the first of the rows."""
+cdef void sum_rows(const Problem *p, const Call *call, Py_ssize_t row, Py_ssize_t count, Py_ssize_t channel,
+                   Py_ssize_t channels, const char *x, bint exact, char *y, char *workspace) noexcept nogil:
+    """`count` rows from `row` on, of channels from `channel` on; x is that channel in the image, y in the first row."""
+    cdef Rows rows
+    if p.windows and count > 1:
+        sum_windows(p, call, row, count, channel, channels, x, y)
+    else:
+        rows = find_rows(p, row, count, workspace)
+        sum_lines(p, call, &rows, channel, channels, x, exact, y)
+
+
+cdef void sum_windows(const Problem *p, const Call *call, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t channel,
+                      Py_ssize_t channels, const char *x, char *y) noexcept nogil:
+    """The same where all taps are one 3x3 window; bit by bit what lines would sum."""
+    cdef const Axis *height = &p.axis[1]
+    cdef const Axis *width = &p.axis[2]
+    cdef Py_ssize_t row_step = 1 if height.stride > 1 else height.tap_step
+    cdef Py_ssize_t column_step = 1 if width.stride > 1 else width.tap_step
+    cdef fastconv_depthwise_windows a
+    a.x, a.y = x, y
+    a.w = (call.weight + (height.phase.run.tap * width.kernel + width.phase.run.tap) * p.padded + channel * p.itemsize)
+    a.shift = call.shift + channel * p.itemsize if call.shift != NULL else NULL
+    a.lanes, a.w_across = channels, p.vector
+    a.rows, a.columns, a.stride = rows, width.size, width.stride
+    a.top, a.left = height.phase.run.origin + row * height.stride, width.phase.run.origin
+    a.height, a.width = height.source_size, width.source_size
+    a.x_row, a.x_column = width.source_size * p.source_pixel, p.source_pixel
+    a.y_row, a.y_column = width.size * p.pixel, p.pixel
+    a.w_row, a.w_column = row_step * width.kernel * p.padded, column_step * p.padded
+    a.lower, a.upper = call.lower, call.upper
+    p.kernels.depthwise_windows(&a)
+
+
+cdef void sum_lines(const Problem *p, const Call *call, const Rows *rows, Py_ssize_t channel, Py_ssize_t channels,
+                    const char *x, bint exact, char *y) noexcept nogil:
+    """The same line by line."""
     cdef fastconv_depthwise a
     cdef Py_ssize_t i
     a.x, a.w = x, call.weight + channel * p.ins * p.itemsize
@@ -194,12 +233,11 @@ cdef void sum_block(const Problem *p, const Call *call, Py_ssize_t n, Py_ssize_t
                     Py_ssize_t channel, char *workspace) noexcept nogil:
     """Up to p.rows rows of an image, and a chunk of channels from `channel` on."""
     cdef Py_ssize_t channels = min(p.chunk, p.channels - channel)
-    cdef Rows rows = find_rows(p, row, count, workspace)
     cdef char *y = call.destination + (n * p.volume + row * p.axis[2].size) * p.pixel + channel * p.outs * p.itemsize
-    sum_rows(p, call, &rows, channel, channels,
-             call.source + n * p.source_volume * p.source_pixel + channel * p.ins * p.itemsize, True, y)
+    sum_rows(p, call, row, count, channel, channels,
+             call.source + n * p.source_volume * p.source_pixel + channel * p.ins * p.itemsize, True, y, workspace)
     if finishes(&call.finish):
-        finish_pixels(p, call, rows.count * p.axis[2].size, channels * p.outs, y)
+        finish_pixels(p, call, count * p.axis[2].size, channels * p.outs, y)
 
 
 cdef void finish_pixels(const Problem *p, const Call *call, Py_ssize_t pixels, Py_ssize_t lanes,
@@ -214,7 +252,6 @@ cdef void finish_pixels(const Problem *p, const Call *call, Py_ssize_t pixels, P
 
 cdef void turned_task(const Problem *p, const Call *call, Py_ssize_t task, char *workspace) noexcept nogil:
     """channels_first: some vectors of channels of an image, turned to channels_last and back."""
-    cdef Rows rows = find_rows(p, 0, all_rows(p), workspace)
     cdef char *x = workspace + rows_bytes(p)
     cdef char *y = x + round_up(p.source_volume * p.source_pixel, 64)
     cdef char *to
@@ -225,7 +262,7 @@ cdef void turned_task(const Problem *p, const Call *call, Py_ssize_t task, char 
         p.kernels.pack_matrix(x, vlen * p.ins,
                               call.source + (n * p.channels + channel) * p.ins * p.source_volume * p.itemsize, 1,
                               p.source_volume, p.source_volume, channels * p.ins)
-        sum_rows(p, call, &rows, channel, channels, x, False, y)
+        sum_rows(p, call, 0, all_rows(p), channel, channels, x, False, y, workspace)
         to = call.destination + (n * p.channels + channel) * p.outs * p.volume * p.itemsize
         p.kernels.copy_matrix(to, p.volume, y, 1, vlen * p.outs, channels * p.outs, p.volume)
         finish_row(p.kernels, &call.finish, to, channels * p.outs * p.volume)

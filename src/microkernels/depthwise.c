@@ -28,6 +28,7 @@ INLINE uint32_t NAME(positions_within)(ptrdiff_t position, ptrdiff_t apart, cons
 
 #include "depthwise_lines.h"
 #include "depthwise_weight.h"
+#include "depthwise_windows.h"
 
 /* Whole vectors of each way; returns how many elements these are. */
 INLINE ptrdiff_t NAME(interleave_vectors)(const int ways, real *to, const real *from, ptrdiff_t ld, ptrdiff_t each) {
@@ -77,6 +78,7 @@ static void NAME(sum_vectors)(char *dst, const char *src, ptrdiff_t count) {
 FILL(depthwise) {
   table->depthwise_outputs = LINE_BLOCK;
   table->depthwise = NAME(depthwise);
+  table->depthwise_windows = NAME(depthwise_windows);
   table->depthwise_weight = NAME(depthwise_weight);
   table->interleave = NAME(interleave);
   table->sum_neighbours = NAME(sum_neighbours);
