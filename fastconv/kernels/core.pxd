@@ -253,10 +253,6 @@ cdef extern from "table.h" nogil:
         Py_ssize_t y_ahead
 
     ctypedef struct fastconv_depthwise_windows:
-        const char *x
-        const char *w
-        const char *shift
-        char *y
         Py_ssize_t lanes
         Py_ssize_t w_across
         Py_ssize_t rows
@@ -272,8 +268,6 @@ cdef extern from "table.h" nogil:
         Py_ssize_t y_column
         Py_ssize_t w_row
         Py_ssize_t w_column
-        double lower
-        double upper
 
     ctypedef struct fastconv_depthwise_weight:
         const char *x
@@ -447,8 +441,11 @@ cdef extern from "table.h" nogil:
                                 Py_ssize_t part_stride, char *grad_offset, char *grad_mask) noexcept nogil
         int depthwise_outputs
         void (*depthwise)(const fastconv_depthwise *lines) noexcept nogil
-        void (*depthwise_windows)(const fastconv_depthwise_windows *windows) noexcept nogil
         void (*depthwise_weight)(const fastconv_depthwise_weight *lines) noexcept nogil
+        void (*depthwise_windows)(const fastconv_depthwise_windows *windows, const char *x, const char *w, const char *shift,
+                                  char *y, double lower, double upper) noexcept nogil
+        void (*depthwise_windows_weight)(const fastconv_depthwise_windows *windows, const char *x, const char *y, char *w,
+                                         char *shift) noexcept nogil
         int grouped_outputs[2][4]
         void (*grouped)(const fastconv_grouped *lines) noexcept nogil
         void (*spread)(const fastconv_spread *line) noexcept nogil

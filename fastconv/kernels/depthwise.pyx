@@ -455,6 +455,7 @@ cdef class DepthwiseWeight(DepthwisePass):
             p.tasks, p.workspace = p.parts * p.channels, planes_weight_workspace(p)
             return
         self._place_runs()
+        self._find_windows()
         self._cut_channels()
         p.workspace = rows_weight_workspace(p, self._form == TURNED)
 
@@ -475,10 +476,20 @@ cdef class DepthwiseWeight(DepthwisePass):
             p.chunk = clip(p.batch * vectors // self.many_tasks, 1, vectors) * vlen
             p.parts = self._parts(p.batch, ceil_div(p.channels, p.chunk))
         else:
-            p.parts = self._parts(p.batch * image // 8, 1)
+            p.parts = self._parts(p.batch * image // self._rows_of_part(), 1)
             p.chunk = round_up(ceil_div(p.channels, ceil_div(self.many_tasks, p.parts)), 2 * vlen)
+            if p.windows and 2 * p.parts >= self.many_tasks:  # a pixel's channels are read at once
+                p.chunk = p.channels
         p.chunks = ceil_div(p.channels, p.chunk)
         p.tasks = p.parts * p.chunks
+
+    cdef Py_ssize_t _rows_of_part(self):
+        """At least: of windows whole images, or whole blocks of rows."""
+        cdef Problem *p = &self.problem
+        cdef Py_ssize_t image = p.axis[0].size * p.axis[1].size
+        if not p.windows:
+            return 8
+        return image if image <= 4 * WINDOW_ROWS else round_up(ceil_div(p.batch * image, MANY_TASKS), WINDOW_ROWS)
 
     @property
     def partial_bytes(self):

@@ -13,8 +13,8 @@ from libc.string cimport memset
 from fastconv.kernels.core cimport (
     fastconv_depthwise,
     fastconv_depthwise_weight,
-    fastconv_depthwise_windows,
     fastconv_segment,
+    fastconv_depthwise_windows,
     round_up,
 )
 from fastconv.kernels.depthwise_problem cimport Axis, Call, Gradient, Phase, Problem
@@ -98,26 +98,34 @@ cdef void sum_rows(const Problem *p, const Call *call, Py_ssize_t row, Py_ssize_
         sum_lines(p, call, &rows, channel, channels, x, exact, y)
 
 
-cdef void sum_windows(const Problem *p, const Call *call, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t channel,
-                      Py_ssize_t channels, const char *x, char *y) noexcept nogil:
-    """The same where all taps are one 3x3 window; bit by bit what lines would sum."""
+cdef fastconv_depthwise_windows find_windows(const Problem *p, Py_ssize_t row, Py_ssize_t rows,
+                                   Py_ssize_t channels) noexcept nogil:
     cdef const Axis *height = &p.axis[1]
     cdef const Axis *width = &p.axis[2]
-    cdef Py_ssize_t row_step = 1 if height.stride > 1 else height.tap_step
-    cdef Py_ssize_t column_step = 1 if width.stride > 1 else width.tap_step
-    cdef fastconv_depthwise_windows a
-    a.x, a.y = x, y
-    a.w = (call.weight + (height.phase.run.tap * width.kernel + width.phase.run.tap) * p.padded + channel * p.itemsize)
-    a.shift = call.shift + channel * p.itemsize if call.shift != NULL else NULL
-    a.lanes, a.w_across = channels, p.vector
-    a.rows, a.columns, a.stride = rows, width.size, width.stride
-    a.top, a.left = height.phase.run.origin + row * height.stride, width.phase.run.origin
-    a.height, a.width = height.source_size, width.source_size
-    a.x_row, a.x_column = width.source_size * p.source_pixel, p.source_pixel
-    a.y_row, a.y_column = width.size * p.pixel, p.pixel
-    a.w_row, a.w_column = row_step * width.kernel * p.padded, column_step * p.padded
-    a.lower, a.upper = call.lower, call.upper
-    p.kernels.depthwise_windows(&a)
+    cdef fastconv_depthwise_windows w
+    w.lanes, w.w_across = channels, p.vector
+    w.rows, w.columns, w.stride = rows, width.size, width.stride
+    w.top, w.left = height.phase.run.origin + row * height.stride, width.phase.run.origin
+    w.height, w.width = height.source_size, width.source_size
+    w.x_row, w.x_column = width.source_size * p.source_pixel, p.source_pixel
+    w.y_row, w.y_column = width.size * p.pixel, p.pixel
+    w.w_column = p.padded if width.stride > 1 else width.tap_step * p.padded
+    w.w_row = width.kernel * w.w_column
+    return w
+
+
+cdef inline Py_ssize_t first_tap(const Problem *p) noexcept nogil:
+    """Bytes to the weights of what windows meet first, which backward is the last tap."""
+    return (p.axis[1].phase.run.tap * p.axis[2].kernel + p.axis[2].phase.run.tap) * p.padded
+
+
+cdef void sum_windows(const Problem *p, const Call *call, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t channel,
+                      Py_ssize_t channels, const char *x, char *y) noexcept nogil:
+    """The same where all taps are one 3x3 window; forward, bit by bit what lines would sum."""
+    cdef fastconv_depthwise_windows windows = find_windows(p, row, rows, channels)
+    cdef Py_ssize_t across = channel * p.itemsize
+    p.kernels.depthwise_windows(&windows, x, call.weight + first_tap(p) + across,
+                                call.shift + across if call.shift != NULL else NULL, y, call.lower, call.upper)
 
 
 cdef void sum_lines(const Problem *p, const Call *call, const Rows *rows, Py_ssize_t channel, Py_ssize_t channels,
@@ -319,7 +327,14 @@ cdef void sum_weights(const Problem *p, const Gradient *g, Py_ssize_t row, Py_ss
     """Adds the products of an image's rows row .. end to sums[way][tap][channel], [way][channel]; x and y are their
     first channel in the image and in its grad_y."""
     cdef fastconv_depthwise_weight a
+    cdef fastconv_depthwise_windows windows
     cdef Py_ssize_t rows, j
+    if p.windows:
+        windows = find_windows(p, row, end - row, channels)
+        p.kernels.depthwise_windows_weight(&windows, x, y + row * windows.y_row,
+                                           sums if g.weight != NULL else NULL,
+                                           sums + p.taps * p.padded if g.shift != NULL else NULL)
+        return
     a.x, a.lanes, a.w_across = x, channels, p.vector
     while row < end:
         rows = find_weight_rows(p, row, min(p.rows, end - row), workspace, &a)

@@ -246,18 +246,14 @@ typedef struct {
   ptrdiff_t y_ahead; /* bytes from an output to one of some blocks later, whose line is asked for; or 0 */
 } fastconv_depthwise;
 
-/* Depthwise windows of 3 x 3 taps, neighbours along both axes of planes of pixels with their lanes side by side:
- *   y[i][j] = clamp(shift + sum over taps f, u of x[top + i * stride + f][left + j * stride + u] * w[f][u], lower,
- * upper) for at least two rows i and two columns j; what lies outside of x's rows and columns is left out. */
+/* Depthwise windows of 3 x 3 taps, neighbours along both axes of planes of pixels with their lanes side by side: output
+ * i, j meets x[top + i * stride + f][left + j * stride + u] and w[f][u], where x has that row and column. */
 typedef struct {
-  const char *x, *w, *shift; /* x is pixel 0, 0 of the plane, y the first output; shift may be NULL */
-  char *y;
   ptrdiff_t lanes, w_across;                  /* bytes from one vector of lanes to the next one's w, shift */
-  ptrdiff_t rows, columns, stride;            /* stride: 1 or 2 */
-  ptrdiff_t top, left, height, width;         /* positions and extent in x */
+  ptrdiff_t rows, columns, stride;            /* outputs; stride: 1 or 2 */
+  ptrdiff_t top, left, height, width;         /* first position and extent in x */
   ptrdiff_t x_row, x_column, y_row, y_column; /* bytes */
   ptrdiff_t w_row, w_column;
-  double lower, upper;
 } fastconv_depthwise_windows;
 
 /* The weight gradient of the same lines, for one run: for every segment e and tap u of the call
@@ -482,8 +478,14 @@ typedef struct {
 
   int depthwise_outputs; /* of a line that are summed at once */
   void (*depthwise)(const fastconv_depthwise *lines);
-  void (*depthwise_windows)(const fastconv_depthwise_windows *windows);
   void (*depthwise_weight)(const fastconv_depthwise_weight *lines);
+
+  /* From x's pixel 0, 0: y = clamp(shift + sums of x * w, lower, upper), of two rows and columns at least; and
+   * w += sums of x * y, shift += sums of y. w of the latter and shift may be NULL. */
+  void (*depthwise_windows)(const fastconv_depthwise_windows *windows, const char *x, const char *w, const char *shift,
+                            char *y, double lower, double upper);
+  void (*depthwise_windows_weight)(const fastconv_depthwise_windows *windows, const char *x, const char *y, char *w,
+                                   char *shift);
 
   int grouped_outputs[2][4]; /* of a line's sums, falling, by vectors - 1; the last is 1 */
   void (*grouped)(const fastconv_grouped *lines);

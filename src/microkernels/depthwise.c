@@ -29,6 +29,7 @@ INLINE uint32_t NAME(positions_within)(ptrdiff_t position, ptrdiff_t apart, cons
 #include "depthwise_lines.h"
 #include "depthwise_weight.h"
 #include "depthwise_windows.h"
+#include "depthwise_windows_weight.h"
 
 /* Whole vectors of each way; returns how many elements these are. */
 INLINE ptrdiff_t NAME(interleave_vectors)(const int ways, real *to, const real *from, ptrdiff_t ld, ptrdiff_t each) {
@@ -78,8 +79,9 @@ static void NAME(sum_vectors)(char *dst, const char *src, ptrdiff_t count) {
 FILL(depthwise) {
   table->depthwise_outputs = LINE_BLOCK;
   table->depthwise = NAME(depthwise);
-  table->depthwise_windows = NAME(depthwise_windows);
   table->depthwise_weight = NAME(depthwise_weight);
+  table->depthwise_windows = NAME(depthwise_windows);
+  table->depthwise_windows_weight = NAME(depthwise_windows_weight);
   table->interleave = NAME(interleave);
   table->sum_neighbours = NAME(sum_neighbours);
   table->splat = NAME(splat_all);
@@ -90,4 +92,6 @@ FILL(depthwise) {
 #undef AT_MUTABLE
 #undef LINE_BLOCK
 #undef LINE_TAPS
+#undef WINDOW_COLUMNS
+#undef WINDOW_ROWS
 #endif

@@ -12,83 +12,118 @@
 #endif
 #define WINDOW_COLUMNS 2
 
-/* Sums of R x P outputs of one vector, whose first tap meets x; bit i of `rows` and bit j of `columns` are set where x
- * has that row and column of the R' x P' that the block meets. `all`: they are set. */
-INLINE void NAME(window_sums)(vec *sum, const fastconv_depthwise_windows *d, const real *x, const char *w, ptrdiff_t n,
-                              uint32_t rows, uint32_t columns, const int R, const int P, const int S, const int all,
+/* The source rows, or columns, of a block of so many outputs. */
+#define WINDOW_SOURCES(outputs, S) (((outputs) - 1) * (S) + 3)
+
+/* A block of a vector of lanes: which of x's rows and columns there are, bit by bit. */
+typedef struct {
+  ptrdiff_t n; /* lanes left, which may be more than a vector's */
+  uint32_t rows, columns;
+} NAME(window_edges);
+
+/* Bit i < count is set if position first + i is one of `size`. */
+INLINE uint32_t NAME(met)(ptrdiff_t first, ptrdiff_t size, int count) {
+  const ptrdiff_t low = first < 0 ? -first : 0, high = size - first < count ? size - first : count;
+  return high > low ? ((uint32_t)1 << high) - ((uint32_t)1 << low) : 0;
+}
+
+INLINE NAME(window_edges) NAME(edges_at)(const fastconv_depthwise_windows *d, ptrdiff_t row, ptrdiff_t column,
+                                         const int R, const int P, const int S) {
+  return (NAME(window_edges)){d->lanes, NAME(met)(d->top + row * S, d->height, WINDOW_SOURCES(R, S)),
+                              NAME(met)(d->left + column * S, d->width, WINDOW_SOURCES(P, S))};
+}
+
+INLINE int NAME(is_inner)(const fastconv_depthwise_windows *d, ptrdiff_t row, ptrdiff_t column, const int R,
+                          const int P, const int S) {
+  const ptrdiff_t top = d->top + row * S, left = d->left + column * S;
+  return top >= 0 && left >= 0 && top + WINDOW_SOURCES(R, S) <= d->height && left + WINDOW_SOURCES(P, S) <= d->width;
+}
+
+/* The first pixel of x that output row, column meets, which there may not be. */
+INLINE const real *NAME(window_at)(const fastconv_depthwise_windows *d, const char *x, ptrdiff_t row, ptrdiff_t column,
+                                   const int S) {
+  return AT(x, (d->top + row * S) * d->x_row + (d->left + column * S) * d->x_column);
+}
+
+/* USE(i, j, v) for every source row i and column j of a block, v being that vector of x: columns by their residue of
+ * the stride, rows, columns. Without `all`, for those that there are. */
+#define EACH_SOURCE(d, x, edges, R, P, S, all, masked, USE)                                                    \
+  UNROLL for (int residue = 0; residue < S; residue++) UNROLL for (int i = 0; i < WINDOW_SOURCES(R, S); i++) { \
+    const real *xi = AT(x, i * (d)->x_row);                                                                    \
+    IN_POINTER(xi);                                                                                            \
+    if (all || __builtin_expect((edges).rows & (uint32_t)1 << i, 1))                                           \
+      UNROLL for (int j = residue; j < WINDOW_SOURCES(P, S);                                                   \
+                  j += S) if (all || __builtin_expect((edges).columns & (uint32_t)1 << j, 1)) {                \
+        vec v = NAME(load_lanes)(AT(xi, j * (d)->x_column), masked, (edges).n);                                \
+        OPAQUE(v);                                                                                             \
+        UNROLL for (int f = 0; f < 3; f++) if (i >= f && (i - f) % S == 0 && (i - f) / S < R)                  \
+            UNROLL for (int u = 0; u < 3; u++) if (j >= u && (j - u) % S == 0 && (j - u) / S < P)              \
+                USE((i - f) / S * P + (j - u) / S, 3 * f + u, v);                                              \
+      }                                                                                                        \
+  }
+
+INLINE void NAME(window_sums)(const fastconv_depthwise_windows *d, const real *x, const char *w, vec *sum,
+                              NAME(window_edges) edges, const int R, const int P, const int S, const int all,
                               const int masked) {
   vec tap[9];
   UNROLL for (int t = 0; t < 9; t++) tap[t] = NAME(load)(AT(w, t / 3 * d->w_row + t % 3 * d->w_column));
   UNROLL for (int s = 0; s < R * P; s++) sum[s] = (vec){0};
-  UNROLL for (int residue = 0; residue < S; residue++) UNROLL for (int i = 0; i < (R - 1) * S + 3; i++) {
-    const real *xi = AT(x, i * d->x_row);
-    IN_POINTER(xi);
-    if (all || __builtin_expect(rows & (uint32_t)1 << i, 1))
-      UNROLL for (int j = residue; j < (P - 1) * S + 3;
-                  j += S) if (all || __builtin_expect(columns & (uint32_t)1 << j, 1)) {
-        vec v = NAME(load_lanes)(AT(xi, j * d->x_column), masked, n);
-        OPAQUE(v);
-        UNROLL for (int f = 0; f < 3; f++) if (i >= f && (i - f) % S == 0 && (i - f) / S < R)
-            UNROLL for (int u = 0; u < 3; u++) if (j >= u && (j - u) % S == 0 && (j - u) / S < P)
-                sum[(i - f) / S * P + (j - u) / S] += v * tap[3 * f + u];
-      }
-  }
+#define ADD(s, t, v) sum[s] += v * tap[t]
+  EACH_SOURCE(d, x, edges, R, P, S, all, masked, ADD)
+#undef ADD
 }
 
-INLINE void NAME(window_vector)(const fastconv_depthwise_windows *d, const real *x, real *y, ptrdiff_t from,
-                                uint32_t rows, uint32_t columns, const int R, const int P, const int S, const int all,
-                                const int masked) {
-  const ptrdiff_t w_across = from / VLEN * d->w_across, n = d->lanes - from;
+typedef struct {
+  const char *x, *w, *shift;
+  char *y;
+  vec lower, upper;
+  int clamps;
+} NAME(window_call);
+
+INLINE void NAME(window_vector)(const fastconv_depthwise_windows *d, const NAME(window_call) * call, const real *x,
+                                real *y, ptrdiff_t from, NAME(window_edges) edges, const int R, const int S,
+                                const int all, const int masked) {
+  const int P = WINDOW_COLUMNS;
+  const ptrdiff_t w_across = from / VLEN * d->w_across;
   vec sum[WINDOW_ROWS * WINDOW_COLUMNS];
-  NAME(window_sums)(sum, d, x + from, d->w + w_across, n, rows, columns, R, P, S, all, masked);
-  if (d->shift) {
-    const vec shift = NAME(load)(AT(d->shift, w_across));
+  edges.n = d->lanes - from;
+  NAME(window_sums)(d, x + from, call->w + w_across, sum, edges, R, P, S, all, masked);
+  if (call->shift) {
+    const vec shift = NAME(load)(AT(call->shift, w_across));
     UNROLL for (int s = 0; s < R * P; s++) sum[s] += shift;
   }
-  if (d->lower > -INFINITY || d->upper < INFINITY) {
-    const vec lower = NAME(splat)((real)d->lower), upper = NAME(splat)((real)d->upper);
-    UNROLL for (int s = 0; s < R * P; s++) sum[s] = NAME(at_most)(NAME(at_least)(sum[s], lower), upper);
-  }
+  if (call->clamps)
+    UNROLL for (int s = 0; s < R * P; s++) sum[s] = NAME(at_most)(NAME(at_least)(sum[s], call->lower), call->upper);
   UNROLL for (int s = 0; s < R * P; s++)
-      NAME(store_some)(AT_MUTABLE(y + from, s / P * d->y_row + s % P * d->y_column), sum[s], masked ? n : VLEN);
+      NAME(store_some)(AT_MUTABLE(y + from, s / P * d->y_row + s % P * d->y_column), sum[s], masked ? edges.n : VLEN);
 }
 
-/* Bit i < count is set if position first + i is one of `size`. */
-INLINE uint32_t NAME(met)(ptrdiff_t first, ptrdiff_t size, int count) {
-  const ptrdiff_t low = first < 0 ? -first : 0, high = size - first;
-  if (high <= low || low >= count) return 0;
-  return ((uint32_t)1 << (high < count ? high : count)) - ((uint32_t)1 << low);
-}
-
-INLINE void NAME(window_block)(const fastconv_depthwise_windows *d, ptrdiff_t row, ptrdiff_t column, const int R,
-                               const int S, const int all) {
-  const int P = WINDOW_COLUMNS;
-  const ptrdiff_t top = d->top + row * S, left = d->left + column * S;
-  const uint32_t rows = NAME(met)(top, d->height, (R - 1) * S + 3);
-  const uint32_t columns = NAME(met)(left, d->width, (P - 1) * S + 3);
-  const real *x = AT(d->x, top * d->x_row + left * d->x_column);
-  real *y = AT_MUTABLE(d->y, row * d->y_row + column * d->y_column);
+INLINE void NAME(window_block)(const fastconv_depthwise_windows *d, const NAME(window_call) * call, ptrdiff_t row,
+                               ptrdiff_t column, const int R, const int S, const int all) {
+  const NAME(window_edges) edges = NAME(edges_at)(d, row, column, R, WINDOW_COLUMNS, S);
+  const real *x = NAME(window_at)(d, call->x, row, column, S);
+  real *y = AT_MUTABLE(call->y, row * d->y_row + column * d->y_column);
   ptrdiff_t from = 0;
-  for (; from + VLEN <= d->lanes; from += VLEN) NAME(window_vector)(d, x, y, from, rows, columns, R, P, S, all, 0);
-  if (from < d->lanes) NAME(window_vector)(d, x, y, from, rows, columns, R, P, S, all, 1);
+  for (; from + VLEN <= d->lanes; from += VLEN) NAME(window_vector)(d, call, x, y, from, edges, R, S, all, 0);
+  if (from < d->lanes) NAME(window_vector)(d, call, x, y, from, edges, R, S, all, 1);
 }
 
 /* R rows of outputs from `row` on. The last block of columns ends where they end: it may make some a second time. */
 #define WINDOW_BLOCKS(R, S)                                                                                         \
-  OUTLINE void NAME(window_inner_##R##_##S)(const fastconv_depthwise_windows *d, ptrdiff_t row, ptrdiff_t column) { \
-    NAME(window_block)(d, row, column, R, S, 1);                                                                    \
+  OUTLINE void NAME(window_inner_##R##_##S)(const fastconv_depthwise_windows *d, const NAME(window_call) * call,    \
+                                            ptrdiff_t row, ptrdiff_t column) {                                      \
+    NAME(window_block)(d, call, row, column, R, S, 1);                                                              \
   }                                                                                                                 \
-  OUTLINE void NAME(window_edge_##R##_##S)(const fastconv_depthwise_windows *d, ptrdiff_t row, ptrdiff_t column) {  \
-    NAME(window_block)(d, row, column, R, S, 0);                                                                    \
+  OUTLINE void NAME(window_edge_##R##_##S)(const fastconv_depthwise_windows *d, const NAME(window_call) * call,     \
+                                           ptrdiff_t row, ptrdiff_t column) {                                       \
+    NAME(window_block)(d, call, row, column, R, S, 0);                                                              \
   }                                                                                                                 \
-  OUTLINE void NAME(window_rows_##R##_##S)(const fastconv_depthwise_windows *d, ptrdiff_t row) {                    \
-    const ptrdiff_t top = d->top + row * S, below = top + (R - 1) * S + 3, wide = (WINDOW_COLUMNS - 1) * S + 3;     \
+  OUTLINE void NAME(window_rows_##R##_##S)(const fastconv_depthwise_windows *d, const NAME(window_call) * call,     \
+                                           ptrdiff_t row) {                                                         \
     for (ptrdiff_t column = 0; column < d->columns; column += WINDOW_COLUMNS) {                                     \
       if (column > d->columns - WINDOW_COLUMNS) column = d->columns - WINDOW_COLUMNS;                               \
-      const ptrdiff_t left = d->left + column * S;                                                                  \
-      if (top >= 0 && below <= d->height && left >= 0 && left + wide <= d->width)                                   \
-        NAME(window_inner_##R##_##S)(d, row, column);                                                               \
-      else NAME(window_edge_##R##_##S)(d, row, column);                                                             \
+      if (NAME(is_inner)(d, row, column, R, WINDOW_COLUMNS, S)) NAME(window_inner_##R##_##S)(d, call, row, column); \
+      else NAME(window_edge_##R##_##S)(d, call, row, column);                                                       \
     }                                                                                                               \
   }
 WINDOW_BLOCKS(2, 1)
@@ -100,21 +135,19 @@ WINDOW_BLOCKS(4, 2)
 #undef WINDOW_BLOCKS
 
 /* All rows; the last block of them ends where they end, too. */
-static void NAME(depthwise_windows)(const fastconv_depthwise_windows *d) {
+static void NAME(depthwise_windows)(const fastconv_depthwise_windows *d, const char *x, const char *w,
+                                    const char *shift, char *y, double lower, double upper) {
+  const NAME(window_call) call = {
+      x, w, shift, y, NAME(splat)((real)lower), NAME(splat)((real)upper), lower > -INFINITY || upper < INFINITY};
   ptrdiff_t row = 0;
 #if WINDOW_ROWS == 4
   for (; d->rows - row > 2 && d->rows >= 4; row += 4) {
     if (row > d->rows - 4) row = d->rows - 4;
-    if (d->stride == 1) NAME(window_rows_4_1)(d, row);
-    else NAME(window_rows_4_2)(d, row);
+    (d->stride == 1 ? NAME(window_rows_4_1) : NAME(window_rows_4_2))(d, &call, row);
   }
 #endif
   for (; row < d->rows; row += 2) {
     if (row > d->rows - 2) row = d->rows - 2;
-    if (d->stride == 1) NAME(window_rows_2_1)(d, row);
-    else NAME(window_rows_2_2)(d, row);
+    (d->stride == 1 ? NAME(window_rows_2_1) : NAME(window_rows_2_2))(d, &call, row);
   }
 }
-
-#undef WINDOW_ROWS
-#undef WINDOW_COLUMNS
