@@ -137,10 +137,15 @@ def choose_dense(task: Dense, policy: str) -> Choice:
     return _choose_quickest(task)
 
 
-def choose_backward_weight(task: Dense, policy: str) -> Choice:
-    """The weight gradient's kernel, where it is not depthwise; `task` is the forward convolution."""
+def choose_backward_weight(task: Dense, policy: str, windows: bool = False) -> Choice:
+    """The weight gradient's kernel, where it is not depthwise; `task` is the forward convolution.
+
+    `windows`: its groups share vectors, and their gradients can be summed in windows.
+    """
     if policy == "direct":
         return Choice("direct", ASKED)
+    if windows and policy in ("auto", "grouped"):
+        return Choice("grouped", ASKED if policy == "grouped" else "groups share vectors, and taps are 3x3 windows")
     if policy not in ("auto", "winograd"):
         return Choice("direct", f'"{policy}" was asked for, but no weight gradient is summed so')
     refused, coarse = gradient_refused(task), gradient_too_coarse(task)

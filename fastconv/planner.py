@@ -175,11 +175,23 @@ class ConvPlan:
         if choice := self._depthwise:
             return DepthwiseWeight(g, self.dtype, self.padding_mode), choice
         sources = forward_sources(g, self.padding_mode)
-        choice = choose_backward_weight(self._task(sources, g.in_channels, g.out_channels, g.out_size), self.algorithm)
+        grouped = self._grouped_gradient()
+        task = self._task(sources, g.in_channels, g.out_channels, g.out_size)
+        choice = choose_backward_weight(task, self.algorithm, grouped is not None)
+        if grouped and choice.algorithm == "grouped":
+            return grouped, choice
         direct = BackwardWeightPlan(g, self.dtype, self.padding_mode)
         if choice.algorithm == "winograd":
             return WinogradWeightPlan(direct, g, self.dtype, sources), choice
         return direct, choice
+
+    def _grouped_gradient(self) -> DepthwiseWeight | None:
+        """The weight gradient of several channels a group as depthwise windows sum theirs, or None if it cannot be."""
+        g = self.geometry
+        if g.groups in (1, g.in_channels) or g.in_channels != g.out_channels:
+            return None
+        kernel = DepthwiseWeight(g, self.dtype, self.padding_mode)
+        return kernel if kernel.runs else None
 
     def _task(self, sources: Sources, source: int, destination: int, size: Any, prepared: bool = False) -> Dense:
         g, vlen = self.geometry, register_tile(self.dtype.name)["vlen"]

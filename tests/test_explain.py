@@ -205,7 +205,7 @@ def test_a_weight_gradient_allocates_its_budget(name, layout, threads):
         options = {"data_format": layout, "need": need, **case.options}
         operator(ff, case, "_backward")(grad_y, x, weight, **options)
         budget = explanation.budget
-        apart = explanation.algorithm == "depthwise"
+        apart = explanation.algorithm in ("depthwise", "grouped")
         sizes = (budget.workspace, budget.partial_sums) if apart else (budget.workspace + budget.partial_sums,)
         assert core.idle_workspace_bytes() == blocks(*sizes)
         assert (budget.packed, budget.output, budget.output_pooled) == (0, weight.nbytes, False)

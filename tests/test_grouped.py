@@ -21,10 +21,13 @@ from convolutions import (
 )
 from fastconv.kernels.direct import DirectPlan
 from fastconv.kernels.grouped import GroupedPlan
+from test_backward_weight import check as check_backward_weight
 from tolerance import assert_within, bound
 
 import fastconv
 import fastconv.functional as ff
+from fastconv.kernels.backward_weight import BackwardWeightPlan
+from fastconv.kernels.depthwise import DepthwiseWeight
 from fastconv.planner import ConvPlan
 from fastconv.sources import parts_of
 
@@ -127,6 +130,44 @@ def test_backward_input(name, count, dtype, layout, isa):
     copies = 1 if case.padding_mode == "zeros" else np.prod([1 + b + a for b, a in case.geometry.padding])
     limit = bound(dtype, np.prod(case.weight) // case.groups * copies, grad_y, weight)
     assert_within(grad_x, laid_out(exact_backward(case)[0], layout, "float64"), limit, dtype)
+
+
+@each(dtype=DTYPES, layout=LAYOUTS)
+@pytest.mark.parametrize(("name", "count"), TEAMS)
+def test_backward_weight(name, count, dtype, layout, isa):
+    with using_threads(count):
+        check_backward_weight(CASES[name](Tile.current(dtype)), dtype, layout)
+
+
+@each(dtype=DTYPES, layout=LAYOUTS)
+@pytest.mark.parametrize("padding", [0, 1, ((2, 0), (0, 2)), 3])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("channels", [2, 4, 8])
+def test_weight_gradients_in_windows(channels, stride, padding, dtype, layout, isa):
+    """Whole and partial blocks of rows and columns, padding on any side, a last vector of few groups."""
+    vlen = Tile.current(dtype).vlen
+    for size in [(n, 7) for n in range(5, 12)] + [(9, n) for n in range(5, 7)]:
+        case = grouped(size, channels, channels, vlen // channels + 1, stride=stride, padding=padding)
+        fits = vlen % channels == 0 and 2 * channels <= vlen and isa != "baseline"
+        planned = plan(case, layout, dtype=dtype).planned("backward_weight")
+        assert (planned.choice.algorithm == "grouped") == fits
+        assert isinstance(planned.kernel, DepthwiseWeight if fits else BackwardWeightPlan)
+        check_backward_weight(case, dtype, layout)
+
+
+@each(layout=LAYOUTS)
+@pytest.mark.parametrize("name", LARGE)
+def test_bits_of_weight_gradients_do_not_depend_on_the_number_of_threads(name, layout, isa):
+    case = CASES[name](Tile.current("float32"))
+    x, weight, _, grad_y = operands(case, "float32", layout)
+    found = []
+    for count in (1, 2, 5):
+        with using_threads(count):
+            options = {"data_format": layout, "need": (False, True, True), **case.options}
+            found.append(operator(ff, case, "_backward")(grad_y, x, weight, **options)[1:])
+    for grad_weight, grad_bias in found[1:]:
+        np.testing.assert_array_equal(grad_weight, found[0][0])
+        np.testing.assert_array_equal(grad_bias, found[0][1])
 
 
 @each(dtype=DTYPES, layout=LAYOUTS)

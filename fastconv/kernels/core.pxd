@@ -268,6 +268,9 @@ cdef extern from "table.h" nogil:
         Py_ssize_t y_column
         Py_ssize_t w_row
         Py_ssize_t w_column
+        Py_ssize_t channels
+        Py_ssize_t w_channel
+        const char *index
 
     ctypedef struct fastconv_depthwise_weight:
         const char *x
@@ -442,10 +445,10 @@ cdef extern from "table.h" nogil:
         int depthwise_outputs
         void (*depthwise)(const fastconv_depthwise *lines) noexcept nogil
         void (*depthwise_weight)(const fastconv_depthwise_weight *lines) noexcept nogil
-        void (*depthwise_windows)(const fastconv_depthwise_windows *windows, const char *x, const char *w, const char *shift,
-                                  char *y, double lower, double upper) noexcept nogil
-        void (*depthwise_windows_weight)(const fastconv_depthwise_windows *windows, const char *x, const char *y, char *w,
-                                         char *shift) noexcept nogil
+        void (*depthwise_windows)(const fastconv_depthwise_windows *windows, const char *x, const char *w,
+                                  const char *shift, char *y, double lower, double upper) noexcept nogil
+        void (*depthwise_windows_weight)(const fastconv_depthwise_windows *windows, const char *x, const char *y,
+                                         char *w, char *shift) noexcept nogil
         int grouped_outputs[2][4]
         void (*grouped)(const fastconv_grouped *lines) noexcept nogil
         void (*spread)(const fastconv_spread *line) noexcept nogil

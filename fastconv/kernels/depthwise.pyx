@@ -80,6 +80,8 @@ cdef enum:
     TURNED_BYTES = 1024 * 1024  # and those of many channels while L2 keeps a vector of them and of results
     FAR_BYTES = 4096 * 1024     # of a destination that L2 does not keep
     WINDOW_ROWS = 4             # that windows are summed by: a multiple of what their blocks have in any ISA
+    SUM_BYTES = 24 * 1024       # of a chunk of groups of several channels: half of L1
+    SHUFFLED_BYTES = 32         # vectors from so many bytes on have a shuffle by any index
     WINDOW_COST = 3             # of a multiply-add of a window, in those of a register tile
 
 cdef enum Form:
@@ -128,6 +130,7 @@ cdef class DepthwisePass(RowKernel):
         p.itemsize, p.vector = p.kernels.storage_bytes, p.kernels.storage_bytes * p.kernels.vlen
         p.batch, p.channels, p.backward = geometry.batch, geometry.in_channels, backward
         p.ways, p.taps = geometry.out_channels // geometry.in_channels, math.prod(geometry.kernel)
+        p.kin, p.index = geometry.in_channels // geometry.groups, NULL
         p.ins = p.ways if backward else 1
         p.outs = 1 if backward else p.ways
         mode = padding_mode if any(map(any, geometry.padding)) else "zeros"
@@ -142,7 +145,7 @@ cdef class DepthwisePass(RowKernel):
         p.source_volume = p.axis[0].source_size * p.source_plane
         p.volume = p.axis[0].size * p.axis[1].size * p.axis[2].size
         p.far = p.batch * p.channels * p.outs * p.volume * p.itemsize > FAR_BYTES
-        self.work = <double> p.batch * p.channels * p.ways * math.prod(out_size) * p.taps
+        self.work = <double> p.batch * p.channels * p.ways * p.kin * math.prod(out_size) * p.taps
         self.many_tasks = <Py_ssize_t> max(1.0, min(<double> MANY_TASKS, self.work / TASK_WORK))
         self._choose_form(geometry.channels_last)
 
@@ -159,7 +162,7 @@ cdef class DepthwisePass(RowKernel):
             self._form = TURNED
         width = p.kernels.vlen if self._form == TURNED else p.channels
         p.source_pixel, p.pixel = width * p.ins * p.itemsize, width * p.outs * p.itemsize
-        p.padded = round_up(p.channels * p.ins, p.kernels.vlen) * p.itemsize
+        p.padded, p.across = round_up(p.channels * p.ins, p.kernels.vlen) * p.itemsize, p.vector
 
     cdef _describe_axis(self, Axis *a, bint backward, Py_ssize_t in_size, Py_ssize_t out_size, Py_ssize_t kernel,
                         Py_ssize_t stride, Py_ssize_t before, Py_ssize_t dilation, mode, bint along):
@@ -443,21 +446,38 @@ cdef void take_tasks(const Problem *p, const Call *call, Form form, fastconv_tas
 
 
 cdef class DepthwiseWeight(DepthwisePass):
-    """backward_weight: the gradients of weight and bias."""
+    """backward_weight: the gradients of weight and bias, where `runs` is set.
+
+    Groups may have several channels, as many in as out, where vectors hold whole groups and taps are 3x3 windows.
+    """
+
+    cdef readonly bint runs
 
     def __init__(self, geometry, dtype, padding_mode):
         cdef Problem *p = &self.problem
         self._describe(geometry, dtype, padding_mode, False)
+        self.runs = p.kin == 1
         if self._form == PLANES:
             self._cut_planes()
             p.part_bytes = round_up(p.channels * p.ways * (p.taps + 1) * p.itemsize, 64)
             p.parts = self._parts(p.batch * p.cuts[0] * p.cuts[1] * p.cuts[2], p.channels)
             p.tasks, p.workspace = p.parts * p.channels, planes_weight_workspace(p)
             return
+        p.padded, p.across = p.vector, p.ways * (p.kin * p.taps + 1) * p.vector
         self._place_runs()
         self._find_windows()
+        if p.kin > 1:
+            self._find_groups()
         self._cut_channels()
         p.workspace = rows_weight_workspace(p, self._form == TURNED)
+
+    cdef _find_groups(self):
+        """Lanes meet the first channels of their groups; those as large as a vector are better off as dense ones."""
+        cdef Problem *p = &self.problem
+        lanes = np.arange(p.kernels.vlen)
+        fits = p.kernels.vlen % p.kin == 0 and 2 * p.kin <= p.kernels.vlen
+        self.runs = p.windows and fits and p.vector >= SHUFFLED_BYTES
+        p.index = <const char *> hold(self.keep, (lanes // p.kin * p.kin).astype(f"i{p.itemsize}"))
 
     cdef Py_ssize_t _parts(self, Py_ssize_t items, Py_ssize_t chunks):
         """Partial sums: enough to keep many threads busy, but bounded in bytes."""
@@ -470,7 +490,7 @@ cdef class DepthwiseWeight(DepthwisePass):
         cdef Py_ssize_t image = p.axis[0].size * p.axis[1].size, vlen = p.kernels.vlen, vectors
         cdef Py_ssize_t row = (p.axis[2].source_size * p.axis[1].stride + p.axis[2].size) * p.vector
         p.rows = clip(LINE_BYTES // row, 1, min(image, 8))
-        p.part_bytes = p.ways * (p.taps + 1) * p.padded
+        p.part_bytes = ceil_div(p.channels, vlen) * p.across
         if self._form == TURNED:
             vectors = ceil_div(p.channels, vlen)
             p.chunk = clip(p.batch * vectors // self.many_tasks, 1, vectors) * vlen
@@ -480,6 +500,9 @@ cdef class DepthwiseWeight(DepthwisePass):
             p.chunk = round_up(ceil_div(p.channels, ceil_div(self.many_tasks, p.parts)), 2 * vlen)
             if p.windows and 2 * p.parts >= self.many_tasks:  # a pixel's channels are read at once
                 p.chunk = p.channels
+        if p.kin > 1:
+            near = SUM_BYTES // (p.kin * p.taps * p.vector) * vlen
+            p.chunk = max(vlen, min(p.chunk, near))
         p.chunks = ceil_div(p.channels, p.chunk)
         p.tasks = p.parts * p.chunks
 

@@ -42,6 +42,7 @@ cdef struct Problem:
     Py_ssize_t itemsize, vector   # bytes
     Py_ssize_t batch, channels, ways, taps
     Py_ssize_t ins, outs          # source and destination channels of one of `channels`: 1 and ways, or the reverse
+    Py_ssize_t kin                # of a group: more than one in weight gradients of windows alone
     bint backward
     Axis axis[3]
     Py_ssize_t source_plane, source_volume, volume  # positions of a slice, of an image
@@ -51,9 +52,10 @@ cdef struct Problem:
     # depthwise_rows
     Py_ssize_t source_pixel, pixel  # bytes from one pixel's channels to the next one's
     const fastconv_tap_run *runs  # of W, phase by phase, as they lie in a row of pixels
-    Py_ssize_t padded             # bytes of the packed weights of a tap: all channels, to whole vectors
+    Py_ssize_t padded, across     # bytes from a tap's weights to the next one's; from a vector of channels' to the next
     Py_ssize_t chunk, chunks      # channels a task
-    bint windows                  # forward lines are 3x3 windows of one stride, see fastconv_depthwise_windows
+    bint windows                  # taps are 3x3 windows of one stride, see fastconv_depthwise_windows
+    const char *index             # [vlen] of them, where kin is more than one
     Py_ssize_t rows, blocks       # rows a task (weight gradient: rows whose sums stay in registers)
     # depthwise_planes
     Py_ssize_t block[3]           # destination slices, and positions of a phase along H and W, of a block

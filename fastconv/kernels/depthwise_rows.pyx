@@ -2,6 +2,7 @@
 
 Lanes are channels, lines are rows of pixels. Pixels are read in place; rows that lie in padding are left out, and
 pixels by the bounds of their runs. Packed weights are [way][tap][channel], in backward_input [tap][channel and way].
+Sums of weight gradients are [vector of channels][way][tap][VLEN]: in L1 they do not share a cache set.
 
 channels_first planes too small to fill vectors and blocks of rows are turned: a vector of channels at a time is
 transposed into the workspace, convolved there, and transposed back, which costs less than padding each plane.
@@ -25,6 +26,11 @@ from fastconv.kernels.plan cimport Call as PlanCall
 cdef inline Py_ssize_t row_segments(const Problem *p) noexcept nogil:
     """Taps along D and H."""
     return p.axis[0].kernel * p.axis[1].kernel
+
+
+cdef inline Py_ssize_t weight_rows(const Problem *p) noexcept nogil:
+    """Of the weight gradient's sums, [way or channel of the group][tap], without those of the bias."""
+    return p.ways * p.kin * p.taps
 
 
 cdef inline Py_ssize_t all_rows(const Problem *p) noexcept nogil:
@@ -99,11 +105,11 @@ cdef void sum_rows(const Problem *p, const Call *call, Py_ssize_t row, Py_ssize_
 
 
 cdef fastconv_depthwise_windows find_windows(const Problem *p, Py_ssize_t row, Py_ssize_t rows,
-                                   Py_ssize_t channels) noexcept nogil:
+                                             Py_ssize_t channels) noexcept nogil:
     cdef const Axis *height = &p.axis[1]
     cdef const Axis *width = &p.axis[2]
     cdef fastconv_depthwise_windows w
-    w.lanes, w.w_across = channels, p.vector
+    w.lanes, w.w_across = channels, p.across
     w.rows, w.columns, w.stride = rows, width.size, width.stride
     w.top, w.left = height.phase.run.origin + row * height.stride, width.phase.run.origin
     w.height, w.width = height.source_size, width.source_size
@@ -111,6 +117,7 @@ cdef fastconv_depthwise_windows find_windows(const Problem *p, Py_ssize_t row, P
     w.y_row, w.y_column = width.size * p.pixel, p.pixel
     w.w_column = p.padded if width.stride > 1 else width.tap_step * p.padded
     w.w_row = width.kernel * w.w_column
+    w.channels, w.w_channel, w.index = p.kin, p.taps * p.padded, p.index
     return w
 
 
@@ -135,7 +142,7 @@ cdef void sum_lines(const Problem *p, const Call *call, const Rows *rows, Py_ssi
     cdef Py_ssize_t i
     a.x, a.w = x, call.weight + channel * p.ins * p.itemsize
     a.shift = call.shift + channel * p.ins * p.itemsize if call.shift != NULL else NULL
-    a.lanes, a.w_across, a.exact = channels * p.ins, p.vector, exact
+    a.lanes, a.w_across, a.exact = channels * p.ins, p.across, exact
     a.segments, a.ends, a.lines, a.y_line = rows.segments, rows.ends, 1, 0
     a.ahead, a.y_ahead = NULL, 0
     a.x_unit, a.x_step = p.source_pixel, p.axis[2].stride * p.source_pixel
@@ -333,15 +340,15 @@ cdef void sum_weights(const Problem *p, const Gradient *g, Py_ssize_t row, Py_ss
         windows = find_windows(p, row, end - row, channels)
         p.kernels.depthwise_windows_weight(&windows, x, y + row * windows.y_row,
                                            sums if g.weight != NULL else NULL,
-                                           sums + p.taps * p.padded if g.shift != NULL else NULL)
+                                           sums + weight_rows(p) * p.padded if g.shift != NULL else NULL)
         return
-    a.x, a.lanes, a.w_across = x, channels, p.vector
+    a.x, a.lanes, a.w_across = x, channels, p.across
     while row < end:
         rows = find_weight_rows(p, row, min(p.rows, end - row), workspace, &a)
         for j in range(p.ways):
             take_gradient(p, y + row * p.axis[2].size * p.pixel + j * p.itemsize, workspace, &a)
             a.w = sums + j * p.taps * p.padded if g.weight != NULL else NULL
-            a.shift = sums + (p.ways * p.taps + j) * p.padded if g.shift != NULL else NULL
+            a.shift = sums + (weight_rows(p) + j) * p.padded if g.shift != NULL else NULL
             sum_weight_runs(p, &a)
         row += rows
 
@@ -368,10 +375,16 @@ cdef void sum_weight_runs(const Problem *p, fastconv_depthwise_weight *a) noexce
         a.shift = NULL
 
 
-cdef void clear_sums(const Problem *p, char *sums, Py_ssize_t channels) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(p.ways * (p.taps + 1)):
-        memset(sums + i * p.padded, 0, round_up(channels * p.itemsize, p.vector))
+cdef inline char *sums_of(const Problem *p, const Gradient *g, Py_ssize_t part, Py_ssize_t channel) noexcept nogil:
+    """Of a part and the vector that begins with a channel."""
+    return g.parts + part * p.part_bytes + channel // p.kernels.vlen * p.across
+
+
+cdef char *cleared_sums(const Problem *p, const Gradient *g, Py_ssize_t part, Py_ssize_t channel,
+                        Py_ssize_t channels) noexcept nogil:
+    cdef char *sums = sums_of(p, g, part, channel)
+    memset(sums, 0, round_up(channels, p.kernels.vlen) // p.kernels.vlen * p.across)
+    return sums
 
 
 cdef void rows_weight_task(const Problem *p, const Gradient *g, Py_ssize_t task, char *workspace) noexcept nogil:
@@ -379,8 +392,7 @@ cdef void rows_weight_task(const Problem *p, const Gradient *g, Py_ssize_t task,
     cdef Py_ssize_t part = task // p.chunks, channel = task % p.chunks * p.chunk, image = all_rows(p)
     cdef Py_ssize_t row = part * p.batch * image // p.parts, end = (part + 1) * p.batch * image // p.parts, n, rows
     cdef Py_ssize_t channels = min(p.chunk, p.channels - channel)
-    cdef char *sums = g.parts + part * p.part_bytes + channel * p.itemsize
-    clear_sums(p, sums, channels)
+    cdef char *sums = cleared_sums(p, g, part, channel, channels)
     while row < end:
         n = row // image
         rows = min(end - row, (n + 1) * image - row)
@@ -396,8 +408,7 @@ cdef void turned_weight_task(const Problem *p, const Gradient *g, Py_ssize_t tas
     cdef Py_ssize_t end = min(p.channels, first + p.chunk), channels, at
     cdef char *x = workspace + weight_bytes(p)
     cdef char *y = x + round_up(p.source_volume * p.source_pixel, 64)
-    cdef char *sums = g.parts + part * p.part_bytes
-    clear_sums(p, sums + first * p.itemsize, end - first)
+    cleared_sums(p, g, part, first, end - first)
     for n in range(part * p.batch // p.parts, (part + 1) * p.batch // p.parts):
         channel = first
         while channel < end:
@@ -407,15 +418,21 @@ cdef void turned_weight_task(const Problem *p, const Gradient *g, Py_ssize_t tas
                                   p.source_volume, channels)
             p.kernels.pack_matrix(y, vlen * p.ways, g.y + at * p.ways * p.volume * p.itemsize, 1, p.volume,
                                   p.volume, channels * p.ways)
-            sum_weights(p, g, 0, all_rows(p), vlen, x, y, sums + channel * p.itemsize, workspace)
+            sum_weights(p, g, 0, all_rows(p), vlen, x, y, sums_of(p, g, part, channel), workspace)
             channel += vlen
 
 
 cdef void unpack_weights(const Problem *p, const Gradient *g) noexcept nogil:
-    """The parts in the order of their numbers, and from [way][tap][channel] to weight[channel][way][tap]."""
-    cdef Py_ssize_t taps = p.ways * p.taps, ld = p.padded // p.itemsize, whole = p.part_bytes // p.itemsize
+    """The parts in the order of their numbers, and from their vectors' [way][tap] to weight[channel][way][tap]."""
+    cdef Py_ssize_t taps = weight_rows(p), vlen = p.kernels.vlen, whole = p.part_bytes // p.itemsize, channel = 0, n
+    cdef const char *sums = g.parts
     p.kernels.sum_rows(g.parts, g.parts + p.part_bytes, whole, p.parts - 1, whole)
-    if g.weight != NULL:
-        p.kernels.copy_matrix(g.weight, taps, g.parts, 1, ld, p.channels, taps)
-    if g.shift != NULL:
-        p.kernels.copy_matrix(g.shift, p.ways, g.parts + taps * p.padded, 1, ld, p.channels, p.ways)
+    while channel < p.channels:
+        n = min(vlen, p.channels - channel)
+        if g.weight != NULL:
+            p.kernels.copy_matrix(g.weight + channel * taps * p.itemsize, taps, sums, 1, vlen, n, taps)
+        if g.shift != NULL:
+            p.kernels.copy_matrix(g.shift + channel * p.ways * p.itemsize, p.ways, sums + taps * p.vector, 1, vlen, n,
+                                  p.ways)
+        sums += p.across
+        channel += vlen

@@ -254,6 +254,8 @@ typedef struct {
   ptrdiff_t top, left, height, width;         /* first position and extent in x */
   ptrdiff_t x_row, x_column, y_row, y_column; /* bytes */
   ptrdiff_t w_row, w_column;
+  ptrdiff_t channels, w_channel; /* weight gradient: of a group, and bytes from one's sums to the next one's */
+  const char *index;             /* of the lane whose group's first channel each lane meets; NULL for depthwise */
 } fastconv_depthwise_windows;
 
 /* The weight gradient of the same lines, for one run: for every segment e and tap u of the call

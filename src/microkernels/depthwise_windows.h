@@ -45,16 +45,16 @@ INLINE const real *NAME(window_at)(const fastconv_depthwise_windows *d, const ch
   return AT(x, (d->top + row * S) * d->x_row + (d->left + column * S) * d->x_column);
 }
 
-/* USE(i, j, v) for every source row i and column j of a block, v being that vector of x: columns by their residue of
- * the stride, rows, columns. Without `all`, for those that there are. */
-#define EACH_SOURCE(d, x, edges, R, P, S, all, masked, USE)                                                    \
+/* USE(output, tap, v) for every product of a block, v being LOAD of a vector of x, once: columns by
+ * their residue of the stride, rows, columns. Without `all`, for those that there are. */
+#define EACH_SOURCE(d, x, edges, R, P, S, all, LOAD, USE)                                                      \
   UNROLL for (int residue = 0; residue < S; residue++) UNROLL for (int i = 0; i < WINDOW_SOURCES(R, S); i++) { \
     const real *xi = AT(x, i * (d)->x_row);                                                                    \
     IN_POINTER(xi);                                                                                            \
     if (all || __builtin_expect((edges).rows & (uint32_t)1 << i, 1))                                           \
       UNROLL for (int j = residue; j < WINDOW_SOURCES(P, S);                                                   \
                   j += S) if (all || __builtin_expect((edges).columns & (uint32_t)1 << j, 1)) {                \
-        vec v = NAME(load_lanes)(AT(xi, j * (d)->x_column), masked, (edges).n);                                \
+        vec v = LOAD(AT(xi, j * (d)->x_column));                                                               \
         OPAQUE(v);                                                                                             \
         UNROLL for (int f = 0; f < 3; f++) if (i >= f && (i - f) % S == 0 && (i - f) / S < R)                  \
             UNROLL for (int u = 0; u < 3; u++) if (j >= u && (j - u) % S == 0 && (j - u) / S < P)              \
@@ -68,9 +68,11 @@ INLINE void NAME(window_sums)(const fastconv_depthwise_windows *d, const real *x
   vec tap[9];
   UNROLL for (int t = 0; t < 9; t++) tap[t] = NAME(load)(AT(w, t / 3 * d->w_row + t % 3 * d->w_column));
   UNROLL for (int s = 0; s < R * P; s++) sum[s] = (vec){0};
+#define LOAD(p) NAME(load_lanes)(p, masked, edges.n)
 #define ADD(s, t, v) sum[s] += v * tap[t]
-  EACH_SOURCE(d, x, edges, R, P, S, all, masked, ADD)
+  EACH_SOURCE(d, x, edges, R, P, S, all, LOAD, ADD)
 #undef ADD
+#undef LOAD
 }
 
 typedef struct {

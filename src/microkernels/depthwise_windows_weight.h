@@ -1,28 +1,52 @@
 /* The weight gradient of the same windows: the nine sums of a vector of channels stay in registers over a block of R x
- * P gradients, and in L1 from block to block, so that the channels of a block follow each other here, too. */
+ * P gradients, and in L1 from block to block, so that the channels of a block follow each other here, too.
+ *
+ * Groups of several channels, as many out as in, that fill a vector without a rest: lanes are output channels, and x is
+ * permuted so that each lane meets channel 0 of its group, then channel 1, ...
+ */
+INLINE vec NAME(permuted)(vec v, ivec lane, const int permuted) { return permuted ? NAME(permute)(v, lane) : v; }
+
 INLINE void NAME(window_products)(const fastconv_depthwise_windows *d, const real *x, const real *y, char *w,
-                                  char *shift, NAME(window_edges) edges, const int R, const int P, const int S,
-                                  const int all, const int masked) {
+                                  NAME(window_edges) edges, ivec lane, const int R, const int P, const int S,
+                                  const int all, const int masked, const int permuted) {
   vec g[WINDOW_ROWS * WINDOW_COLUMNS], sum[9];
   UNROLL for (int s = 0; s < R * P; s++) g[s] =
       NAME(load_lanes)(AT(y, s / P * d->y_row + s % P * d->y_column), masked, edges.n);
-  if (shift) {
-    vec total = NAME(load)((real *)shift);
-    UNROLL for (int s = 0; s < R * P; s++) total += g[s];
-    NAME(store)((real *)shift, total);
-  }
-  if (!w) return;
   UNROLL for (int t = 0; t < 9; t++) sum[t] = NAME(load)(AT(w, t / 3 * d->w_row + t % 3 * d->w_column));
+#define LOAD(p) NAME(permuted)(NAME(load_lanes)(p, masked, edges.n), lane, permuted)
 #define ADD(s, t, v) sum[t] += v * g[s]
-  EACH_SOURCE(d, x, edges, R, P, S, all, masked, ADD)
+  EACH_SOURCE(d, x, edges, R, P, S, all, LOAD, ADD)
 #undef ADD
+#undef LOAD
   UNROLL for (int t = 0; t < 9; t++) NAME(store)(AT_MUTABLE(w, t / 3 * d->w_row + t % 3 * d->w_column), sum[t]);
+}
+
+INLINE void NAME(window_shift)(const fastconv_depthwise_windows *d, const real *y, real *shift, ptrdiff_t n,
+                               const int R, const int P, const int masked) {
+  vec total = NAME(load)(shift);
+  UNROLL for (int s = 0; s < R * P; s++) total +=
+      NAME(load_lanes)(AT(y, s / P * d->y_row + s % P * d->y_column), masked, n);
+  NAME(store)(shift, total);
 }
 
 typedef struct {
   const char *x, *y;
   char *w, *shift;
 } NAME(window_gradient);
+
+INLINE void NAME(gradient_vector)(const fastconv_depthwise_windows *d, const NAME(window_gradient) * call,
+                                  const real *x, const real *y, ptrdiff_t across, NAME(window_edges) edges, const int R,
+                                  const int P, const int S, const int all, const int masked) {
+  if (call->shift) NAME(window_shift)(d, y, AT_MUTABLE(call->shift, across), edges.n, R, P, masked);
+  if (!call->w) return;
+  if (!d->index) {
+    NAME(window_products)(d, x, y, call->w + across, edges, (ivec){0}, R, P, S, all, masked, 0);
+    return;
+  }
+  ivec lane = (ivec)NAME(load)((const real *)d->index);
+  for (ptrdiff_t i = 0; i < d->channels; i++, lane += 1)
+    NAME(window_products)(d, x, y, call->w + across + i * d->w_channel, edges, lane, R, P, S, all, masked, 1);
+}
 
 INLINE void NAME(gradient_block)(const fastconv_depthwise_windows *d, const NAME(window_gradient) * call, ptrdiff_t row,
                                  ptrdiff_t column, const int R, const int P, const int S, const int all) {
@@ -31,11 +55,8 @@ INLINE void NAME(gradient_block)(const fastconv_depthwise_windows *d, const NAME
   const real *y = AT(call->y, row * d->y_row + column * d->y_column);
   ptrdiff_t across = 0;
   for (; edges.n >= VLEN; edges.n -= VLEN, x += VLEN, y += VLEN, across += d->w_across)
-    NAME(window_products)(d, x, y, call->w ? call->w + across : NULL, call->shift ? call->shift + across : NULL, edges,
-                          R, P, S, all, 0);
-  if (edges.n)
-    NAME(window_products)(d, x, y, call->w ? call->w + across : NULL, call->shift ? call->shift + across : NULL, edges,
-                          R, P, S, all, 1);
+    NAME(gradient_vector)(d, call, x, y, across, edges, R, P, S, all, 0);
+  if (edges.n) NAME(gradient_vector)(d, call, x, y, across, edges, R, P, S, all, 1);
 }
 
 #define GRADIENT_BLOCK(R, P, S, all, name)                                                                        \
