@@ -447,6 +447,8 @@ cdef extern from "table.h" nogil:
         void (*depthwise_weight)(const fastconv_depthwise_weight *lines) noexcept nogil
         void (*depthwise_windows)(const fastconv_depthwise_windows *windows, const char *x, const char *w,
                                   const char *shift, char *y, double lower, double upper) noexcept nogil
+        void (*depthwise_windows_spread)(const fastconv_depthwise_windows *windows, const char *x, const char *w,
+                                         const char *shift, char *y, double lower, double upper) noexcept nogil
         void (*depthwise_windows_weight)(const fastconv_depthwise_windows *windows, const char *x, const char *y,
                                          char *w, char *shift) noexcept nogil
         int grouped_outputs[2][4]

@@ -174,6 +174,7 @@ cdef class DepthwisePass(RowKernel):
         else:
             axis = forward_axis(in_size, out_size, kernel, stride, before, dilation, mode)
         a.step, a.stride, a.dilation, a.tap_step = axis.step, axis.stride, axis.dilation, axis.tap_step
+        a.before = before
         a.longest, a.sparse = ceil_div(a.size, a.step), len(axis.phases) < min(a.size, a.step)
         self._describe_phases(a, axis.phases, not along or mode != "zeros")
         self._describe_streams(a, axis.phases, mode)
@@ -251,17 +252,21 @@ cdef class DepthwisePass(RowKernel):
                 runs += 1
 
     cdef _find_windows(self):
-        """Whether rows may be summed as windows: 3x3 taps, of which no run has lost any, one stride, one phase."""
+        """Whether rows may be summed as 3x3 windows: of one stride, or the gradients of those of stride 2."""
         cdef Problem *p = &self.problem
-        cdef Axis *a
-        cdef int i
         p.windows = p.ways == 1 and p.axis[0].size == p.axis[0].kernel == 1 and p.axis[2].wrapped == NULL
+        p.spread = p.backward and p.axis[2].step == 2
         for i in range(1, 3):
-            a = &p.axis[i]
-            taps = [a.phase.run[k].taps for k in range(a.runs)] if a.phases == a.step == 1 else []
-            whole = [3] if a.stride == 1 else [2, 1]
-            if a.kernel != 3 or a.dilation != 1 or a.stride != p.axis[2].stride or taps != whole or a.size < 2:
-                p.windows = False
+            p.windows = p.windows and p.axis[i].kernel == 3 and self._in_windows(&p.axis[i])
+
+    cdef bint _in_windows(self, const Axis *a):
+        """Taps are neighbours, none of them left out; as along W, so along H."""
+        cdef Problem *p = &self.problem
+        if p.spread:
+            return a.step == 2 and a.tap_step == -2 and a.dilation == 1
+        taps = [a.phase.run[k].taps for k in range(a.runs)] if a.phases == a.step == 1 else []
+        return (a.dilation == 1 and a.stride == p.axis[2].stride and a.size > 1
+                and taps == ([3] if a.stride == 1 else [2, 1]))
 
     cdef _cut_planes(self):
         """Blocks of planes that fit the workspace, many enough for many threads, and channels a task."""

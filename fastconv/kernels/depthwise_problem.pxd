@@ -25,7 +25,7 @@ cdef struct Stream:               # depthwise_planes: columns origin, origin + s
 
 cdef struct Axis:                 # see fastconv.sliding.SlidingAxis
     Py_ssize_t source_size, size, kernel
-    Py_ssize_t step, stride, dilation, tap_step
+    Py_ssize_t step, stride, dilation, tap_step, before  # before: padding
     Py_ssize_t phases, runs, longest  # longest: the most positions a phase may have
     bint sparse                   # some destination positions meet no tap
     Phase *phase
@@ -54,7 +54,7 @@ cdef struct Problem:
     const fastconv_tap_run *runs  # of W, phase by phase, as they lie in a row of pixels
     Py_ssize_t padded, across     # bytes from a tap's weights to the next one's; from a vector of channels' to the next
     Py_ssize_t chunk, chunks      # channels a task
-    bint windows                  # taps are 3x3 windows of one stride, see fastconv_depthwise_windows
+    bint windows, spread          # taps are 3x3 windows of one stride, see fastconv_depthwise_windows
     const char *index             # [vlen] of them, where kin is more than one
     Py_ssize_t rows, blocks       # rows a task (weight gradient: rows whose sums stay in registers)
     # depthwise_planes

@@ -97,7 +97,7 @@ cdef void sum_rows(const Problem *p, const Call *call, Py_ssize_t row, Py_ssize_
                    Py_ssize_t channels, const char *x, bint exact, char *y, char *workspace) noexcept nogil:
     """`count` rows from `row` on, of channels from `channel` on; x is that channel in the image, y in the first row."""
     cdef Rows rows
-    if p.windows and count > 1:
+    if p.windows and (count > 1 or p.spread):
         sum_windows(p, call, row, count, channel, channels, x, y)
     else:
         rows = find_rows(p, row, count, workspace)
@@ -131,8 +131,14 @@ cdef void sum_windows(const Problem *p, const Call *call, Py_ssize_t row, Py_ssi
     """The same where all taps are one 3x3 window; forward, bit by bit what lines would sum."""
     cdef fastconv_depthwise_windows windows = find_windows(p, row, rows, channels)
     cdef Py_ssize_t across = channel * p.itemsize
-    p.kernels.depthwise_windows(&windows, x, call.weight + first_tap(p) + across,
-                                call.shift + across if call.shift != NULL else NULL, y, call.lower, call.upper)
+    cdef const char *w = call.weight + across
+    cdef const char *shift = call.shift + across if call.shift != NULL else NULL
+    if p.spread:
+        windows.top, windows.left = row + p.axis[1].before, p.axis[2].before
+        windows.w_column, windows.w_row = p.padded, p.axis[2].kernel * p.padded
+        p.kernels.depthwise_windows_spread(&windows, x, w, shift, y, call.lower, call.upper)
+    else:
+        p.kernels.depthwise_windows(&windows, x, w + first_tap(p), shift, y, call.lower, call.upper)
 
 
 cdef void sum_lines(const Problem *p, const Call *call, const Rows *rows, Py_ssize_t channel, Py_ssize_t channels,

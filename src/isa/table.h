@@ -482,10 +482,14 @@ typedef struct {
   void (*depthwise)(const fastconv_depthwise *lines);
   void (*depthwise_weight)(const fastconv_depthwise_weight *lines);
 
-  /* From x's pixel 0, 0: y = clamp(shift + sums of x * w, lower, upper), of two rows and columns at least; and
-   * w += sums of x * y, shift += sums of y. w of the latter and shift may be NULL. */
+  /* From x's pixel 0, 0: y = clamp(shift + sums of x * w, lower, upper), of two rows and columns at least;
+   * for stride 2, y likewise of the windows' gradients x, where rows and columns are those of pixels, top and left
+   * the first one's from the padding's edge; and w += sums of x * y, shift += sums of y. shift may be NULL, and w of
+   * the last. */
   void (*depthwise_windows)(const fastconv_depthwise_windows *windows, const char *x, const char *w, const char *shift,
                             char *y, double lower, double upper);
+  void (*depthwise_windows_spread)(const fastconv_depthwise_windows *windows, const char *x, const char *w,
+                                   const char *shift, char *y, double lower, double upper);
   void (*depthwise_windows_weight)(const fastconv_depthwise_windows *windows, const char *x, const char *y, char *w,
                                    char *shift);
 

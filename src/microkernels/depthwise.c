@@ -29,6 +29,7 @@ INLINE uint32_t NAME(positions_within)(ptrdiff_t position, ptrdiff_t apart, cons
 #include "depthwise_lines.h"
 #include "depthwise_weight.h"
 #include "depthwise_windows.h"
+#include "depthwise_windows_spread.h"
 #include "depthwise_windows_weight.h"
 
 /* Whole vectors of each way; returns how many elements these are. */
@@ -81,6 +82,7 @@ FILL(depthwise) {
   table->depthwise = NAME(depthwise);
   table->depthwise_weight = NAME(depthwise_weight);
   table->depthwise_windows = NAME(depthwise_windows);
+  table->depthwise_windows_spread = NAME(depthwise_windows_spread);
   table->depthwise_windows_weight = NAME(depthwise_windows_weight);
   table->interleave = NAME(interleave);
   table->sum_neighbours = NAME(sum_neighbours);
