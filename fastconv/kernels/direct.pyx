@@ -45,7 +45,7 @@ from fastconv.kernels.direct_planes cimport (
     planes_task,
     planes_tasks,
 )
-from fastconv.kernels.direct_pixels cimport pixels_rows, pixels_task, rows_bytes
+from fastconv.kernels.direct_pixels cimport first_pixel, pixels_rows, pixels_task, rows_bytes
 from fastconv.kernels.direct_problem cimport Cut, Lines, Part, PartSegment, Phase, Problem, Segment
 from fastconv.kernels.direct_weights cimport pack_unit, packs_phases, weight_units
 from fastconv.kernels.plan cimport Call, ConvolutionPlan, RowMaker, Scratch, place_sizes, scratch_bytes
@@ -274,7 +274,11 @@ cdef class DirectPlan(ConvolutionPlan):
         if f.as_lines:
             places = np.outer(sizes_of_parts(f.count[1], f.lines.high), sizes_of_parts(f.count[2], f.lines.wide))
             return np.outer(np.tile(places.ravel(), f.count[0]), sizes_of_parts(f.slices, f.chunk)).ravel()
-        return np.tile(sizes_of_parts(f.pixels * p.batch * p.groups // max(1, f.slices), f.block), f.slices)
+        if self.channels_last:
+            sizes = np.diff([first_pixel(p, f, i) for i in range(f.blocks + 1)])
+        else:
+            sizes = sizes_of_parts(f.pixels * p.batch * p.groups // max(1, f.slices), f.block)
+        return np.tile(sizes, f.slices)
 
     cdef _packing_costs(self, const Cut *cut):
         """Of the pieces of one block's panels, in multiply-adds: a cycle does two vectors of them."""

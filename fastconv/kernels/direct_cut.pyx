@@ -106,6 +106,8 @@ cdef void cut_pixels(const Problem *p, Cut *cut, int threads) noexcept nogil:
     f.blocks = ceil_div(pixels, f.block)
     cut.part = even_part(p.kout, task.across * nr, nr)
     cut.parts = ceil_div(p.kout, cut.part)
+    if cut.parts == f.slices == 1 and f.blocks > threads and not copies_lines(p, f):
+        f.blocks = min(round_up(f.blocks, threads), ceil_div(pixels, mr))
 
 
 cdef void cut_planes(const Problem *p, Cut *cut, int threads) noexcept nogil:

@@ -175,11 +175,19 @@ cdef inline void copy_line_taps(const Problem *p, const Phase *f, const char *so
         memcpy(to + first * length, source + (line + table[first * step]) * p.groups * length, (tw - first) * length)
 
 
+cdef Py_ssize_t first_pixel(const Problem *p, const Phase *f, Py_ssize_t block) noexcept nogil:
+    """Of a block: those that are not whole lines share the register tiles out evenly, and no block is left with a few."""
+    cdef Py_ssize_t pixels = f.pixels * p.batch
+    if copies_lines(p, f):
+        return min(pixels, block * f.block)
+    return min(pixels, block * ceil_div(pixels, p.kernels.mr) // f.blocks * p.kernels.mr)
+
+
 cdef void pixels_task(const Problem *p, const Phase *f, Cut cut, const Call *call, Py_ssize_t index, Py_ssize_t part,
                       char *workspace) noexcept nogil:
     """The columns of one part for the pixels of one block."""
-    cdef Py_ssize_t q = index % f.blocks * f.block, column = part * cut.part
-    sum_pixels(p, f, call, index // f.blocks, q, min(f.block, f.pixels * p.batch - q), column,
+    cdef Py_ssize_t block = index % f.blocks, column = part * cut.part, q = first_pixel(p, f, block)
+    sum_pixels(p, f, call, index // f.blocks, q, first_pixel(p, f, block + 1) - q, column,
                min(p.kout, column + cut.part), workspace)
 
 
