@@ -33,5 +33,6 @@ def prepare(model: Model, x: Array, data_format: str) -> Prepared:
 def _ready(network: nn.Module, x: torch.Tensor) -> Callable[[], Any]:
     with torch.inference_mode(False):
         logits = Logits(optimize(network, inplace=True)).eval()
-    logits(x)  # which plans, packs and compares what is fused
+    for _ in range(2):  # the first call compares what is fused with what is not, the second plans and packs it
+        logits(x)
     return partial(logits, x)
