@@ -28,7 +28,8 @@ from fastconv.kernels.backward_weight import BackwardWeightPlan
 from fastconv.kernels.core import current_isa, register_tile
 from fastconv.kernels.deformable import DeformablePlan
 from fastconv.kernels.deformable_backward import DeformableGradients
-from fastconv.kernels.depthwise import DepthwiseLines, DepthwiseWeight
+from fastconv.kernels.depthwise import DepthwiseLines
+from fastconv.kernels.depthwise_weight import DepthwiseWeight
 from fastconv.kernels.direct import DirectPlan
 from fastconv.kernels.grouped import GroupedPlan
 from fastconv.kernels.winograd import WinogradPlan

@@ -28,7 +28,8 @@ from views import views
 import fastconv
 import fastconv.functional as ff
 from fastconv import reference, runtime
-from fastconv.kernels.depthwise import DepthwiseLines, DepthwiseWeight
+from fastconv.kernels.depthwise import DepthwiseLines
+from fastconv.kernels.depthwise_weight import DepthwiseWeight
 from fastconv.planner import ConvPlan
 
 LARGE = [name for name in DEPTHWISE if name.startswith(("threaded", "1d-long", "3x3-large", "7x7", "3d-large"))]

@@ -27,7 +27,7 @@ from tolerance import assert_within, bound
 import fastconv
 import fastconv.functional as ff
 from fastconv.kernels.backward_weight import BackwardWeightPlan
-from fastconv.kernels.depthwise import DepthwiseWeight
+from fastconv.kernels.depthwise_weight import DepthwiseWeight
 from fastconv.planner import ConvPlan
 from fastconv.sources import parts_of
 

@@ -9,6 +9,11 @@ cdef enum:
     MANY_TASKS = 64               # 64 threads should find work ...
     TASK_WORK = 1 << 16           # ... but a task's multiply-adds should be worth its preparation
     PART_BYTES = 8 * 1024 * 1024  # all partial weight gradients
+    WINDOW_ROWS = 4               # that windows are summed by: a multiple of what their blocks have in any ISA
+    WINDOW_COST = 3               # of a multiply-add of a window, in those of a register tile
+
+cdef enum Form:
+    ROWS, TURNED, PLANES
 
 cdef struct Run:                  # see fastconv.sliding.TapRun
     Py_ssize_t tap, taps, origin, first, end

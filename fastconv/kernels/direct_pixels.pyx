@@ -176,7 +176,7 @@ cdef inline void copy_line_taps(const Problem *p, const Phase *f, const char *so
 
 
 cdef Py_ssize_t first_pixel(const Problem *p, const Phase *f, Py_ssize_t block) noexcept nogil:
-    """Of a block: those that are not whole lines share the register tiles out evenly, and no block is left with a few."""
+    """Of a block: those that are not whole lines share the register tiles out evenly, so that none is left with few."""
     cdef Py_ssize_t pixels = f.pixels * p.batch
     if copies_lines(p, f):
         return min(pixels, block * f.block)
