@@ -275,7 +275,7 @@ cdef class DirectPlan(ConvolutionPlan):
             places = np.outer(sizes_of_parts(f.count[1], f.lines.high), sizes_of_parts(f.count[2], f.lines.wide))
             return np.outer(np.tile(places.ravel(), f.count[0]), sizes_of_parts(f.slices, f.chunk)).ravel()
         if self.channels_last:
-            sizes = np.diff([first_pixel(p, f, i) for i in range(f.blocks + 1)])
+            sizes = np.diff([first_pixel(p, f, i) for i in range(f.blocks + 1)] if f.blocks > 0 else [0])
         else:
             sizes = sizes_of_parts(f.pixels * p.batch * p.groups // max(1, f.slices), f.block)
         return np.tile(sizes, f.slices)
