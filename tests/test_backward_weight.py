@@ -100,6 +100,28 @@ def test_convolution(name, count, dtype, layout, isa):
         check(CONV[name](Tile.current(dtype)), dtype, layout)
 
 
+IN_PLACE = {
+    "2d": lambda t: Conv((3, 3 * t.vlen, 7, 9), (t.mr + 3, 3 * t.vlen, 1, 1)),
+    "one-vector": lambda t: Conv((2, t.vlen, 5, 6), (3, t.vlen, 1, 1)),
+    "strided": lambda t: Conv((2, 2 * t.vlen, 9, 8), (10, 2 * t.vlen, 1, 1), stride=(2, 3)),
+    "padded": lambda t: Conv((2, 2 * t.vlen, 4, 5), (3, 2 * t.vlen, 1, 1), padding=((1, 2), (0, 3)), stride=(1, 2)),
+    "circular": lambda t: Conv((2, t.vlen, 4, 5), (3, t.vlen, 1, 1), padding=2, padding_mode="circular"),
+    "groups": lambda t: Conv((2, 4 * t.vlen, 6, 5), (14, 2 * t.vlen, 1, 1), groups=2),
+    "1d": lambda t: Conv((2, 2 * t.vlen, 700), (9, 2 * t.vlen, 1), stride=2),
+    "3d": lambda t: Conv((2, t.vlen, 3, 4, 5), (9, t.vlen, 1, 1, 1), stride=(2, 1, 2)),
+    "threaded": lambda t: Conv((4, 8 * t.vlen, 28, 28), (3 * t.mr + 1, 8 * t.vlen, 1, 1)),
+}
+
+
+@each(dtype=DTYPES)
+@pytest.mark.parametrize(("name", "count"), on_threads(IN_PLACE, ["threaded"]))
+def test_pixels_that_are_read_in_place(name, count, dtype, isa):
+    case = IN_PLACE[name](Tile.current(dtype))
+    assert plan(case, dtype, "channels_last").packing == ("in place",)
+    with using_threads(count):
+        check(case, dtype, "channels_last")
+
+
 @each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize(("name", "count"), on_threads(CONV_TRANSPOSE, LARGE_CONV_TRANSPOSE))
 def test_transposed_convolution(name, count, dtype, layout, isa):

@@ -74,7 +74,7 @@ class PlanExplanation:
     error : the class of its rounding error
     packing : what the source is read as, a word for each phase of a stride: "pixels" in place, "turned" to lines, or
         packed "lines" or "columns" (direct), "lines" (grouped), "tiles" (winograd), "rows", "planes" or "turned" planes
-        (depthwise), "channels", "patches", a "bundle" of groups or "tiles" (weight gradients)
+        (depthwise), "channels", "in place", "patches", a "bundle" of groups or "tiles" (weight gradients)
     points : Winograd's points along each axis, phase by phase; else empty
     isa, dtype : of the microkernels
     threads : that a call takes, at most `fastconv.get_num_threads()`

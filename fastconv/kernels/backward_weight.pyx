@@ -8,7 +8,7 @@ taps of one group over one part of the pixels, block by block (weight_blocks.py 
     grad_y  as [tile of MR channels][pixel][MR]     once a block,
     x       as [panel of NR channels][position][NR] once a block, for all taps: each tap is a list of pairs (pixel,
             position) that leaves out what lies in padding, so every stride, dilation, padding mode and dimension is
-            the same loop,
+            the same loop; whole vectors of channels that lie side by side are read in place if there is one tap,
 
 and runs the register tile over them. With so few input channels that vectors would be mostly empty, either a bundle of
 groups is treated as one dense group, of which only the diagonal blocks are kept, or x is packed as [position][channel],
@@ -117,6 +117,9 @@ cdef class BackwardWeightPlan:
             p.pixels *= p.axis[i].length
             p.positions *= p.axis[i].positions
             p.blocks *= p.axis[i].count
+        # Whole vectors of channels that lie side by side, at offsets that a pair can hold
+        p.in_place = p.taps == 1 and g.channels_last and not p.patches and p.ci % p.kernels.vlen == 0
+        p.in_place = p.in_place and p.images * p.x.image * p.itemsize < 2 ** 31
         self._set_sizes()
         if p.patches:
             self._set_pieces()
@@ -144,8 +147,8 @@ cdef class BackwardWeightPlan:
             p.patch_bytes = panels * p.panel
         else:
             p.columns = p.taps_task * round_up(p.ci_task, vlen)
-            p.panel = round_up(p.positions * nr * isz, CACHE_LINE)
-            p.x_bytes = panels * p.panel
+            p.panel = nr * isz if p.in_place else round_up(p.positions * nr * isz, CACHE_LINE)
+            p.x_bytes = 0 if p.in_place else panels * p.panel
         p.columns += (1 - p.columns * isz // 64 % 2) * 64 // isz  # odd numbers of lines apart, rows share no cache set
         p.sum_bytes = round_up(p.co_task * (p.columns + 1) * isz, CACHE_LINE)
         p.pair_bytes = round_up(p.pixels * sizeof(fastconv_pair), CACHE_LINE)
@@ -181,7 +184,9 @@ cdef class BackwardWeightPlan:
 
     @property
     def packing(self):
-        """What fills vectors: "channels" of x, "patches" of it, or channels of several groups, a "bundle"."""
+        """What fills vectors: "channels" of x, packed or "in place", "patches" of it, or those of a "bundle" of groups."""
+        if self.problem.in_place:
+            return ("in place",)
         return ("patches" if self.blocks.patches else "bundle" if self.blocks.bundle > 1 else "channels",)
 
     def task_count(self, int threads):

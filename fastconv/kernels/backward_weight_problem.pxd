@@ -21,7 +21,7 @@ cdef struct Problem:
     Layout x, y
     Py_ssize_t batch, groups, co, ci, taps, itemsize    # bundles of groups, and channels a bundle
     Py_ssize_t group_co, group_ci
-    bint patches
+    bint patches, in_place                              # in_place: one tap, x is read where it lies, not packed
     Py_ssize_t co_task, ci_task, taps_task, tasks      # a task's size, and how many make the gradient
     Py_ssize_t images, blocks, part_blocks, parts      # images a block; blocks in all
     Py_ssize_t pixels, positions, columns              # the most of a block; a row of sums
@@ -42,10 +42,11 @@ cdef struct Block:
     Py_ssize_t start[3]        # first output along each axis, and how many
     Py_ssize_t outs[3]
 
-cdef struct Ahead:             # what the next block will pack of y and x, which tiles of this one bring into L2
+cdef struct Ahead:             # what the next block will read of y and x, which tiles of this one bring into L2
     const char *start[2]
-    Py_ssize_t step[2]         # bytes from a pixel (channels_first: a channel) to the next one
-    Py_ssize_t lines[2]        # cache lines of each; a tile brings one of all
+    Py_ssize_t step[2]         # bytes from a line that a tile brings to its next one,
+    Py_ssize_t each[2]         # and from a tile's first line to that of the next tile
+    Py_ssize_t lines[2]        # cache lines of a pixel (channels_first: of a channel): so many tiles bring all
     Py_ssize_t turn            # tiles that brought some
 
 cdef struct Task:

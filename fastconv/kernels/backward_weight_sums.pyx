@@ -7,7 +7,17 @@ numbered by the geometry, are added in that order first, so that bits do not dep
 from libc.string cimport memset
 
 from fastconv.kernels.backward_weight_panels cimport pack_patches, pack_x, pack_y
-from fastconv.kernels.backward_weight_problem cimport Ahead, Axis, Block, Call, Problem, Task, Workspace, tile_rows
+from fastconv.kernels.backward_weight_problem cimport (
+    Ahead,
+    Axis,
+    Block,
+    Call,
+    Layout,
+    Problem,
+    Task,
+    Workspace,
+    tile_rows,
+)
 from fastconv.kernels.core cimport CACHE_LINE, ceil_div, fastconv_pair, fastconv_pairs_tile, round_up
 
 
@@ -58,7 +68,8 @@ cdef Workspace workspace_at(const Problem *p, char *start) noexcept nogil:
 cdef void prepare(const Problem *p, const Workspace *w) noexcept nogil:
     """Lanes beyond the last channel are multiplied and dropped: they must not hold denormals, which are slow."""
     cdef Py_ssize_t panels = ceil_div(p.taps_task * p.ci if p.patches else p.ci_task, p.kernels.pairs_nr), i
-    memset((w.patches if p.patches else w.x) + (panels - 1) * p.panel, 0, p.panel)
+    if not p.in_place:
+        memset((w.patches if p.patches else w.x) + (panels - 1) * p.panel, 0, p.panel)
     if p.patches:                                      # every pixel has its patch
         for i in range(p.pixels):
             w.pairs[i].a = <int> (i * p.kernels.pairs_mr * p.itemsize)
@@ -94,6 +105,31 @@ cdef Py_ssize_t pairs_of_tap(const Problem *p, const Block *b, Py_ssize_t tap, f
     return pairs - first
 
 
+cdef inline Py_ssize_t source_of(const Axis *a, const Block *b, int axis, Py_ssize_t output) noexcept nogil:
+    """What the only tap of an output of the block reads."""
+    return a.sources[b.index[axis] * a.positions + output * a.step + a.shift[0]]
+
+
+cdef Py_ssize_t pairs_in_place(const Problem *p, const Block *b, fastconv_pair *pairs) noexcept nogil:
+    """The same for the only tap and pixels of x where they lie, from the block's first image on."""
+    cdef const Axis *a = &p.axis[0]
+    cdef Py_ssize_t source[3]
+    cdef Py_ssize_t n, d, h, w, y = 0, isz = p.itemsize
+    cdef const fastconv_pair *first = pairs
+    for n in range(b.images):
+        for d in range(a[0].first[b.index[0]], a[0].stop[b.index[0]]):
+            source[0] = source_of(&a[0], b, 0, d)
+            for h in range(a[1].first[b.index[1]], a[1].stop[b.index[1]]):
+                source[1] = source[0] * p.x.size[1] + source_of(&a[1], b, 1, h)
+                y = ((n * b.outs[0] + d) * b.outs[1] + h) * b.outs[2]
+                for w in range(a[2].first[b.index[2]], a[2].stop[b.index[2]]):
+                    source[2] = source[1] * p.x.size[2] + source_of(&a[2], b, 2, w)
+                    pairs.a = <int> ((y + w) * p.kernels.pairs_mr * isz)
+                    pairs.b = <int> ((n * p.x.image + source[2] * p.x.pixel) * isz)
+                    pairs += 1
+    return pairs - first
+
+
 cdef Ahead ahead_of(const Problem *p, const Task *t, const Call *call, Py_ssize_t number) noexcept nogil:
     """Block `number` of a pointwise convolution, where y and x lie alike; of others, where taps share what was packed,
     packing weighs little."""
@@ -107,10 +143,19 @@ cdef Ahead ahead_of(const Problem *p, const Task *t, const Call *call, Py_ssize_
     line = (b.start[0] * p.y.size[1] + b.start[1]) * p.y.size[2] + b.start[2]
     ahead.start[0] = call.y + (b.n * p.y.image + line * p.y.pixel + (t.group * p.co + t.co) * p.y.channel) * isz
     ahead.start[1] = call.x + (b.n * p.x.image + line * p.x.pixel + (t.group * p.ci + t.ci) * p.x.channel) * isz
-    ahead.step[0], ahead.step[1] = max(p.y.pixel, p.y.channel) * isz, max(p.x.pixel, p.x.channel) * isz
-    ahead.lines[0] = ceil_div((t.rows if p.y.channel == 1 else b.pixels) * isz, CACHE_LINE)
-    ahead.lines[1] = ceil_div((t.channels if p.x.channel == 1 else b.pixels) * isz, CACHE_LINE)
+    find_lines(&ahead, 0, &p.y, t.rows, b.pixels, isz)
+    find_lines(&ahead, 1, &p.x, t.channels, b.pixels, isz)
     return ahead
+
+
+cdef void find_lines(Ahead *ahead, int of, const Layout *a, Py_ssize_t channels, Py_ssize_t pixels,
+                     Py_ssize_t isz) noexcept nogil:
+    """Line after line where pixels are taken with all their channels, else one of each pixel or channel."""
+    ahead.lines[of] = ceil_div((channels if a.channel == 1 else pixels) * isz, CACHE_LINE)
+    if a.channel == 1 and a.pixel == channels:
+        ahead.step[of], ahead.each[of] = CACHE_LINE, pixels * CACHE_LINE
+    else:
+        ahead.step[of], ahead.each[of] = max(a.pixel, a.channel) * isz, CACHE_LINE
 
 
 cdef inline void bring(Ahead *ahead, fastconv_pairs_tile *tile) noexcept nogil:
@@ -120,7 +165,7 @@ cdef inline void bring(Ahead *ahead, fastconv_pairs_tile *tile) noexcept nogil:
     if line >= ahead.lines[0]:
         line, of = line - ahead.lines[0], 1
     if line < ahead.lines[of]:
-        tile.prefetch, tile.prefetch_step = ahead.start[of] + line * CACHE_LINE, ahead.step[of]
+        tile.prefetch, tile.prefetch_step = ahead.start[of] + line * ahead.each[of], ahead.step[of]
     ahead.turn += 1
 
 
@@ -152,6 +197,11 @@ cdef void add_block(const Problem *p, const Task *t, const Block *b, const Call 
                                w.y + i * p.pixels * p.kernels.pairs_mr * isz, p.kernels.pairs_mr, b.pixels,
                                min(rows, t.rows - i * rows))
     if call.weight == NULL:
+        return
+    if p.in_place:
+        count = pairs_in_place(p, b, w.pairs)
+        multiply(p, t, w.pairs, count, w.y, call.x + (b.n * p.x.image + t.group * p.ci + t.ci) * isz, t.channels,
+                 ahead, sums)
         return
     if p.patches:
         memset(w.x, 0, p.x_bytes)

@@ -70,20 +70,9 @@ cdef const char *rows_ahead(const Problem *p, const Call *call, const Rows *rows
     return x + rows.segments[segments - 1].x + (1 + (call.threads - 1) * p.rows * p.axis[1].stride) * row
 
 
-cdef void sum_rows(const Problem *p, const Call *call, Py_ssize_t row, Py_ssize_t count, Py_ssize_t channel,
-                   Py_ssize_t channels, const char *x, bint exact, char *y, char *workspace) noexcept nogil:
-    """`count` rows from `row` on, of channels from `channel` on; x is that channel in the image, y in the first row."""
-    cdef Rows rows
-    if p.windows and (count > 1 or p.spread):
-        sum_windows(p, call, row, count, channel, channels, x, y)
-    else:
-        rows = find_rows(p, row, count, workspace)
-        sum_lines(p, call, &rows, channel, channels, x, exact, y)
-
-
 cdef void sum_lines(const Problem *p, const Call *call, const Rows *rows, Py_ssize_t channel, Py_ssize_t channels,
                     const char *x, bint exact, char *y) noexcept nogil:
-    """The same line by line."""
+    """Rows of `channels` channels from `channel` on; x is that channel in the image, y in the first of the rows."""
     cdef fastconv_depthwise a
     cdef Py_ssize_t i
     a.x, a.w = x, call.weight + channel * p.ins * p.itemsize
@@ -195,8 +184,13 @@ cdef void sum_block(const Problem *p, const Call *call, Py_ssize_t n, Py_ssize_t
     """Up to p.rows rows of an image, and a chunk of channels from `channel` on."""
     cdef Py_ssize_t channels = min(p.chunk, p.channels - channel)
     cdef char *y = call.destination + (n * p.volume + row * p.axis[2].size) * p.pixel + channel * p.outs * p.itemsize
-    sum_rows(p, call, row, count, channel, channels,
-             call.source + n * p.source_volume * p.source_pixel + channel * p.ins * p.itemsize, True, y, workspace)
+    cdef const char *x = call.source + n * p.source_volume * p.source_pixel + channel * p.ins * p.itemsize
+    cdef Rows rows
+    if p.windows and (count > 1 or p.spread):
+        sum_windows(p, call, row, count, channel, channels, x, y)
+    else:
+        rows = find_rows(p, row, count, workspace)
+        sum_lines(p, call, &rows, channel, channels, x, True, y)
     if finishes(&call.finish):
         finish_pixels(p, call, count * p.axis[2].size, channels * p.outs, y)
 
@@ -213,17 +207,23 @@ cdef void finish_pixels(const Problem *p, const Call *call, Py_ssize_t pixels, P
 
 cdef void turned_task(const Problem *p, const Call *call, Py_ssize_t task, char *workspace) noexcept nogil:
     """channels_first: some vectors of channels of an image, turned to channels_last and back."""
+    cdef Rows rows
     cdef char *x = workspace + rows_bytes(p)
     cdef char *y = x + round_up(p.source_volume * p.source_pixel, 64)
     cdef char *to
     cdef Py_ssize_t n = task // p.chunks, channel = task % p.chunks * p.chunk, vlen = p.kernels.vlen, channels
     cdef Py_ssize_t end = min(p.channels, channel + p.chunk)
+    if not p.windows:
+        rows = find_rows(p, 0, all_rows(p), workspace)
     while channel < end:
         channels = min(vlen, end - channel)
         p.kernels.pack_matrix(x, vlen * p.ins,
                               call.source + (n * p.channels + channel) * p.ins * p.source_volume * p.itemsize, 1,
                               p.source_volume, p.source_volume, channels * p.ins)
-        sum_rows(p, call, 0, all_rows(p), channel, channels, x, False, y, workspace)
+        if p.windows:
+            sum_windows(p, call, 0, all_rows(p), channel, channels, x, y)
+        else:
+            sum_lines(p, call, &rows, channel, channels, x, False, y)
         to = call.destination + (n * p.channels + channel) * p.outs * p.volume * p.itemsize
         p.kernels.copy_matrix(to, p.volume, y, 1, vlen * p.outs, channels * p.outs, p.volume)
         finish_row(p.kernels, &call.finish, to, channels * p.outs * p.volume)
