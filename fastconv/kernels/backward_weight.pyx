@@ -184,7 +184,7 @@ cdef class BackwardWeightPlan:
 
     @property
     def packing(self):
-        """What fills vectors: "channels" of x, packed or "in place", "patches" of it, or those of a "bundle" of groups."""
+        """What fills vectors: "channels" of x, packed or "in place", "patches" of it, or a "bundle" of groups."""
         if self.problem.in_place:
             return ("in place",)
         return ("patches" if self.blocks.patches else "bundle" if self.blocks.bundle > 1 else "channels",)
