@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastconv.geometry import check_array
-from fastconv.kernels import rowwise
+from fastconv.kernels import optimize
 
 Array = NDArray[Any]
 
@@ -146,7 +146,7 @@ class SGD(Optimizer):
         velocities, gain = self.state["momentum"], 1 - self.dampening
         if self.momentum and key not in velocities:
             velocities[key], gain = np.zeros_like(weight), 1.0
-        rowwise.sgd(
+        optimize.sgd(
             self.lr, self.momentum, gain, self.weight_decay, self.nesterov, weight, gradient, velocities.get(key)
         )
 
@@ -202,7 +202,7 @@ class Adam(Optimizer):
         steps[key][...] += 1
         t = int(steps[key])
         rate, correction = self.lr / (1 - beta1**t), 1 / np.sqrt(1 - beta2**t)
-        rowwise.adam(
+        optimize.adam(
             rate, beta1, beta2, correction, self.eps, self.weight_decay, weight, gradient, means[key], squares[key]
         )
 

@@ -23,25 +23,3 @@ def softmax(logarithm: bool, scale: float, x: Array, out: Array) -> None: ...
 def softmax_backward(logarithm: bool, grad_y: Array, y: Array, out: Array) -> None: ...
 def cross_entropy(logits: Array, target: Array, out: Array) -> None: ...
 def cross_entropy_backward(logits: Array, target: Array, scale: float, out: Array) -> None: ...
-def sgd(
-    lr: float,
-    momentum: float,
-    gain: float,
-    weight_decay: float,
-    nesterov: bool,
-    weight: Array,
-    gradient: Array,
-    velocity: Array | None,
-) -> None: ...
-def adam(
-    rate: float,
-    beta1: float,
-    beta2: float,
-    correction: float,
-    eps: float,
-    weight_decay: float,
-    weight: Array,
-    gradient: Array,
-    mean: Array,
-    square: Array,
-) -> None: ...

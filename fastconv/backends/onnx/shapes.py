@@ -17,6 +17,7 @@ from fastconv.geometry.arrays import DTYPES
 from fastconv.kernels.memory import empty
 
 VIEW = "a view"
+PART = "a part"  # a view, or a copy where channels would not lie last
 
 
 @operator("Constant")
@@ -132,7 +133,7 @@ def _split(node: Node, constants: Constants) -> Kernel:
             raise ValueError(f"split must add up to {size}, the size of axis {axis}, got {list(parts)}")
         return tuple(_lying_alike(part, x) for part in np.split(x, np.cumsum(parts)[:-1], axis))
 
-    return Kernel(run, VIEW, fresh=False)
+    return Kernel(run, PART, fresh=False)
 
 
 @operator("Slice")
@@ -149,7 +150,7 @@ def _slice(node: Node, constants: Constants) -> Kernel:
             parts[axis] = slice(start, None if step < 0 and end < -x.shape[axis] else end, step)
         return _lying_alike(x[tuple(parts)], x)
 
-    return Kernel(run, VIEW, fresh=False)
+    return Kernel(run, PART, fresh=False)
 
 
 def _lying_alike(part: Array, x: Array) -> Array:

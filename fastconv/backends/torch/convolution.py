@@ -16,7 +16,7 @@ import torch
 
 import fastconv.functional as ff
 from fastconv.backends.torch import packing
-from fastconv.backends.torch.arrays import LAYOUTS, Array, Size, Tensor, as_array, as_tensor, empty
+from fastconv.backends.torch.arrays import LAYOUTS, Array, Size, Tensor, as_array, as_tensor, empty, gradient_like
 from fastconv.backends.torch.calls import is_ordinary
 from fastconv.backends.torch.operator import Operator
 
@@ -126,7 +126,8 @@ def _both(
     """All gradients in one call, for nobody who wants to see ops or differentiate them."""
     arrays = as_array(x, geometry[-1]), as_array(weight, False)
     of_x, of_weight, of_bias = _gradients(grad_y, *arrays, geometry, (True, True, need_bias))
-    return as_tensor(of_x, geometry[-1]), torch.from_numpy(of_weight), torch.from_numpy(of_bias) if need_bias else None
+    grad_weight = gradient_like(weight, of_weight)
+    return as_tensor(of_x, geometry[-1]), grad_weight, torch.from_numpy(of_bias) if need_bias else None
 
 
 def _input(grad_y: Tensor, weight: Tensor, x_shape: Sequence[int], *geometry: Any) -> Tensor:
