@@ -95,6 +95,18 @@ def test_windows_of_few_rows_and_columns(stride, padding, dtype, layout, isa):
 
 
 @each(dtype=DTYPES, layout=LAYOUTS)
+@pytest.mark.parametrize("padding", [((3, 0), 1), (1, (3, 0)), ((3, 0), (3, 0))])
+def test_windows_that_meet_nothing_but_padding(padding, dtype, layout, isa):
+    """The only window of stride 2 ends before the only row or column, so that its gradient is zero."""
+    size = [1 if p == (3, 0) else 9 for p in padding]
+    padding = tuple((p, p) if isinstance(p, int) else p for p in padding)
+    case = depthwise((2, Tile.current(dtype).vlen + 3, *size), (3, 3), stride=2, padding=padding)
+    check_forward(case, dtype, layout)
+    check_backward_input(case, dtype, layout)
+    check_backward_weight(case, dtype, layout)
+
+
+@each(dtype=DTYPES, layout=LAYOUTS)
 @pytest.mark.parametrize("name", TRANSPOSED)
 def test_transposed(name, dtype, layout, isa, threads):
     case = TRANSPOSED[name]

@@ -208,7 +208,7 @@ cdef class DepthwisePass(RowKernel):
         """Taps are neighbours, none of them left out; as along W, so along H."""
         cdef Problem *p = &self.problem
         if p.spread:
-            return a.step == 2 and a.tap_step == -2 and a.dilation == 1
+            return a.phases > 0 and a.step == 2 and a.tap_step == -2 and a.dilation == 1
         taps = [a.phase.run[k].taps for k in range(a.runs)] if a.phases == a.step == 1 else []
         return (a.dilation == 1 and a.stride == p.axis[2].stride and a.size > 1
                 and taps == ([3] if a.stride == 1 else [2, 1]))
