@@ -82,6 +82,12 @@ typedef struct {
   int clamps;
 } NAME(window_call);
 
+INLINE NAME(window_call)
+    NAME(call_of)(const char *x, const char *w, const char *shift, char *y, double lower, double upper) {
+  const int clamps = lower > -INFINITY || upper < INFINITY;
+  return (NAME(window_call)){x, w, shift, y, NAME(splat)((real)lower), NAME(splat)((real)upper), clamps};
+}
+
 INLINE void NAME(window_vector)(const fastconv_depthwise_windows *d, const NAME(window_call) * call, const real *x,
                                 real *y, ptrdiff_t from, NAME(window_edges) edges, const int R, const int S,
                                 const int all, const int masked) {
@@ -139,8 +145,7 @@ WINDOW_BLOCKS(4, 2)
 /* All rows; the last block of them ends where they end, too. */
 static void NAME(depthwise_windows)(const fastconv_depthwise_windows *d, const char *x, const char *w,
                                     const char *shift, char *y, double lower, double upper) {
-  const NAME(window_call) call = {
-      x, w, shift, y, NAME(splat)((real)lower), NAME(splat)((real)upper), lower > -INFINITY || upper < INFINITY};
+  const NAME(window_call) call = NAME(call_of)(x, w, shift, y, lower, upper);
   ptrdiff_t row = 0;
 #if WINDOW_ROWS == 4
   for (; d->rows - row > 2 && d->rows >= 4; row += 4) {

@@ -67,8 +67,7 @@ OUTLINE void NAME(spread_edge)(const fastconv_depthwise_windows *d, const NAME(w
 /* All cells that have a pixel within top .. top + rows and left .. left + columns. */
 static void NAME(depthwise_windows_spread)(const fastconv_depthwise_windows *d, const char *x, const char *w,
                                            const char *shift, char *y, double lower, double upper) {
-  const NAME(window_call) call = {
-      x, w, shift, y, NAME(splat)((real)lower), NAME(splat)((real)upper), lower > -INFINITY || upper < INFINITY};
+  const NAME(window_call) call = NAME(call_of)(x, w, shift, y, lower, upper);
   const uint32_t gradients = ((uint32_t)2 << CELLS) - 1, pixels = ((uint32_t)1 << PIXELS) - 1;
   for (ptrdiff_t row = d->top / 2; 2 * row < d->top + d->rows; row += CELLS)
     for (ptrdiff_t column = d->left / 2; 2 * column < d->left + d->columns; column += CELLS) {
